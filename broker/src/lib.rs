@@ -1,0 +1,1 @@
+//! The broker of the Flumen message queue, as a library.

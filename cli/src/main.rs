@@ -1,0 +1,2 @@
+//! The Flumen message queue: broker, client commands and benchmarks in one binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Write Flumen plugins in Rust: filters and transforms over records.

@@ -1,0 +1,1 @@
+//! The wire protocol and the batch format of the Flumen message queue.
