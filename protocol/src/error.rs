@@ -1,0 +1,111 @@
+//! Errors as they cross the wire: a code that programs act on, a text that people read.
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::ERROR_TEXT_BYTES_MAX;
+
+/// What went wrong, for programs. Codes are only ever added at the end: their position is
+/// their number on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorCode {
+    /// A fault of the broker itself.
+    Internal,
+    /// The request is not of a form that the broker knows.
+    InvalidRequest,
+    /// The connection has shown no valid credential.
+    Unauthenticated,
+    /// The credential does not allow this.
+    PermissionDenied,
+    /// No topic of that name.
+    UnknownTopic,
+    /// The topic has no partition of that index.
+    UnknownPartition,
+    /// The topic is there already.
+    TopicExists,
+    /// A topic setting is out of its range.
+    InvalidTopicConfig,
+    /// The batch is damaged or breaks the format.
+    CorruptBatch,
+    /// The batch, or a record of it, is larger than a limit.
+    TooLarge,
+    /// A batch of this producer before this one is missing.
+    OutOfSequence,
+    /// A later producer with the same id has taken over.
+    ProducerFenced,
+    /// The broker no longer knows this producer's sequence.
+    UnknownProducer,
+    /// A plugin refused the batch.
+    Rejected,
+    /// No plugin of that name.
+    UnknownPlugin,
+    /// The plugin cannot be used.
+    InvalidPlugin,
+    /// The plugin is still bound to a topic.
+    PluginInUse,
+    /// No such binding.
+    UnknownBinding,
+    /// The plugin is bound there already.
+    BindingExists,
+    /// The start offset lies outside of the partition.
+    OffsetOutOfRange,
+    /// The disk has no room.
+    NoSpace,
+    /// The storage has failed.
+    StorageFailed,
+    /// The broker is busy beyond a limit.
+    Overloaded,
+    /// The broker does not lead the shard.
+    NotLeader,
+    /// The broker is starting or stopping.
+    Unavailable,
+    /// Nothing was heard in time; the outcome is not known.
+    Timeout,
+    /// The topic already holds records that forbid this.
+    Conflict,
+}
+
+impl ErrorCode {
+    /// Whether the same request may succeed later without being changed.
+    #[must_use]
+    pub fn retryable(self) -> bool {
+        matches!(
+            self,
+            Self::OutOfSequence
+                | Self::NoSpace
+                | Self::Overloaded
+                | Self::NotLeader
+                | Self::Unavailable
+                | Self::Timeout
+        )
+    }
+}
+
+/// An error as it crosses the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{text}")]
+pub struct WireError {
+    /// What went wrong, for programs.
+    pub code: ErrorCode,
+    /// What was attempted, on what, and what to do about it.
+    pub text: String,
+    /// Whether the same request may succeed later without being changed.
+    pub retryable: bool,
+}
+
+impl WireError {
+    /// An error with the code's own `retryable` mark. A text longer than
+    /// [`ERROR_TEXT_BYTES_MAX`] is cut.
+    pub fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        let mut text = text.into();
+        if text.len() > ERROR_TEXT_BYTES_MAX {
+            text.truncate(text.floor_char_boundary(ERROR_TEXT_BYTES_MAX));
+        }
+        Self {
+            code,
+            text,
+            retryable: code.retryable(),
+        }
+    }
+}
