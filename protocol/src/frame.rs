@@ -4,7 +4,7 @@
 //! bytes (batches, plugin code) that no serializer touches. Lengths are checked against a
 //! limit before anything is allocated.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes of a frame's prefix.
@@ -56,9 +56,9 @@ pub struct Prefix {
 impl Prefix {
     /// Reads a prefix and checks both lengths.
     pub fn decode(bytes: [u8; PREFIX_LEN], limits: FrameLimits) -> Result<Self, FrameError> {
-        let [a, b, c, d, e, f, g, h] = bytes;
-        let header_len = u32::from_le_bytes([a, b, c, d]) as usize;
-        let payload_len = u32::from_le_bytes([e, f, g, h]) as usize;
+        let mut from = &bytes[..];
+        let header_len = from.get_u32_le() as usize;
+        let payload_len = from.get_u32_le() as usize;
         if header_len > limits.header_bytes_max {
             return Err(FrameError::HeaderTooLarge {
                 len: header_len,

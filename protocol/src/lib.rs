@@ -8,6 +8,7 @@
 //! | [`message`] | what the frames say on each kind of stream |
 //! | [`topic`] | names and settings of topics |
 //! | [`plugin`] | descriptions of plugins and of their bindings to topics |
+//! | [`profile`] | what a client needs to reach a cluster |
 //! | [`error`] | error codes that both sides know, with a `retryable` mark |
 //! | [`ids`] | newtypes for what must not be mixed up |
 //! | [`limits`] | every limit of the formats, by name |
@@ -21,6 +22,7 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod plugin;
+pub mod profile;
 pub mod topic;
 
 /// The application protocol (ALPN) that clients speak. The number is the version:

@@ -1,0 +1,1 @@
+//! QUIC as Flumen uses it.
