@@ -1,1 +1,17 @@
-//! QUIC as Flumen uses it.
+//! QUIC as Flumen uses it: one place for what client, broker and benchmarks share.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`tuning`] | every transport setting, with its reason |
+//! | [`tls`] | TLS 1.3 for clients and brokers |
+//! | [`endpoint`] | UDP sockets with an endpoint on them |
+//! | [`stream`] | frames over QUIC streams |
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod endpoint;
+pub mod stream;
+pub mod tls;
+pub mod tuning;
+
+pub use quinn;
