@@ -1,1 +1,5 @@
 //! The broker of the Flumen message queue, as a library.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod disk;
+pub mod ids;
