@@ -1,0 +1,144 @@
+//! What can go wrong with the WAL: while opening it, and afterwards.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// Why an operation on the WAL did not succeed. Cheap to clone: one failure reaches many waiters.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalError {
+    /// All of the WAL is in use.
+    #[error(
+        "the write-ahead log is full ({bytes} of {bytes_max} bytes in use); try again once a \
+         checkpoint has made room, or raise wal.bytes_max"
+    )]
+    Full {
+        /// Bytes in use.
+        bytes: u64,
+        /// The most that may be in use.
+        bytes_max: u64,
+    },
+    /// The disk has no room for another segment.
+    #[error(
+        "no room on the disk for another write-ahead log segment in {dir} ({reason}); free some \
+         space, and it goes on by itself"
+    )]
+    NoSpace {
+        /// The directory of the WAL.
+        dir: PathBuf,
+        /// What the disk said.
+        reason: Arc<str>,
+    },
+    /// The entry can never be appended: it is larger than a segment allows.
+    #[error("an entry of {bytes} bytes is larger than the {bytes_max} the write-ahead log takes")]
+    TooLarge {
+        /// The size of the entry's payload.
+        bytes: u64,
+        /// The largest payload.
+        bytes_max: u64,
+    },
+    /// The entries do not follow the last one of the shard.
+    #[error("entry {found} appended to a shard's log that goes on at {expected}")]
+    OutOfSequence {
+        /// The index the next entry must have.
+        expected: u64,
+        /// The index it had.
+        found: u64,
+    },
+    /// The entries that were asked for are no longer there.
+    #[error("entries before {first} of this shard's log were purged")]
+    Purged {
+        /// The first index that is left, or the next one to come.
+        first: u64,
+    },
+    /// What is on the disk is not what was written.
+    #[error("the write-ahead log segment {path} is damaged at byte {position}: {reason}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The byte at which the damaged record begins.
+        position: u64,
+        /// What is wrong.
+        reason: Arc<str>,
+    },
+    /// A write or a sync failed. Final: what is on the disk is unknown, so nothing is acknowledged
+    /// any more. Restarting recovers what is there.
+    #[error("the write-ahead log has failed: {reason}; restart the broker once the disk is sound")]
+    Failed {
+        /// What was attempted, on which file, and what the disk said.
+        reason: Arc<str>,
+    },
+    /// The WAL was shut down.
+    #[error("the write-ahead log is closed")]
+    Closed,
+}
+
+impl WalError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::NoSpace { .. })
+    }
+
+    pub(super) fn failed(attempt: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::Failed {
+            reason: format!("cannot {attempt} {}: {error}", path.display()).into(),
+        }
+    }
+}
+
+/// Why the WAL did not open.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The options contradict each other.
+    #[error("the settings of the write-ahead log do not fit: {0}")]
+    Options(String),
+    /// The disk failed.
+    #[error("cannot {attempt} {path} of the write-ahead log")]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the disk said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is damaged where it had been durable.
+    #[error(
+        "the write-ahead log segment {path} is damaged at byte {position}: {reason}; acknowledged \
+         records would be lost, so the broker does not start: restore the file, or move this \
+         broker's data away and let it join anew"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        position: u64,
+        /// What is wrong, and how it is known.
+        reason: String,
+    },
+    /// A file between two others, or before the first, is not there.
+    #[error(
+        "the write-ahead log segment {path} is missing: {reason}; restore it, or move this \
+         broker's data away and let it join anew"
+    )]
+    Missing {
+        /// The file that should be there.
+        path: PathBuf,
+        /// How that is known.
+        reason: String,
+    },
+    /// The file was written by a later version.
+    #[error(
+        "{path} has version {found} of the write-ahead log's format, and this broker reads up to \
+         {supported}: start the newer broker that wrote it"
+    )]
+    NewerVersion {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest version known here.
+        supported: u32,
+    },
+}
