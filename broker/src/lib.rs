@@ -1,6 +1,8 @@
 //! The broker of the Flumen message queue, as a library.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod config;
 pub mod disk;
+pub mod identity;
 pub mod ids;
 pub mod wal;

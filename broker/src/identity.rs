@@ -1,0 +1,194 @@
+//! Who a broker is: its data directory, its certificates, and the credentials it accepts.
+//!
+//! ```text
+//! data directory (0700)
+//!   version        format of everything below; a later one is refused
+//!   lock           held by the broker that uses the directory
+//!   broker.toml    the broker's id, chosen once at random
+//!   client.toml    what a client needs to get in as operator (0600)
+//!   tokens         SHA-256 of each token that is accepted (0600)
+//!   tls/           ca.pem ca.key broker.pem broker.key (0700; keys 0600)
+//! ```
+//!
+//! Everything is made on the first start. Deleting `client.toml` makes the next start issue a
+//! new operator's token in place of the old one. A directory `tls/` with certificates of
+//! another authority, and without `ca.key`, is used as it is.
+
+mod certificates;
+mod data_dir;
+mod files;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use flumen_protocol::{ALPN_CLIENT, ids::BrokerId, profile::Profile};
+use flumen_transport::tls::{self, TlsError};
+use quinn::crypto::rustls::QuicServerConfig;
+
+pub use self::data_dir::FORMAT_VERSION;
+use self::{certificates::Certificates, data_dir::DataDir, tokens::Tokens};
+use crate::config::BrokerConfig;
+
+/// The file that holds a client's profile, in the data directory.
+pub const PROFILE_FILE: &str = "client.toml";
+
+/// A broker's place on disk and its secrets. The data directory stays locked while this lives.
+#[derive(Debug)]
+pub struct Identity {
+    data_dir: DataDir,
+    broker_id: BrokerId,
+    certificates: Certificates,
+    tokens: Tokens,
+}
+
+/// Why a broker cannot take a data directory as its own.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// Another broker uses the directory.
+    #[error(
+        "the data directory {} is in use by another broker{}; stop that one, or give this one \
+         another directory with --data-dir",
+        dir.display(),
+        pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
+    )]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process that holds it, if it said so.
+        pid: Option<u32>,
+    },
+    /// The directory holds something else.
+    #[error(
+        "{} holds {found:?}, but no Flumen data; give an empty or a new directory with --data-dir",
+        dir.display()
+    )]
+    NotOurs {
+        /// The directory.
+        dir: PathBuf,
+        /// One of the files in it.
+        found: String,
+    },
+    /// A later version wrote the directory.
+    #[error(
+        "the data directory {} has format version {found}, but this build knows versions up to \
+         {FORMAT_VERSION}; use the version of flumen that wrote it, or a later one",
+        dir.display()
+    )]
+    TooNew {
+        /// The directory.
+        dir: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// A file does not hold what it should.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The system refuses.
+    #[error("cannot {attempt} {}: {error}", path.display())]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A certificate cannot be made.
+    #[error("cannot make the broker's certificates: {0}")]
+    Issue(String),
+    /// The certificates do not fit each other.
+    #[error("cannot use the certificates in {}: {error}", dir.display())]
+    Tls {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        error: TlsError,
+    },
+}
+
+impl Identity {
+    /// Opens the data directory of `config`, locks it, and makes what is missing.
+    pub fn load_or_create(config: &BrokerConfig) -> Result<Self, IdentityError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let broker_id = data_dir.broker_id()?;
+        let certificates = Certificates::load_or_issue(&data_dir.path().join("tls"), config)?;
+        let tokens = Tokens::load_or_issue(data_dir.path())?;
+        Ok(Self {
+            data_dir,
+            broker_id,
+            certificates,
+            tokens,
+        })
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.data_dir.path()
+    }
+
+    /// The broker's id: random, and another one in every data directory.
+    pub fn broker_id(&self) -> BrokerId {
+        self.broker_id
+    }
+
+    /// PEM of the authority that clients must trust.
+    pub fn ca_pem(&self) -> &str {
+        &self.certificates.ca_pem
+    }
+
+    /// Whether a client that shows this token may come in. Takes the same time for every token.
+    pub fn accepts_token(&self, token: &str) -> bool {
+        self.tokens.accepts(token)
+    }
+
+    /// TLS for the broker's endpoint. A client certificate of the broker's authority is a
+    /// credential, too.
+    pub fn server_tls(&self) -> Result<QuicServerConfig, IdentityError> {
+        let identity = tls::Identity {
+            cert_pem: &self.certificates.broker_pem,
+            key_pem: &self.certificates.broker_key,
+        };
+        tls::server_config(identity, &self.certificates.ca_pem, &[ALPN_CLIENT]).map_err(|error| {
+            IdentityError::Tls {
+                dir: self.data_dir.path().join("tls"),
+                error,
+            }
+        })
+    }
+
+    /// What an operator's client needs to reach the broker at these addresses.
+    pub fn profile(&self, brokers: &[String]) -> Profile {
+        Profile {
+            brokers: brokers.to_vec(),
+            ca: self.certificates.ca_pem.clone(),
+            token: Some(self.tokens.operator().to_owned()),
+            ..Profile::default()
+        }
+    }
+
+    /// Writes `client.toml`, once the broker knows the address that it got. Returns its path.
+    pub fn write_profile(&self, brokers: &[String]) -> Result<PathBuf, IdentityError> {
+        let path = self.data_dir.path().join(PROFILE_FILE);
+        let text = toml::to_string(&self.profile(brokers)).map_err(|error| IdentityError::Io {
+            attempt: "write",
+            path: path.clone(),
+            error: io::Error::other(error),
+        })?;
+        let about = "# How to reach this broker, as its operator. Keep it secret: whoever holds it\n\
+                     # may do everything. Use it with --profile, or: flumen profile use FILE\n";
+        files::write_private(&path, format!("{about}{text}").as_bytes())?;
+        Ok(path)
+    }
+}

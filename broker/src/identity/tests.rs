@@ -1,0 +1,184 @@
+//! What a data directory holds after the first start, and what a later start makes of it.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use super::*;
+
+fn config(dir: &Path) -> BrokerConfig {
+    BrokerConfig {
+        data_dir: dir.to_owned(),
+        ..BrokerConfig::default()
+    }
+}
+
+fn open(dir: &Path) -> Result<Identity, IdentityError> {
+    Identity::load_or_create(&config(dir))
+}
+
+fn addresses() -> Vec<String> {
+    vec!["127.0.0.1:4650".to_owned()]
+}
+
+fn read(dir: &Path, file: &str) -> String {
+    fs::read_to_string(dir.join(file)).unwrap()
+}
+
+#[test]
+fn the_second_start_finds_what_the_first_one_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path()).unwrap();
+    first.write_profile(&addresses()).unwrap();
+    let (id, profile) = (first.broker_id(), first.profile(&addresses()));
+    let certificate = read(dir.path(), "tls/broker.pem");
+    drop(first);
+
+    let second = open(dir.path()).unwrap();
+    assert_eq!(second.broker_id(), id);
+    assert_eq!(second.profile(&addresses()), profile);
+    assert_eq!(read(dir.path(), "tls/broker.pem"), certificate);
+    second.server_tls().unwrap();
+}
+
+#[test]
+fn the_profile_on_disk_is_accepted_and_another_token_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = open(dir.path()).unwrap();
+    let path = identity.write_profile(&addresses()).unwrap();
+    let profile: Profile = toml::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let token = profile.token.unwrap();
+    assert!(identity.accepts_token(&token));
+    assert!(!identity.accepts_token(""));
+    assert!(!identity.accepts_token(&token[1..]));
+    assert!(!identity.accepts_token(&token.replace(&token[..1], "x")));
+    assert!(!read(dir.path(), "tokens").contains(&token));
+    assert!(!format!("{identity:?}").contains(&token));
+}
+
+#[test]
+fn only_the_owner_can_read_what_is_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("a/b");
+    let identity = open(&data).unwrap();
+    identity.write_profile(&addresses()).unwrap();
+    let mode = |file: &str| fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
+    for dir in ["", "tls"] {
+        assert_eq!(mode(dir), 0o700, "{dir}");
+    }
+    for file in ["client.toml", "tokens", "tls/ca.key", "tls/broker.key"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+    drop(identity);
+    fs::set_permissions(data.join("tokens"), fs::Permissions::from_mode(0o644)).unwrap();
+    let _identity = open(&data).unwrap();
+    assert_eq!(mode("tokens"), 0o600);
+}
+
+#[test]
+fn a_second_broker_is_refused_and_told_who_holds_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = open(dir.path()).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    let pid = std::process::id();
+    assert!(matches!(error, IdentityError::InUse { pid: Some(p), .. } if p == pid));
+    assert!(error.to_string().contains(&format!("process {pid}")));
+}
+
+#[test]
+fn a_directory_of_a_later_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    fs::write(dir.path().join("version"), "2\n").unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, IdentityError::TooNew { found: 2, .. }));
+    fs::write(dir.path().join("version"), "what\n").unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, IdentityError::Damaged { .. }));
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(dir.path().join("thesis.tex"), "").unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("thesis.tex"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    let mode = fs::metadata(dir.path()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+}
+
+#[test]
+fn deleting_the_profile_revokes_the_operators_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path()).unwrap();
+    let old = first.profile(&[]).token.unwrap();
+    let profile = first.write_profile(&addresses()).unwrap();
+    drop(first);
+    fs::remove_file(profile).unwrap();
+    let second = open(dir.path()).unwrap();
+    assert!(!second.accepts_token(&old));
+    assert!(second.accepts_token(&second.profile(&[]).token.unwrap()));
+}
+
+#[test]
+fn a_new_host_gets_a_new_certificate_from_the_same_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let (ca, broker) = (
+        read(dir.path(), "tls/ca.pem"),
+        read(dir.path(), "tls/broker.pem"),
+    );
+    let mut config = config(dir.path());
+    config.advertise = Some("b1.example.com".parse().unwrap());
+    drop(Identity::load_or_create(&config).unwrap());
+    let reissued = read(dir.path(), "tls/broker.pem");
+    assert_eq!(read(dir.path(), "tls/ca.pem"), ca);
+    assert_ne!(reissued, broker);
+    drop(Identity::load_or_create(&config).unwrap());
+    assert_eq!(read(dir.path(), "tls/broker.pem"), reissued);
+}
+
+#[test]
+fn a_first_start_that_was_interrupted_anywhere_is_completed() {
+    let whole = tempfile::tempdir().unwrap();
+    open(whole.path())
+        .unwrap()
+        .write_profile(&addresses())
+        .unwrap();
+    // The files in the order in which they are written.
+    let files = [
+        "version",
+        "broker.toml",
+        "tls/ca.key",
+        "tls/ca.pem",
+        "tls/broker.key",
+        "tls/broker.pem",
+        "tokens",
+        "client.toml",
+    ];
+    for written in 0..=files.len() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("tls")).unwrap();
+        if written == 0 {
+            fs::remove_dir(dir.path().join("tls")).unwrap();
+        }
+        for file in &files[..written] {
+            fs::copy(whole.path().join(file), dir.path().join(file)).unwrap();
+        }
+        let identity = open(dir.path()).unwrap_or_else(|error| panic!("{written}: {error}"));
+        identity.server_tls().unwrap();
+        assert!(identity.accepts_token(&identity.profile(&[]).token.unwrap()));
+    }
+}
+
+#[test]
+fn certificates_of_another_authority_are_used_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
+    open(dir.path()).unwrap().server_tls().unwrap();
+    assert!(!dir.path().join("tls/ca.key").exists());
+    fs::remove_file(dir.path().join("tls/broker.pem")).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("ca.key"), "{error}");
+}

@@ -1,0 +1,136 @@
+//! Tokens: random secrets of which the broker keeps only the SHA-256.
+
+use std::{
+    fmt::{self, Write as _},
+    hint::black_box,
+    path::Path,
+};
+
+use flumen_protocol::profile::Profile;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    IdentityError, PROFILE_FILE,
+    files::{read_private, write_private},
+};
+
+const TOKENS_FILE: &str = "tokens";
+
+/// The name of the operator's line in the file.
+const OPERATOR: &str = "operator";
+
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 32;
+
+type Sha256Digest = [u8; 32];
+
+/// The tokens that a broker accepts.
+pub(super) struct Tokens {
+    accepted: Vec<Accepted>,
+    operator: String,
+}
+
+struct Accepted {
+    name: String,
+    digest: Sha256Digest,
+}
+
+/// Names alone: nothing secret reaches a log.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.accepted.iter().map(|accepted| &accepted.name))
+            .finish()
+    }
+}
+
+impl Tokens {
+    /// Reads the accepted tokens. The operator's own is in `client.toml`; without it, or when
+    /// it is no longer accepted, a new one takes the place of the old.
+    pub(super) fn load_or_issue(dir: &Path) -> Result<Self, IdentityError> {
+        let path = dir.join(TOKENS_FILE);
+        let mut accepted = match read_private(&path)? {
+            Some(text) => parse(&path, &text)?,
+            None => Vec::new(),
+        };
+        let profile = read_private(&dir.join(PROFILE_FILE))?
+            .and_then(|text| toml::from_str::<Profile>(&text).ok());
+        if let Some(operator) = profile.and_then(|profile| profile.token)
+            && accepts(&accepted, &operator)
+        {
+            return Ok(Self { accepted, operator });
+        }
+        let operator = hex(&rand::random::<[u8; TOKEN_BYTES]>());
+        accepted.retain(|accepted| accepted.name != OPERATOR);
+        accepted.push(Accepted {
+            name: OPERATOR.to_owned(),
+            digest: sha256(&operator),
+        });
+        let mut text = "# name, SHA-256 of the token\n".to_owned();
+        for Accepted { name, digest } in &accepted {
+            let _ = writeln!(text, "{name} {}", hex(digest));
+        }
+        write_private(&path, text.as_bytes())?;
+        Ok(Self { accepted, operator })
+    }
+
+    pub(super) fn operator(&self) -> &str {
+        &self.operator
+    }
+
+    pub(super) fn accepts(&self, token: &str) -> bool {
+        accepts(&self.accepted, token)
+    }
+}
+
+fn accepts(accepted: &[Accepted], token: &str) -> bool {
+    let shown = sha256(token);
+    let mut found = false;
+    for accepted in accepted {
+        found |= equal_in_constant_time(&shown, &accepted.digest);
+    }
+    found
+}
+
+/// Looks at every byte whatever the outcome.
+fn equal_in_constant_time(left: &Sha256Digest, right: &Sha256Digest) -> bool {
+    let difference = left
+        .iter()
+        .zip(right)
+        .fold(0, |difference, (left, right)| difference | (left ^ right));
+    black_box(difference) == 0
+}
+
+fn sha256(token: &str) -> Sha256Digest {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Accepted>, IdentityError> {
+    text.lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(index, line)| {
+            parse_line(line).ok_or_else(|| IdentityError::Damaged {
+                path: path.to_owned(),
+                reason: format!("line {} is not a name and 64 hexadecimal digits", index + 1),
+            })
+        })
+        .collect()
+}
+
+fn parse_line(line: &str) -> Option<Accepted> {
+    let (name, digits) = line.split_once(' ')?;
+    let digest = flumen_protocol::plugin::Digest::try_from(digits.trim().to_owned()).ok()?;
+    Some(Accepted {
+        name: name.to_owned(),
+        digest: digest.0,
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
