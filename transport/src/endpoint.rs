@@ -9,7 +9,7 @@ use std::{
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::tuning::SOCKET_BUFFER_BYTES;
+use crate::tuning::{MTU_MAX_BYTES, SOCKET_BUFFER_BYTES};
 
 /// An endpoint for outgoing connections to addresses of the family of `peer`.
 pub fn client(peer: SocketAddr) -> io::Result<Endpoint> {
@@ -35,8 +35,13 @@ fn bind(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoin
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.bind(&address.into())?;
+    // What this end says it takes bounds the packets that the other end tries.
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(MTU_MAX_BYTES)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     Endpoint::new(
-        EndpointConfig::default(),
+        config,
         server,
         socket.into(),
         Arc::new(TokioRuntime),
