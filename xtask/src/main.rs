@@ -1,2 +1,54 @@
-//! The developer's commands: cargo xtask test, cargo xtask demo.
-fn main() {}
+//! The developer's commands. Each task is a file under `tasks/`; all of them work on a machine
+//! with nothing but stable Rust and a C compiler, install what else they need, and say so.
+//!
+//! | command | what it does |
+//! | --- | --- |
+//! | `cargo xtask check` | formatting, lints, documentation, licences and advisories |
+//! | `cargo xtask test` | builds the guests and runs every test |
+//! | `cargo xtask guests` | builds the plugins that are part of this repository |
+//! | `cargo xtask fuzz` | fuzzes the decoders (needs a nightly compiler) |
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod shell;
+mod tasks;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The developer's commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check formatting, lints, documentation, licences and advisories
+    Check(tasks::check::Arguments),
+    /// Build the guests and run every test
+    Test(tasks::test::Arguments),
+    /// Build the plugins of this repository as WebAssembly components
+    Guests,
+    /// Fuzz the decoders (needs a nightly compiler)
+    Fuzz(tasks::fuzz::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Check(arguments) => tasks::check::run(&arguments),
+        Task::Test(arguments) => tasks::test::run(&arguments),
+        Task::Guests => tasks::guests::run(),
+        Task::Fuzz(arguments) => tasks::fuzz::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

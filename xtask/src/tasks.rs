@@ -1,0 +1,6 @@
+//! One file for each task.
+
+pub(crate) mod check;
+pub(crate) mod fuzz;
+pub(crate) mod guests;
+pub(crate) mod test;
