@@ -75,8 +75,6 @@ section! {
         memory: MemoryConfig,
         /// What clients may use.
         limits: LimitsConfig,
-        /// The plugin engine.
-        plugins: PluginsConfig,
     }
 }
 
@@ -118,16 +116,6 @@ section! {
         inflight_bytes_max: ByteSize = ByteSize::mib(256), in INFLIGHT_BYTES_MIN..=ByteSize::gib(64);
         /// How long a new connection may take to show its credential.
         authentication_timeout: Interval = Interval::from_secs(10), in Interval::from_millis(100)..=Interval::from_secs(300);
-    }
-}
-
-section! {
-    /// The plugin engine.
-    pub struct PluginsConfig("plugins") {
-        /// Calls of plugins that run at the same time. 0: one for each core.
-        calls_concurrent_max: u32 = 0, in 0..=1024;
-        /// Idle instances kept for each binding. Each costs up to the memory of the binding.
-        instances_idle_max: u32 = 4, in 1..=1024;
     }
 }
 
@@ -221,7 +209,7 @@ impl BrokerConfig {
     /// Checks every setting against its range, and settings against each other.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_ranges()?;
-        let segments_bytes_min = self.wal.segment_bytes.bytes() * SEGMENTS_MIN;
+        let segments_bytes_min = self.wal.segment_bytes.as_u64() * SEGMENTS_MIN;
         if self.wal.bytes_max.bytes() < segments_bytes_min {
             return Err(ConfigError::OutOfRange {
                 key: "wal.bytes_max",

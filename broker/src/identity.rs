@@ -187,7 +187,7 @@ impl Identity {
             error: io::Error::other(error),
         })?;
         let about = "# How to reach this broker, as its operator. Keep it secret: whoever holds it\n\
-                     # may do everything. Use it with --profile, or: flumen profile use FILE\n";
+                     # may do everything. Use it with --profile FILE or FLUMEN_PROFILE=FILE.\n";
         files::write_private(&path, format!("{about}{text}").as_bytes())?;
         Ok(path)
     }

@@ -148,7 +148,7 @@ fn sizes_are_read_and_written() {
         ("2MB", 2_000_000),
         ("1GiB 512MiB", (1 << 30) + (512 << 20)),
     ] {
-        assert_eq!(text.parse::<ByteSize>().unwrap().bytes(), bytes, "{text}");
+        assert_eq!(text.parse::<ByteSize>().unwrap().as_u64(), bytes, "{text}");
     }
     for text in ["", "GiB", "1.5GiB", "-1", "1 parsec", "99999999999TiB", "_"] {
         assert!(text.parse::<ByteSize>().is_err(), "{text:?}");

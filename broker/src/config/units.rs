@@ -45,7 +45,7 @@ impl ByteSize {
     }
 
     /// The number of bytes.
-    pub const fn bytes(self) -> u64 {
+    pub const fn as_u64(self) -> u64 {
         self.0
     }
 }

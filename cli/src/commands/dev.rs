@@ -1,0 +1,100 @@
+//! `flumen dev`: a broker on this machine with nothing to set up.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anstream::eprintln;
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context, Result};
+use etcetera::BaseStrategy;
+use flumen_broker::{
+    config::{BrokerConfig, LogFormat},
+    node::Broker,
+};
+use flumen_client::{Profile, Profiles};
+
+use super::serve;
+use crate::{arguments::Global, logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  flumen dev
+  flumen dev --data-dir /tmp/flumen --listen 127.0.0.1:0
+
+The first start makes a data directory, a certificate authority and the profile \"dev\", which
+becomes the default, so that every other command finds the broker without flags.";
+
+/// The name of the profile that leads to the broker.
+const PROFILE: &str = "dev";
+
+/// What is logged unless told otherwise: what is printed says the rest.
+const LEVEL: &str = "warn";
+
+/// Run a broker on this machine, with nothing to set up
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Where records are kept; default: a directory among the user's data
+    #[arg(long, value_name = "DIR", env = "FLUMEN_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The UDP address that clients connect to; port 0 takes any free port
+    #[arg(long, value_name = "IP:PORT", env = "FLUMEN_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// The TCP address of /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT", env = "FLUMEN_ADMIN")]
+    admin: Option<SocketAddr>,
+}
+
+pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
+    let mut config = BrokerConfig {
+        log: global.log.clone().unwrap_or_else(|| LEVEL.to_owned()),
+        log_format: global.log_format.unwrap_or(LogFormat::Text),
+        data_dir: match &arguments.data_dir {
+            Some(dir) => dir.clone(),
+            None => default_data_dir()?,
+        },
+        ..BrokerConfig::default()
+    };
+    if let Some(listen) = arguments.listen {
+        config.listen = listen;
+    }
+    if let Some(admin) = arguments.admin {
+        config.admin = Some(admin);
+    }
+    logging::start(&config.log, config.log_format)?;
+    let data_dir = config.data_dir.clone();
+    serve::serve(config, |broker| {
+        let profile = Profile::read(broker.profile_path())?;
+        let profiles = Profiles::of_user()?;
+        profiles.save(PROFILE, &profile)?;
+        profiles.make_default(PROFILE)?;
+        tell(broker, &data_dir.display().to_string());
+        Ok(())
+    })
+}
+
+fn default_data_dir() -> Result<PathBuf> {
+    let base = etcetera::choose_base_strategy()
+        .context("there is no home directory to keep data in; name one with --data-dir")?;
+    Ok(base.data_dir().join("flumen").join("dev"))
+}
+
+fn tell(broker: &Broker, data_dir: &str) {
+    const BOLD: Style = Style::new().bold();
+    const COMMAND: Style = AnsiColor::Cyan.on_default();
+    let admin = broker.admin_addr();
+    eprintln!("{BOLD}Flumen is running.{BOLD:#} Ctrl-C stops it.\n");
+    eprintln!("  address   {} (QUIC)", broker.local_addr());
+    if let Some(admin) = admin {
+        eprintln!("  metrics   http://{admin}/metrics");
+    }
+    eprintln!("  data      {data_dir}");
+    eprintln!("  profile   {PROFILE} (the default from now on)\n");
+    eprintln!("In another terminal:\n");
+    for line in [
+        "flumen topic create hello",
+        "echo 'hello, world' | flumen produce hello",
+        "flumen consume hello --from beginning",
+    ] {
+        eprintln!("  {COMMAND}{line}{COMMAND:#}");
+    }
+}

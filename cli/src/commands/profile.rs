@@ -1,0 +1,74 @@
+//! `flumen profile`: which cluster commands talk to.
+
+use anyhow::Result;
+use flumen_client::Profiles;
+use serde::Serialize;
+
+use crate::output::{OutputFormat, table, write_table};
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  flumen profile list
+  flumen profile list --output json";
+
+const USE_EXAMPLES: &str = "\
+Examples:
+  flumen profile use staging
+  FLUMEN_PROFILE=staging flumen topic list        for a single command
+  flumen topic list --profile ./client.toml       straight from a file";
+
+/// Show and choose the clusters that commands talk to
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the profiles of this user
+    #[command(after_help = LIST_EXAMPLES)]
+    List,
+    /// Make a profile the default
+    #[command(after_help = USE_EXAMPLES)]
+    Use {
+        /// The profile
+        name: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    default: bool,
+    brokers: Vec<String>,
+}
+
+pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
+    let profiles = Profiles::of_user()?;
+    match command {
+        Command::List => list(&profiles, output),
+        Command::Use { name } => {
+            profiles.make_default(name)?;
+            output.done(&format!("{name} is the default profile now"))
+        }
+    }
+}
+
+fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
+    let default = profiles.default_name()?;
+    let mut rows = Vec::new();
+    for name in profiles.list()? {
+        rows.push(Row {
+            default: default.as_ref() == Some(&name),
+            brokers: profiles.load(&name)?.contents().brokers.clone(),
+            name,
+        });
+    }
+    output.print(&rows, |out| {
+        if rows.is_empty() {
+            eprintln!("There are no profiles yet; `flumen dev` makes one.");
+            return Ok(());
+        }
+        let mut table = table(["NAME", "DEFAULT", "BROKERS"]);
+        for row in &rows {
+            let default = if row.default { "*" } else { "" };
+            table.add_row([row.name.as_str(), default, &row.brokers.join(",")]);
+        }
+        write_table(out, &table)
+    })
+}

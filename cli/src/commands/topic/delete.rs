@@ -1,0 +1,27 @@
+//! `flumen topic delete`.
+
+use anyhow::Result;
+use flumen_protocol::topic::TopicName;
+
+use crate::{connect::Connection, output::OutputFormat};
+
+const EXAMPLES: &str = "\
+Examples:
+  flumen topic delete orders";
+
+/// Delete a topic with all of its records, at once and for good
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The topic
+    name: TopicName,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
+    let name = &arguments.name;
+    let client = arguments.connection.connect().await?;
+    client.admin().delete_topic(name.as_str()).await?;
+    output.done(&format!("deleted topic {name}"))
+}
