@@ -210,7 +210,7 @@ impl BrokerConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_ranges()?;
         let segments_bytes_min = self.wal.segment_bytes.as_u64() * SEGMENTS_MIN;
-        if self.wal.bytes_max.bytes() < segments_bytes_min {
+        if self.wal.bytes_max.as_u64() < segments_bytes_min {
             return Err(ConfigError::OutOfRange {
                 key: "wal.bytes_max",
                 value: self.wal.bytes_max.to_string(),
