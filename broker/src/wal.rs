@@ -37,28 +37,46 @@
 //! - after a failed write or sync nothing is acknowledged any more, by anyone ([`Wal::failed`]);
 //! - the files stay below [`WalOptions::bytes_max`] as long as what is appended was reserved.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, thread::JoinHandle};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::{
+    engine::Engine,
+    record::record_bytes,
+    shard::{Planned, Shard},
+    writer::Operation,
+};
 use crate::{disk::Disk, ids::ShardId};
 
+mod engine;
 mod error;
 mod options;
-mod simple;
+mod queue;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod shard;
+mod space;
+mod writer;
 
 pub use error::{OpenError, WalError};
 pub use options::{
     ParseSyncPolicyError, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SYNC_INTERVAL_MAX,
     SyncPolicy, WalOptions,
 };
+pub use record::decode_record_for_fuzzing;
 
 /// What is called when an operation is durable (as the sync policy says) or has failed.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), WalError>) + Send>;
 
 /// Where an entry stands in the log of its shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogPosition {
     /// The Raft term of the entry.
     pub term: u64,
@@ -121,7 +139,13 @@ impl WalObserver for () {}
 
 /// The write-ahead log of a broker. Clones are handles to the same one.
 #[derive(Clone)]
-pub struct Wal(Arc<simple::Inner>);
+pub struct Wal(Arc<Handle>);
+
+/// What the handles share. Dropping it ends the threads.
+struct Handle {
+    engine: Arc<Engine>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Wal {
     /// Opens the WAL in `options.dir`, or makes an empty one, and recovers what is in it.
@@ -133,54 +157,62 @@ impl Wal {
         options: WalOptions,
         observer: Arc<dyn WalObserver>,
     ) -> Result<Self, OpenError> {
-        let _ = observer;
-        Ok(Self(Arc::new(simple::Inner::open(disk, options)?)))
+        let (engine, threads) = Engine::open(disk, options, observer)?;
+        Ok(Self(Arc::new(Handle {
+            engine,
+            threads: Mutex::new(threads),
+        })))
     }
 
     /// The log of one shard, which is empty if it was never written to.
     pub fn shard(&self, shard: ShardId) -> ShardLog {
         ShardLog {
-            wal: self.clone(),
-            shard,
+            shard: self.0.engine.shard(shard),
+            handle: Arc::clone(&self.0),
         }
     }
 
     /// The shards of which the WAL knows anything, in order.
     pub fn shards(&self) -> Vec<ShardId> {
-        self.0.shards()
+        let shards = self.0.engine.shards.read();
+        let known = shards.values().filter(|shard| !shard.is_empty());
+        known.map(|shard| shard.id).collect()
     }
 
     /// Sets room aside for an entry of `bytes` payload, before it is proposed. Keep the result
     /// until the entry was appended: an append whose bytes are reserved never fails, nor waits,
-    /// for lack of space.
+    /// for lack of space. Now and then it allocates a file, which takes about a millisecond.
     ///
     /// # Errors
-    /// [`WalError::Full`] and [`WalError::NoSpace`], both worth another try later.
+    /// [`WalError::Full`] and [`WalError::NoSpace`], both worth another try later;
+    /// [`WalError::TooLarge`], which is not.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, WalError> {
-        self.0.check()?;
-        let _ = bytes;
-        Ok(Reservation { _private: () })
+        let cost = self.0.engine.reserve(bytes)?;
+        Ok(Reservation {
+            engine: Arc::clone(&self.0.engine),
+            cost,
+        })
     }
 
     /// How full it is.
     pub fn usage(&self) -> Usage {
-        self.0.usage()
+        self.0.engine.usage()
     }
 
     /// Changes each time the WAL has grown to a size at which shards should checkpoint and purge:
     /// those that [`Wal::shards_to_checkpoint`] names.
     pub fn checkpoint_wanted(&self) -> watch::Receiver<u64> {
-        self.0.checkpoint_wanted.subscribe()
+        self.0.engine.checkpoint_wanted.subscribe()
     }
 
-    /// The shards whose oldest entries keep the older half of the segments from being recycled.
+    /// The shards whose entries keep the older half of the segments from being recycled.
     pub fn shards_to_checkpoint(&self) -> Vec<ShardId> {
-        self.shards()
+        self.0.engine.shards_to_checkpoint()
     }
 
     /// Becomes the error when the WAL has failed for good: the broker should then stop.
     pub fn failed(&self) -> watch::Receiver<Option<WalError>> {
-        self.0.failed.subscribe()
+        self.0.engine.failed.subscribe()
     }
 
     /// Makes all that was called for before durable, whatever the sync policy. Blocks.
@@ -188,11 +220,11 @@ impl Wal {
     /// # Errors
     /// [`WalError::Failed`] or [`WalError::Closed`].
     pub fn sync(&self) -> Result<(), WalError> {
-        self.0.sync()
+        self.0.engine.sync()
     }
 
     /// Writes and syncs what is left, and ends the threads. Later calls fail with
-    /// [`WalError::Closed`]. Dropping the last handle does the same.
+    /// [`WalError::Closed`]. Dropping the last handle does the same. Blocks.
     ///
     /// # Errors
     /// [`WalError::Failed`] if the last of it could not be made durable.
@@ -201,52 +233,139 @@ impl Wal {
     }
 }
 
+impl Handle {
+    fn shutdown(&self) -> Result<(), WalError> {
+        self.engine.close();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let mut threads = threads.into_iter();
+        // The writer's is the first. A callback that drops the last handle runs on it.
+        let current = std::thread::current().id();
+        let join = |thread: JoinHandle<()>| {
+            if thread.thread().id() != current && thread.join().is_err() {
+                tracing::error!("a thread of the write-ahead log panicked");
+            }
+        };
+        threads.next().into_iter().for_each(join);
+        let result = self.engine.sync_written();
+        self.engine.stop();
+        threads.for_each(join);
+        result
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.threads.lock().is_empty() {
+            // A failure was logged, and reached all who waited.
+            drop(self.shutdown());
+        }
+    }
+}
+
 /// Room set aside by [`Wal::reserve`]; given back when dropped.
-#[derive(Debug)]
 #[must_use = "dropping it gives the room back"]
 pub struct Reservation {
-    _private: (),
+    engine: Arc<Engine>,
+    cost: u64,
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Reservation({} bytes)", self.cost)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.engine.space.give_back(self.cost);
+    }
 }
 
 /// The log of one shard. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct ShardLog {
-    wal: Wal,
-    shard: ShardId,
+    shard: Arc<Shard>,
+    handle: Arc<Handle>,
 }
 
 impl ShardLog {
     /// Whose log it is.
     pub fn id(&self) -> ShardId {
-        self.shard
+        self.shard.id
     }
 
     /// What is in it, including all that was called for and is not yet written.
     pub fn state(&self) -> ShardLogState {
-        self.wal.0.state(self.shard)
+        self.shard.state()
     }
 
     /// Appends entries. Never waits for the disk to sync.
     ///
-    /// `done` gets [`WalError::OutOfSequence`] if the entries do not follow the last one.
+    /// `done` gets [`WalError::OutOfSequence`] if the entries do not follow the last one, and
+    /// [`WalError::TooLarge`] if one has more than [`WalOptions::entry_bytes_max`]; the log is
+    /// then as before.
     pub fn append(
         &self,
         entries: Vec<WalEntry>,
         done: impl FnOnce(Result<(), WalError>) + Send + 'static,
     ) {
-        self.wal.0.append(self.shard, entries, Box::new(done));
+        let bytes_max = self.handle.engine.options.entry_bytes_max();
+        let mut bytes = 0;
+        let mut too_large = None;
+        for entry in &entries {
+            let payload = entry.payload.iter().map(Bytes::len).sum::<usize>() as u64;
+            bytes += record_bytes(payload);
+            if payload > bytes_max {
+                too_large = Some(payload);
+            }
+        }
+        if let Some(bytes) = too_large {
+            return done(Err(WalError::TooLarge { bytes, bytes_max }));
+        }
+        let numbers: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.term, entry.index))
+            .collect();
+        self.submit(
+            Operation::Append(entries),
+            bytes,
+            Some(Box::new(done)),
+            move |planned| {
+                let mut next = planned.extent.next();
+                for (_, found) in &numbers {
+                    if let Some(expected) = next.filter(|next| next != found) {
+                        return Err(WalError::OutOfSequence {
+                            expected,
+                            found: *found,
+                        });
+                    }
+                    next = Some(found + 1);
+                }
+                for (term, index) in numbers {
+                    planned.extent.append(term, index);
+                }
+                Ok(())
+            },
+        );
     }
 
     /// Saves a vote. Always synced before `done`, under every policy: a vote that is forgotten
     /// could be given twice.
     pub fn save_vote(&self, vote: Bytes, done: impl FnOnce(Result<(), WalError>) + Send + 'static) {
-        self.wal.0.save_vote(self.shard, vote, Box::new(done));
+        let bytes = record_bytes(vote.len() as u64);
+        let operation = Operation::Vote(vote.clone());
+        self.submit(operation, bytes, Some(Box::new(done)), |planned| {
+            planned.vote = Some(vote);
+            Ok(())
+        });
     }
 
     /// Remembers how far the log is committed. Costs no write of its own: it is written along
     /// with other records of the shard, now and then, and at shutdown.
     pub fn save_committed(&self, committed: Bytes) {
-        self.wal.0.save_committed(self.shard, committed);
+        let mut planned = self.shard.planned.lock();
+        planned.committed = Some(committed);
+        planned.committed_unwritten = true;
     }
 
     /// Removes all entries after `index`; all there are, if `None`.
@@ -255,13 +374,40 @@ impl ShardLog {
         index: Option<u64>,
         done: impl FnOnce(Result<(), WalError>) + Send + 'static,
     ) {
-        self.wal.0.truncate_after(self.shard, index, Box::new(done));
+        let operation = Operation::Truncate(index);
+        self.submit(
+            operation,
+            record_bytes(0),
+            Some(Box::new(done)),
+            |planned| {
+                planned.extent.truncate(index);
+                Ok(())
+            },
+        );
     }
 
     /// Removes all entries up to and including `up_to`, and remembers `log_id`. Past the last
     /// entry, it empties the log, which then goes on after `up_to` (a snapshot was installed).
     pub fn purge(&self, up_to: LogPosition, log_id: Bytes) {
-        self.wal.0.purge(self.shard, up_to, log_id);
+        let bytes = record_bytes(log_id.len() as u64);
+        let operation = Operation::Purge(up_to, log_id.clone());
+        self.submit(operation, bytes, None, |planned| {
+            if planned.extent.purge(up_to) {
+                planned.purged_log_id = Some(log_id);
+            }
+            Ok(())
+        });
+    }
+
+    fn submit(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        done: Option<Done>,
+        plan: impl FnOnce(&mut Planned) -> Result<(), WalError>,
+    ) {
+        let engine = &self.handle.engine;
+        engine.submit(&self.shard, operation, bytes, done, plan);
     }
 
     /// Reads entries of `range`, from its start, until their payloads pass `bytes_max` (but at
@@ -272,6 +418,9 @@ impl ShardLog {
     /// [`WalError::Purged`] if the start of the range is gone, [`WalError::Damaged`] if the disk
     /// gives back something else than was written, [`WalError::Failed`] if it gives nothing.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<WalEntry>, WalError> {
-        self.wal.0.read(self.shard, range, bytes_max)
+        reader::read(&self.handle.engine, &self.shard, range, bytes_max)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,495 @@
+//! The parts of the WAL put together: the queue, the right to write, the syncs, the threads.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{
+    Done, OpenError, SyncPolicy, Usage, WalError, WalObserver, WalOptions,
+    queue::{Queue, Queued},
+    record::record_bytes,
+    recovery::recover,
+    segment::{AtomicPosition, Position, Segment},
+    shard::{Planned, Shard, ShardImage, ShardIndex},
+    space::{Space, Task},
+    writer::{Operation, Writer},
+};
+use crate::{disk::Disk, ids::ShardId};
+
+/// Shards are asked for checkpoints when this share of the WAL is in use: 1 of so many parts.
+const CHECKPOINT_SHARE: u64 = 3;
+/// A caller writes so many times what others queued meanwhile, then leaves it to the thread.
+const INLINE_ROUNDS_MAX: usize = 4;
+/// Before a sync, the writer waits for those who appended around the last one to come back: at
+/// most this long, and at most this part of what a sync takes.
+const GATHER_MAX: Duration = Duration::from_micros(300);
+const GATHER_SHARE: u32 = 4;
+
+pub(super) struct Engine {
+    pub(super) options: WalOptions,
+    pub(super) observer: Arc<dyn WalObserver>,
+    pub(super) space: Space,
+    /// The log, oldest first; the last is the one being written.
+    pub(super) segments: RwLock<VecDeque<Arc<Segment>>>,
+    pub(super) shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    /// Up to here the log is written, and up to here it is synced.
+    pub(super) head: AtomicPosition,
+    pub(super) durable: AtomicPosition,
+    /// Segments that were written to since they were synced.
+    unsynced: Mutex<Vec<Arc<Segment>>>,
+    syncing: Mutex<()>,
+    pub(super) queue: Mutex<Queue>,
+    work: Condvar,
+    pub(super) written: Condvar,
+    writer: Mutex<Writer>,
+    stopped: Mutex<bool>,
+    stop: Condvar,
+    pub(super) failed: watch::Sender<Option<WalError>>,
+    pub(super) checkpoint_wanted: watch::Sender<u64>,
+}
+
+impl Engine {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        options: WalOptions,
+        observer: Arc<dyn WalObserver>,
+    ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), OpenError> {
+        options.validate()?;
+        let found = recover(&*disk, &options)?;
+        let active = found.segments.back().cloned();
+        let Some(active) = active else {
+            return Err(OpenError::Options("the log has no segment".into()));
+        };
+        let files = found.segments.len() as u64;
+        let engine = Arc::new(Self {
+            observer,
+            space: Space::new(
+                disk,
+                options.clone(),
+                found.spares,
+                found.spare_next,
+                files,
+                found.head,
+            ),
+            segments: RwLock::new(found.segments),
+            shards: RwLock::new(
+                found
+                    .shards
+                    .into_iter()
+                    .map(|(id, index)| (id, Shard::new(id, index)))
+                    .collect(),
+            ),
+            head: AtomicPosition::new(found.head),
+            durable: AtomicPosition::new(found.head),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
+            queue: Mutex::new(Queue::new(options.sync)),
+            work: Condvar::new(),
+            written: Condvar::new(),
+            writer: Mutex::new(Writer::new(active, found.head.offset())),
+            stopped: Mutex::new(false),
+            stop: Condvar::new(),
+            failed: watch::Sender::new(None),
+            checkpoint_wanted: watch::Sender::new(0),
+            options,
+        });
+        engine.space.set_opening_bytes(engine.opening_bytes());
+        engine.space.request_recycling();
+        let threads = engine.start_threads()?;
+        Ok((engine, threads))
+    }
+
+    fn start_threads(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, OpenError> {
+        let mut threads = Vec::new();
+        let mut start = |name: &str, run: fn(&Self)| {
+            let engine = Arc::clone(self);
+            let thread = thread::Builder::new()
+                .name(name.into())
+                .spawn(move || run(&engine));
+            match thread {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    self.stop();
+                    return Err(OpenError::Io {
+                        attempt: "start a thread for",
+                        path: self.options.dir.clone(),
+                        source,
+                    });
+                }
+            }
+            Ok(())
+        };
+        start("wal-writer", Self::run_writer)?;
+        start("wal-space", Self::run_space)?;
+        if self.options.sync != SyncPolicy::Always {
+            start("wal-syncer", Self::run_syncer)?;
+        }
+        Ok(threads)
+    }
+
+    /// The shard, which is made if it is not there.
+    pub(super) fn shard(&self, id: ShardId) -> Arc<Shard> {
+        if let Some(shard) = self.shards.read().get(&id) {
+            return Arc::clone(shard);
+        }
+        let mut shards = self.shards.write();
+        let shard = shards
+            .entry(id)
+            .or_insert_with(|| Shard::new(id, ShardIndex::default()));
+        Arc::clone(shard)
+    }
+
+    /// The states of all shards as they are written to the beginning of a segment.
+    pub(super) fn images(&self) -> Vec<(ShardId, Bytes)> {
+        let shards = self.shards.read();
+        let images = shards.values().filter_map(|shard| {
+            let image = shard.written.read().image();
+            (image != ShardImage::default()).then(|| {
+                let bytes = postcard::to_stdvec(&image).expect("plain data in memory encodes");
+                (shard.id, Bytes::from(bytes))
+            })
+        });
+        images.collect()
+    }
+
+    pub(super) fn opening_bytes(&self) -> u64 {
+        let images = self.images();
+        let size = |(_, image): &(ShardId, Bytes)| record_bytes(image.len() as u64);
+        images.iter().map(size).sum()
+    }
+
+    /// Queues an operation, unless `plan` refuses it, and sees to it that somebody writes it.
+    pub(super) fn submit(
+        &self,
+        shard: &Arc<Shard>,
+        operation: Operation,
+        bytes: u64,
+        done: Option<Done>,
+        plan: impl FnOnce(&mut Planned) -> Result<(), WalError>,
+    ) {
+        let mut queue = self.queue.lock();
+        let refused = queue.check().and_then(|()| plan(&mut shard.planned.lock()));
+        if let Err(error) = refused {
+            drop(queue);
+            if let Some(done) = done {
+                done(Err(error));
+            }
+            return;
+        }
+        queue.push(Queued {
+            shard: Arc::clone(shard),
+            operation,
+            done,
+            bytes,
+        });
+        if queue.writing {
+            // Whoever is writing looks at the queue again.
+        } else if queue.is_for_callers() {
+            queue.writing = true;
+            let batch = queue.take();
+            drop(queue);
+            self.write_as_caller(batch);
+        } else if queue.len() >= queue.wake_at {
+            self.work.notify_one();
+        }
+    }
+
+    /// Writes on the thread of a caller, until nothing waits or it becomes too much.
+    fn write_as_caller(&self, mut batch: Vec<Queued>) {
+        for round in 1.. {
+            self.write(batch);
+            let mut queue = self.queue.lock();
+            if queue.is_empty() {
+                queue.writing = false;
+                if queue.closed {
+                    self.work.notify_one();
+                }
+                return;
+            }
+            if round == INLINE_ROUNDS_MAX || !queue.is_for_callers() {
+                queue.handed_over = true;
+                self.work.notify_one();
+                return;
+            }
+            batch = queue.take();
+        }
+    }
+
+    /// Writes a batch, syncs it if it has to be, and completes those who wait for it.
+    fn write(&self, batch: Vec<Queued>) {
+        let count = batch.len() as u64;
+        let sync = self.options.sync == SyncPolicy::Always || batch.iter().any(Queued::is_urgent);
+        let mut waiting = Vec::with_capacity(batch.len());
+        let mut result = {
+            let mut writer = self.writer.lock();
+            let mut result = Ok(());
+            for queued in batch {
+                waiting.extend(queued.done);
+                if result.is_ok() {
+                    result = writer.add(self, &queued.shard, queued.operation);
+                }
+            }
+            result.and_then(|()| writer.flush(self))
+        };
+        if result.is_ok() {
+            let mut queue = self.queue.lock();
+            queue.written += count;
+            if queue.readers_waiting > 0 {
+                self.written.notify_all();
+            }
+        }
+        if result.is_ok() && sync {
+            result = self.sync_written();
+        }
+        if let Err(error) = &result {
+            self.fail(error);
+        }
+        // A failure elsewhere may have come between.
+        for done in waiting {
+            complete(done, result.clone());
+        }
+    }
+
+    /// Tells that the log was written up to `offset` of the segment.
+    pub(super) fn wrote(&self, segment: &Arc<Segment>, offset: u64) {
+        let head = Position::new(segment.sequence, offset);
+        {
+            // Only after the write, and before the head says so: then a sync that sees this head
+            // either finds the segment here or follows one that began after the write.
+            let mut unsynced = self.unsynced.lock();
+            if unsynced
+                .last()
+                .is_none_or(|last| !Arc::ptr_eq(last, segment))
+            {
+                unsynced.push(Arc::clone(segment));
+            }
+        }
+        self.head.raise(head);
+        self.space.advance(head);
+    }
+
+    /// Makes durable what is written.
+    pub(super) fn sync_written(&self) -> Result<(), WalError> {
+        let _one_at_a_time = self.syncing.lock();
+        if let Some(error) = &*self.failed.borrow() {
+            return Err(error.clone());
+        }
+        let head = self.head.get();
+        if self.durable.get() >= head {
+            return Ok(());
+        }
+        let unsynced = std::mem::take(&mut *self.unsynced.lock());
+        for segment in unsynced {
+            let start = Instant::now();
+            if let Err(error) = segment.file.sync_data() {
+                let error = WalError::failed("sync", &segment.path, &error);
+                self.fail(&error);
+                return Err(error);
+            }
+            self.observer.on_sync(start.elapsed().as_secs_f64());
+        }
+        self.durable.raise(head);
+        if !self.recyclable().is_empty() {
+            self.space.request_recycling();
+        }
+        Ok(())
+    }
+
+    /// Ends all writing: nothing is acknowledged any more.
+    fn fail(&self, error: &WalError) {
+        let refused = {
+            let mut queue = self.queue.lock();
+            if queue.failed.is_none() {
+                tracing::error!(%error, "the write-ahead log has failed");
+                queue.failed = Some(error.clone());
+            }
+            self.written.notify_all();
+            queue.take_all()
+        };
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                *failed = Some(error.clone());
+            }
+            first
+        });
+        for done in refused.into_iter().filter_map(|queued| queued.done) {
+            complete(done, Err(error.clone()));
+        }
+    }
+
+    /// Tells that a segment is full and the next one begun.
+    pub(super) fn segment_filled(&self) {
+        let usage = self.usage();
+        if usage.bytes * CHECKPOINT_SHARE >= usage.bytes_max {
+            self.checkpoint_wanted.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn oldest_sequence(&self) -> u64 {
+        let segments = self.segments.read();
+        segments.front().map_or(0, |segment| segment.sequence)
+    }
+
+    pub(super) fn reserve(&self, bytes: u64) -> Result<u64, WalError> {
+        self.queue.lock().check()?;
+        self.space.reserve(bytes, self.oldest_sequence())
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let head = self.head.get();
+        let whole = head.sequence().saturating_sub(self.oldest_sequence());
+        Usage {
+            bytes: whole * self.options.segment_bytes + head.offset(),
+            bytes_max: self.options.bytes_max,
+        }
+    }
+
+    /// The shards with entries in the older half of the full segments.
+    pub(super) fn shards_to_checkpoint(&self) -> Vec<ShardId> {
+        let (oldest, newest) = (self.oldest_sequence(), self.head.get().sequence());
+        let before = Position::new(oldest + (newest - oldest).div_ceil(2), 0);
+        let shards = self.shards.read();
+        shards
+            .values()
+            .filter(|shard| shard.written.read().oldest().is_some_and(|at| at < before))
+            .map(|shard| shard.id)
+            .collect()
+    }
+
+    /// The segments, oldest first, that nothing needs any more.
+    fn recyclable(&self) -> Vec<Arc<Segment>> {
+        let durable = self.durable.get();
+        let segments = self.segments.read();
+        let pairs = segments.iter().zip(segments.iter().skip(1));
+        pairs
+            .take_while(|(segment, next)| {
+                let opened = next.opening_end.get();
+                segment.live.load(Ordering::Acquire) == 0
+                    && segment.free_after.get() <= durable
+                    && opened > Position::default()
+                    && opened <= durable
+            })
+            .map(|(segment, _)| Arc::clone(segment))
+            .collect()
+    }
+
+    fn run_space(&self) {
+        while let Task::Recycle = self.space.prepare() {
+            let segments = self.recyclable();
+            self.segments.write().drain(..segments.len());
+            if let Err(error) = self.space.recycle(&segments) {
+                tracing::warn!(%error, dir = %self.options.dir.display(),
+                    "cannot recycle write-ahead log segments; they stay until the next start");
+            }
+        }
+    }
+
+    fn run_syncer(&self) {
+        let SyncPolicy::Every(interval) = self.options.sync else {
+            return;
+        };
+        let mut stopped = self.stopped.lock();
+        while !*stopped {
+            self.stop.wait_for(&mut stopped, interval);
+            parking_lot::MutexGuard::unlocked(&mut stopped, || {
+                // A failure reaches everybody by `fail`.
+                drop(self.sync_written());
+            });
+        }
+    }
+
+    fn run_writer(&self) {
+        let mut expected = 1;
+        let mut gather = Duration::ZERO;
+        let mut queue = self.queue.lock();
+        loop {
+            while !queue.handed_over && (queue.writing || queue.is_empty()) {
+                if queue.closed && !queue.writing {
+                    return;
+                }
+                self.work.wait(&mut queue);
+            }
+            if queue.len() < expected && !gather.is_zero() && !queue.closed {
+                queue.wake_at = expected;
+                let deadline = Instant::now() + gather;
+                while queue.len() < expected && !queue.closed {
+                    if self.work.wait_until(&mut queue, deadline).timed_out() {
+                        break;
+                    }
+                }
+                queue.wake_at = 1;
+            }
+            queue.handed_over = false;
+            queue.writing = true;
+            let batch = queue.take();
+            let count = batch.len();
+            let start = Instant::now();
+            parking_lot::MutexGuard::unlocked(&mut queue, || self.write(batch));
+            queue.writing = false;
+            if self.options.sync == SyncPolicy::Always {
+                expected = count + queue.len();
+                gather = GATHER_MAX.min(start.elapsed() / GATHER_SHARE);
+            }
+        }
+    }
+
+    /// Waits until the operations up to this number are written.
+    pub(super) fn wait_written(&self, number: u64) -> Result<(), WalError> {
+        let mut queue = self.queue.lock();
+        while queue.written < number {
+            if let Some(error) = &queue.failed {
+                return Err(error.clone());
+            }
+            queue.readers_waiting += 1;
+            self.written.wait(&mut queue);
+            queue.readers_waiting -= 1;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was queued is written, and syncs it.
+    pub(super) fn sync(&self) -> Result<(), WalError> {
+        let queued = {
+            let queue = self.queue.lock();
+            queue.check()?;
+            queue.queued
+        };
+        self.wait_written(queued)?;
+        self.sync_written()
+    }
+
+    /// Takes nothing more; the writer's thread ends when it has written what waits.
+    pub(super) fn close(&self) {
+        for shard in self.shards.read().values() {
+            if shard.planned.lock().committed_unwritten {
+                self.submit(shard, Operation::Committed, 0, None, |_| Ok(()));
+            }
+        }
+        self.queue.lock().closed = true;
+        self.space.close();
+        self.work.notify_all();
+    }
+
+    /// Ends the other threads. Only after the writer's has ended or cannot go on.
+    pub(super) fn stop(&self) {
+        self.space.stop();
+        *self.stopped.lock() = true;
+        self.stop.notify_all();
+    }
+}
+
+/// Calls a callback; one that panics must not end the thread on which all others rely.
+fn complete(done: Done, result: Result<(), WalError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a callback of the write-ahead log panicked");
+    }
+}

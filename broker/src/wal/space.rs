@@ -1,0 +1,431 @@
+//! The room on the disk: files made and filled ahead of the writer, recycled behind it, and set
+//! aside for what is about to be proposed.
+//!
+//! A file on its way is first a *spare* (allocated, so that writing to it cannot fail for lack of
+//! space), then the *standby*: the next segment, complete with header and name. The writer takes
+//! the standby and never waits for more than that. Spares are zero-filled while there is nothing
+//! better to do: a write into blocks that were never written makes the next sync slow, and one
+//! into pages that were never touched makes the write slow.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{
+    WalError, WalOptions,
+    record::{RECORD_HEADER_BYTES, record_bytes},
+    segment::{Position, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_path, spare_path},
+};
+use crate::disk::{Disk, File};
+
+/// How long to wait before another try to make a segment on a full disk.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Zeros written at a time, so that the writer never waits long for a file that is being filled.
+const FILL_BYTES: u64 = 256 * 1024;
+/// Files kept ahead of the writer, the standby included.
+const AHEAD: usize = 2;
+/// Segments of room that no reservation gets, so that votes and purges always find some.
+const KEPT_BACK: u64 = 1;
+
+/// A file that is not yet part of the log.
+pub(super) struct Spare {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    /// Up to here it is known to have been written to.
+    pub(super) filled: u64,
+}
+
+/// The files that are not part of the log, and the room promised to those who reserved it.
+pub(super) struct Space {
+    disk: Arc<dyn Disk>,
+    options: WalOptions,
+    state: Mutex<SpaceState>,
+    /// Wakes the thread that prepares files.
+    work: Condvar,
+    /// Wakes a writer that waits for a segment.
+    ready: Condvar,
+}
+
+struct SpaceState {
+    standby: Option<Arc<Segment>>,
+    spares: Vec<Spare>,
+    /// Whether a spare is out to be filled.
+    filling: bool,
+    /// Files in all: the log's, the standby, and the spares.
+    files: u64,
+    sequence_next: u64,
+    spare_next: u64,
+    head: Position,
+    /// What the states at the beginning of a segment take.
+    opening_bytes: u64,
+    reserved: u64,
+    /// The largest record so far: as much may be left over at the end of each segment.
+    record_bytes_largest: u64,
+    /// Why no file could be made.
+    error: Option<Arc<str>>,
+    recycle: bool,
+    /// Nobody waits for room any more.
+    closing: bool,
+    stopped: bool,
+}
+
+/// What the preparing thread should do next.
+pub(super) enum Task {
+    /// See which segments are no longer needed, and hand them to [`Space::recycle`].
+    Recycle,
+    Stop,
+}
+
+impl Space {
+    /// `files` are those of the log; `head` is where writing goes on.
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        options: WalOptions,
+        spares: Vec<Spare>,
+        spare_next: u64,
+        files: u64,
+        head: Position,
+    ) -> Self {
+        let state = SpaceState {
+            standby: None,
+            files: files + spares.len() as u64,
+            spares,
+            filling: false,
+            sequence_next: head.sequence() + 1,
+            spare_next,
+            head,
+            opening_bytes: 0,
+            reserved: 0,
+            record_bytes_largest: RECORD_HEADER_BYTES as u64,
+            error: None,
+            recycle: false,
+            closing: false,
+            stopped: false,
+        };
+        Self {
+            disk,
+            options,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            ready: Condvar::new(),
+        }
+    }
+
+    /// Sets `bytes` of payload aside, and returns what to give back.
+    pub(super) fn reserve(&self, bytes: u64, oldest: u64) -> Result<u64, WalError> {
+        let bytes_max = self.options.entry_bytes_max();
+        if bytes > bytes_max {
+            return Err(WalError::TooLarge { bytes, bytes_max });
+        }
+        let cost = record_bytes(bytes);
+        let mut state = self.state.lock();
+        state.record_bytes_largest = state.record_bytes_largest.max(cost);
+        while state.reserved + cost > self.free(&state) {
+            if state.files >= self.files_max() {
+                state.recycle = true;
+                self.work.notify_one();
+                return Err(self.full(&state, oldest));
+            }
+            // The thread that prepares files is behind; allocating one takes about a millisecond.
+            if let Err(error) = self.make_spare(&mut state) {
+                let reason = state.error.insert(error.to_string().into()).clone();
+                self.work.notify_one();
+                return Err(WalError::NoSpace {
+                    dir: self.options.dir.clone(),
+                    reason,
+                });
+            }
+        }
+        state.reserved += cost;
+        Ok(cost)
+    }
+
+    pub(super) fn give_back(&self, cost: u64) {
+        self.state.lock().reserved -= cost;
+    }
+
+    fn full(&self, state: &SpaceState, oldest: u64) -> WalError {
+        WalError::Full {
+            bytes: (state.head.sequence() - oldest) * self.options.segment_bytes
+                + state.head.offset(),
+            bytes_max: self.options.bytes_max,
+        }
+    }
+
+    fn files_max(&self) -> u64 {
+        self.options.bytes_max / self.options.segment_bytes
+    }
+
+    /// The room for reserved records in the files that are there.
+    fn free(&self, state: &SpaceState) -> u64 {
+        // Each segment ends with a seal, and with what the first record that did not fit left over.
+        let lost = record_bytes(0) + state.record_bytes_largest;
+        let segment = self.options.segment_bytes;
+        let whole = segment.saturating_sub(SEGMENT_HEADER_BYTES + state.opening_bytes + lost);
+        let ahead = state.spares.len() as u64
+            + u64::from(state.standby.is_some())
+            + u64::from(state.filling);
+        let rest = segment.saturating_sub(state.head.offset() + lost);
+        rest + whole * ahead.saturating_sub(KEPT_BACK)
+    }
+
+    /// Tells what the states at the beginning of a segment will take.
+    pub(super) fn set_opening_bytes(&self, bytes: u64) {
+        self.state.lock().opening_bytes = bytes;
+    }
+
+    /// Tells how far the log was written.
+    pub(super) fn advance(&self, head: Position) {
+        self.state.lock().head = head;
+    }
+
+    /// Takes the next segment. Makes it, if there is none ready; waits, while the disk is full.
+    pub(super) fn take_standby(&self, opening_bytes: u64) -> Result<Arc<Segment>, WalError> {
+        let mut state = self.state.lock();
+        state.opening_bytes = opening_bytes;
+        loop {
+            // Beyond `bytes_max` if need be: the purge that makes room needs room itself.
+            let prepared = self.prepare_standby(&mut state);
+            if let Some(segment) = state.standby.take() {
+                state.recycle = true;
+                self.work.notify_one();
+                return Ok(segment);
+            }
+            match prepared {
+                Err(error) if !is_full(&error) => {
+                    return Err(WalError::failed(
+                        "make a segment in",
+                        &self.options.dir,
+                        &error,
+                    ));
+                }
+                _ if state.closing => return Err(WalError::Closed),
+                Err(error) => {
+                    if state.error.is_none() {
+                        tracing::error!(%error, dir = %self.options.dir.display(),
+                            "writes wait for room for another write-ahead log segment");
+                    }
+                    state.error = Some(error.to_string().into());
+                    self.ready.wait_for(&mut state, RETRY_INTERVAL);
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Runs on the thread that prepares files: does what is to be done, and returns when there is
+    /// something that only the caller can do.
+    pub(super) fn prepare(&self) -> Task {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped {
+                return Task::Stop;
+            }
+            if std::mem::take(&mut state.recycle) {
+                return Task::Recycle;
+            }
+            match self.prepare_one(&mut state) {
+                Ok(true) => {
+                    state.error = None;
+                    self.ready.notify_all();
+                }
+                Ok(false) => self.work.wait(&mut state),
+                Err(error) => {
+                    let text: Arc<str> = error.to_string().into();
+                    if state.error.as_ref() != Some(&text) {
+                        tracing::warn!(%error, dir = %self.options.dir.display(),
+                            "cannot prepare a write-ahead log segment; trying again each second");
+                    }
+                    state.error = Some(text);
+                    self.work.wait_for(&mut state, RETRY_INTERVAL);
+                }
+            }
+        }
+    }
+
+    /// One step of preparation; false if there is nothing to do.
+    fn prepare_one(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<bool> {
+        let room = state.files < self.files_max();
+        if state.standby.is_none() && (room || !state.spares.is_empty()) {
+            self.prepare_standby(state)?;
+            return Ok(true);
+        }
+        if 1 + state.spares.len() < AHEAD && room {
+            self.make_spare(state)?;
+            return Ok(true);
+        }
+        self.fill_one(state)
+    }
+
+    fn prepare_standby(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<()> {
+        while state.standby.is_none() && state.spares.is_empty() && state.filling {
+            self.ready.wait(state);
+        }
+        if state.standby.is_some() {
+            return Ok(());
+        }
+        if state.spares.is_empty() {
+            self.make_spare(state)?;
+        }
+        // The one that was used last: its pages are the likeliest to be still in memory.
+        let Some(spare) = state.spares.pop() else {
+            return Ok(());
+        };
+        match make_segment(&*self.disk, &self.options, &spare, state.sequence_next) {
+            Ok(segment) => {
+                state.sequence_next += 1;
+                state.standby = Some(Arc::new(segment));
+                Ok(())
+            }
+            Err(error) => {
+                if is_full(&error) {
+                    state.spares.push(spare);
+                } else {
+                    // After a failed sync the file may hold anything: it is not tried again.
+                    drop(self.disk.remove_file(&spare.path));
+                    state.files -= 1;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn make_spare(&self, state: &mut SpaceState) -> io::Result<()> {
+        let spare = create_spare(&*self.disk, &self.options, state.spare_next)?;
+        state.spare_next += 1;
+        state.files += 1;
+        // In front: those that are filled are used first.
+        state.spares.insert(0, spare);
+        Ok(())
+    }
+
+    /// Fills a piece of a spare.
+    fn fill_one(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<bool> {
+        let len = self.options.segment_bytes;
+        let Some(at) = state.spares.iter().rposition(|spare| spare.filled < len) else {
+            return Ok(false);
+        };
+        let mut spare = state.spares.remove(at);
+        state.filling = true;
+        let result = MutexGuard::unlocked(state, || {
+            let count = FILL_BYTES.min(len - spare.filled);
+            spare
+                .file
+                .write_all_at(&vec![0; count as usize], spare.filled)?;
+            spare.filled += count;
+            if spare.filled == len {
+                spare.file.sync_data()?;
+            }
+            Ok(true)
+        });
+        if result.is_err() {
+            // Filling is a matter of speed; what is wrong with the disk shows elsewhere.
+            spare.filled = len;
+        }
+        state.filling = false;
+        let at = at.min(state.spares.len());
+        state.spares.insert(at, spare);
+        self.ready.notify_all();
+        result
+    }
+
+    /// Asks the preparing thread to look for segments that are no longer needed.
+    pub(super) fn request_recycling(&self) {
+        self.state.lock().recycle = true;
+        self.work.notify_one();
+    }
+
+    /// Makes segments that are no longer needed, oldest first, into spares.
+    pub(super) fn recycle(&self, segments: &[Arc<Segment>]) -> io::Result<()> {
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let first_number = {
+            let mut state = self.state.lock();
+            let first = state.spare_next;
+            state.spare_next += segments.len() as u64;
+            first
+        };
+        let mut spares = Vec::new();
+        for (number, segment) in (first_number..).zip(segments) {
+            let surplus = self.state.lock().files - spares.len() as u64 > self.files_max();
+            if segment.len != self.options.segment_bytes || surplus {
+                self.disk.remove_file(&segment.path)?;
+                self.state.lock().files -= 1;
+                continue;
+            }
+            let path = spare_path(&self.options.dir, number);
+            self.disk.rename(&segment.path, &path)?;
+            spares.push(Spare {
+                path,
+                file: Arc::clone(&segment.file),
+                filled: segment.len,
+            });
+        }
+        // Before a spare's header is overwritten, its old name must be gone for good.
+        self.disk.sync_dir(&self.options.dir)?;
+        self.state.lock().spares.append(&mut spares);
+        self.ready.notify_all();
+        Ok(())
+    }
+
+    /// Tells a writer not to wait for room any longer.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.ready.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.work.notify_all();
+        self.ready.notify_all();
+    }
+}
+
+/// Whether the disk may take the same write later.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Creates a file of a segment's size.
+pub(super) fn create_spare(
+    disk: &dyn Disk,
+    options: &WalOptions,
+    number: u64,
+) -> io::Result<Spare> {
+    let path = spare_path(&options.dir, number);
+    let file = disk.create(&path)?;
+    if let Err(error) = file.allocate(options.segment_bytes) {
+        // Gives back what it could allocate.
+        drop(disk.remove_file(&path));
+        return Err(error);
+    }
+    Ok(Spare {
+        path,
+        file,
+        filled: 0,
+    })
+}
+
+/// Makes a spare into a segment: header, sync, name. Whoever sees the name sees a whole header.
+pub(super) fn make_segment(
+    disk: &dyn Disk,
+    options: &WalOptions,
+    spare: &Spare,
+    sequence: u64,
+) -> io::Result<Segment> {
+    let header = SegmentHeader {
+        sequence,
+        tag: rand::random(),
+        len: options.segment_bytes,
+    };
+    spare.file.write_all_at(&header.to_bytes(), 0)?;
+    spare.file.sync_data()?;
+    let path = segment_path(&options.dir, sequence);
+    disk.rename(&spare.path, &path)?;
+    disk.sync_dir(&options.dir)?;
+    Ok(Segment::new(header, path, Arc::clone(&spare.file)))
+}
