@@ -1,0 +1,308 @@
+//! Profiles: where a user keeps what it takes to reach a cluster.
+//!
+//! A profile is one TOML file (see [`Profile`]). Named profiles lie in the user's
+//! configuration directory, `~/.config/flumen/profiles/NAME.toml` on Linux
+//! (`$XDG_CONFIG_HOME` is honoured), and the file `default` beside that directory holds the
+//! name of the one that is used when nothing else is said. The `flumen` command uses the
+//! same functions.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use flumen_protocol::profile::Profile;
+use flumen_protocol::topic::{InvalidName, Name};
+
+/// The environment variable that names a profile or its file.
+pub const PROFILE_VARIABLE: &str = "FLUMEN_PROFILE";
+
+/// Why a profile cannot be used. Messages name the file and say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// Nothing says which profile to use.
+    #[error(
+        "no profile is chosen: {} does not exist; `flumen dev` starts a broker and makes a default profile, \
+         `flumen profile use NAME` chooses one, {PROFILE_VARIABLE}=NAME|FILE names one for a single command",
+        path.display()
+    )]
+    NoDefault {
+        /// The file that would hold the name of the default profile.
+        path: PathBuf,
+    },
+    /// The profile's file does not exist.
+    #[error(
+        "profile {} does not exist; `flumen dev` makes one, `flumen profile list` shows those that are there",
+        path.display()
+    )]
+    NotFound {
+        /// The file that was looked for.
+        path: PathBuf,
+    },
+    /// The profile's file is there but cannot be read.
+    #[error("profile {} cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The profile's file is not of the form.
+    #[error("profile {} is not valid: {text}; `flumen dev` writes a valid one", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        text: String,
+    },
+    /// A profile cannot have this name.
+    #[error("profile cannot be named so: {0}")]
+    Name(#[from] InvalidName),
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The user has no home directory to look in.
+    #[error("no configuration directory: set HOME or XDG_CONFIG_HOME, or name a profile's file")]
+    NoDirectory,
+}
+
+/// Loads the profile to use: `wanted` if given, else what [`PROFILE_VARIABLE`] says, else
+/// the default profile. Either may be the name of a profile or the path of a file; a text
+/// with a `/` or that ends in `.toml` is a path.
+pub fn load(wanted: Option<&str>) -> Result<Profile, ProfileError> {
+    let from_environment = env::var(PROFILE_VARIABLE).ok().filter(|v| !v.is_empty());
+    match wanted.or(from_environment.as_deref()) {
+        Some(wanted) if is_path(wanted) => read(Path::new(wanted)),
+        Some(name) => Profiles::of_user()?.load(name),
+        None => Profiles::of_user()?.load_default(),
+    }
+}
+
+/// Loading, as methods on [`Profile`] itself.
+pub trait LoadProfile: Sized {
+    /// Loads the profile to use, as [`load`] does.
+    fn load(wanted: Option<&str>) -> Result<Self, ProfileError>;
+}
+
+impl LoadProfile for Profile {
+    fn load(wanted: Option<&str>) -> Result<Self, ProfileError> {
+        load(wanted)
+    }
+}
+
+/// Reads one profile's file.
+pub fn read(path: &Path) -> Result<Profile, ProfileError> {
+    let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ProfileError::NotFound {
+            path: path.to_owned(),
+        },
+        _ => ProfileError::Read {
+            path: path.to_owned(),
+            source,
+        },
+    })?;
+    toml::from_str(&text).map_err(|error| ProfileError::Invalid {
+        path: path.to_owned(),
+        text: error.to_string().trim_end().to_owned(),
+    })
+}
+
+/// The profiles in one directory.
+#[derive(Clone, Debug)]
+pub struct Profiles {
+    directory: PathBuf,
+}
+
+impl Profiles {
+    /// The profiles of the user who runs this.
+    pub fn of_user() -> Result<Self, ProfileError> {
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let config = match (set("XDG_CONFIG_HOME"), set("HOME"), set("APPDATA")) {
+            (Some(config), _, _) => PathBuf::from(config),
+            (None, Some(home), _) => PathBuf::from(home).join(".config"),
+            (None, None, Some(roaming)) => PathBuf::from(roaming),
+            (None, None, None) => return Err(ProfileError::NoDirectory),
+        };
+        Ok(Self::in_directory(config.join("flumen")))
+    }
+
+    /// The profiles in `directory`, which need not exist yet.
+    pub fn in_directory(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+        }
+    }
+
+    /// Loads the profile of that name.
+    pub fn load(&self, name: &str) -> Result<Profile, ProfileError> {
+        read(&self.path(&Name::new(name)?))
+    }
+
+    /// Loads the default profile.
+    pub fn load_default(&self) -> Result<Profile, ProfileError> {
+        match self.default_name()? {
+            Some(name) => self.load(&name),
+            None => Err(ProfileError::NoDefault {
+                path: self.default_path(),
+            }),
+        }
+    }
+
+    /// The name of the default profile, if one is chosen.
+    pub fn default_name(&self) -> Result<Option<String>, ProfileError> {
+        let path = self.default_path();
+        match fs::read_to_string(&path) {
+            Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| !name.is_empty())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ProfileError::Read { path, source }),
+        }
+    }
+
+    /// The names of all profiles, in order.
+    pub fn list(&self) -> Result<Vec<String>, ProfileError> {
+        let path = self.directory.join("profiles");
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(ProfileError::Read { path, source }),
+        };
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| {
+                let file_name = entry.ok()?.file_name();
+                let name = file_name.to_str()?.strip_suffix(".toml")?;
+                Name::new(name).ok().map(String::from)
+            })
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Makes the profile of that name the default; it must exist.
+    pub fn make_default(&self, name: &str) -> Result<(), ProfileError> {
+        self.load(name)?;
+        write_secret(&self.default_path(), &format!("{name}\n"))
+    }
+
+    /// Saves a profile under a name, for its owner's eyes only (mode 0600), in one step:
+    /// a reader sees the old file or the new one. Returns the file.
+    pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
+        let path = self.path(&Name::new(name)?);
+        let text = toml::to_string(profile).map_err(|error| ProfileError::Invalid {
+            path: path.clone(),
+            text: error.to_string(),
+        })?;
+        write_secret(&path, &text)?;
+        Ok(path)
+    }
+
+    /// The file of the profile of that name.
+    fn path(&self, name: &Name) -> PathBuf {
+        self.directory.join("profiles").join(format!("{name}.toml"))
+    }
+
+    fn default_path(&self) -> PathBuf {
+        self.directory.join("default")
+    }
+}
+
+fn is_path(text: &str) -> bool {
+    text.contains(std::path::is_separator)
+        || Path::new(text)
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<(), ProfileError> {
+    let failed = |source| ProfileError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    let unique = format!("tmp{}-{:x}", std::process::id(), rand::random::<u32>());
+    let temporary = path.with_extension(unique);
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let written = options
+        .open(&temporary)
+        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+        .and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| {
+        // The first error is the one that counts.
+        let _ = fs::remove_file(&temporary);
+        failed(source)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Profile {
+        Profile {
+            brokers: vec!["localhost:4650".to_owned()],
+            ca: "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n".to_owned(),
+            token: Some("secret".to_owned()),
+            ..Profile::default()
+        }
+    }
+
+    #[test]
+    fn a_saved_profile_loads_equal_and_can_be_made_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        assert_eq!(profiles.list().unwrap(), Vec::<String>::new());
+        profiles.save("staging", &sample()).unwrap();
+        profiles.save("dev", &sample()).unwrap();
+        profiles.make_default("dev").unwrap();
+        assert_eq!(profiles.list().unwrap(), ["dev", "staging"]);
+        assert_eq!(profiles.default_name().unwrap().as_deref(), Some("dev"));
+        assert_eq!(profiles.load_default().unwrap(), sample());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_profile_is_readable_by_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = Profiles::in_directory(directory.path())
+            .save("dev", &sample())
+            .unwrap();
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        let text = profiles.load_default().unwrap_err().to_string();
+        assert!(text.contains("default") && text.contains("flumen dev"), "{text}");
+        let text = profiles.load("absent").unwrap_err().to_string();
+        assert!(text.contains("absent.toml") && text.contains("flumen dev"), "{text}");
+        let path = profiles.save("odd", &sample()).unwrap();
+        fs::write(&path, "brokers = 3").unwrap();
+        let text = profiles.load("odd").unwrap_err().to_string();
+        assert!(text.contains("odd.toml") && text.contains("brokers"), "{text}");
+        assert!(profiles.load("../escape").is_err());
+        assert!(profiles.make_default("absent").is_err());
+    }
+
+    #[test]
+    fn what_looks_like_a_path_is_one() {
+        assert!(is_path("./client.toml") && is_path("client.toml") && is_path("/a/b"));
+        assert!(!is_path("dev"));
+    }
+}
