@@ -1,6 +1,6 @@
 //! Profiles: where a user keeps what it takes to reach a cluster.
 //!
-//! A profile is one TOML file (see [`Profile`]). Named profiles lie in the user's
+//! A profile is one TOML file (see [`Contents`]). Named profiles lie in the user's
 //! configuration directory, `~/.config/flumen/profiles/NAME.toml` on Linux
 //! (`$XDG_CONFIG_HOME` is honoured), and the file `default` beside that directory holds the
 //! name of the one that is used when nothing else is said. The `flumen` command uses the
@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use flumen_protocol::profile::Profile;
+pub use flumen_protocol::profile::Profile as Contents;
 use flumen_protocol::topic::{InvalidName, Name};
 
 /// The environment variable that names a profile or its file.
@@ -72,45 +72,68 @@ pub enum ProfileError {
     NoDirectory,
 }
 
-/// Loads the profile to use: `wanted` if given, else what [`PROFILE_VARIABLE`] says, else
-/// the default profile. Either may be the name of a profile or the path of a file; a text
-/// with a `/` or that ends in `.toml` is a path.
-pub fn load(wanted: Option<&str>) -> Result<Profile, ProfileError> {
-    let from_environment = env::var(PROFILE_VARIABLE).ok().filter(|v| !v.is_empty());
-    match wanted.or(from_environment.as_deref()) {
-        Some(wanted) if is_path(wanted) => read(Path::new(wanted)),
-        Some(name) => Profiles::of_user()?.load(name),
-        None => Profiles::of_user()?.load_default(),
+/// What it takes to reach a cluster: addresses, authority and credential, as one TOML file.
+///
+/// Every broker writes such a file, `client.toml`, into its data directory.
+///
+/// ```no_run
+/// use flumen_client::Profile;
+///
+/// let default = Profile::load(None)?;
+/// let named = Profile::load(Some("staging"))?;
+/// let from_file = Profile::load(Some("/var/lib/flumen/client.toml"))?;
+/// # Ok::<(), flumen_client::ProfileError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile(Contents);
+
+impl Profile {
+    /// Loads the profile to use: `wanted` if given, else what [`PROFILE_VARIABLE`] says, else
+    /// the default profile. Either may be the name of a profile or the path of a file; a text
+    /// with a `/` or that ends in `.toml` is a path.
+    pub fn load(wanted: Option<&str>) -> Result<Self, ProfileError> {
+        let from_environment = env::var(PROFILE_VARIABLE).ok().filter(|v| !v.is_empty());
+        match wanted.or(from_environment.as_deref()) {
+            Some(wanted) if is_path(wanted) => Self::read(Path::new(wanted)),
+            Some(name) => Profiles::of_user()?.load(name),
+            None => Profiles::of_user()?.load_default(),
+        }
+    }
+
+    /// Reads one profile's file.
+    pub fn read(path: &Path) -> Result<Self, ProfileError> {
+        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ProfileError::NotFound {
+                path: path.to_owned(),
+            },
+            _ => ProfileError::Read {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        let contents = toml::from_str(&text).map_err(|error| ProfileError::Invalid {
+            path: path.to_owned(),
+            text: error.to_string().trim_end().to_owned(),
+        })?;
+        Ok(Self(contents))
+    }
+
+    /// What the file says.
+    pub fn contents(&self) -> &Contents {
+        &self.0
     }
 }
 
-/// Loading, as methods on [`Profile`] itself.
-pub trait LoadProfile: Sized {
-    /// Loads the profile to use, as [`load`] does.
-    fn load(wanted: Option<&str>) -> Result<Self, ProfileError>;
-}
-
-impl LoadProfile for Profile {
-    fn load(wanted: Option<&str>) -> Result<Self, ProfileError> {
-        load(wanted)
+impl From<Contents> for Profile {
+    fn from(contents: Contents) -> Self {
+        Self(contents)
     }
 }
 
-/// Reads one profile's file.
-pub fn read(path: &Path) -> Result<Profile, ProfileError> {
-    let text = fs::read_to_string(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => ProfileError::NotFound {
-            path: path.to_owned(),
-        },
-        _ => ProfileError::Read {
-            path: path.to_owned(),
-            source,
-        },
-    })?;
-    toml::from_str(&text).map_err(|error| ProfileError::Invalid {
-        path: path.to_owned(),
-        text: error.to_string().trim_end().to_owned(),
-    })
+impl From<Profile> for Contents {
+    fn from(profile: Profile) -> Self {
+        profile.0
+    }
 }
 
 /// The profiles in one directory.
@@ -141,7 +164,7 @@ impl Profiles {
 
     /// Loads the profile of that name.
     pub fn load(&self, name: &str) -> Result<Profile, ProfileError> {
-        read(&self.path(&Name::new(name)?))
+        Profile::read(&self.path(&Name::new(name)?))
     }
 
     /// Loads the default profile.
@@ -193,7 +216,7 @@ impl Profiles {
     /// a reader sees the old file or the new one. Returns the file.
     pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
         let path = self.path(&Name::new(name)?);
-        let text = toml::to_string(profile).map_err(|error| ProfileError::Invalid {
+        let text = toml::to_string(&profile.0).map_err(|error| ProfileError::Invalid {
             path: path.clone(),
             text: error.to_string(),
         })?;
@@ -251,12 +274,12 @@ mod tests {
     use super::*;
 
     fn sample() -> Profile {
-        Profile {
+        Profile(Contents {
             brokers: vec!["localhost:4650".to_owned()],
             ca: "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n".to_owned(),
             token: Some("secret".to_owned()),
-            ..Profile::default()
-        }
+            ..Contents::default()
+        })
     }
 
     #[test]

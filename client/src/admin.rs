@@ -1,0 +1,166 @@
+//! Topics, plugins and the state of the cluster.
+
+use bytes::Bytes;
+use flumen_protocol::{
+    ids::Offset,
+    message::{BrokerStatus, PluginDescription, Request, Response, TopicDescription, TopicSummary},
+    plugin::{BindingConfig, PluginInfo},
+    topic::{Name, TopicChanges, TopicConfig},
+};
+
+use crate::{client::Client, request::RequestError};
+
+/// Why an administrative call failed, or why its outcome is not known.
+pub type AdminError = RequestError;
+
+/// Administrative calls. Each has the client's request time-out; reading calls are repeated
+/// when an answer is lost, changing ones are not.
+///
+/// ```no_run
+/// use flumen_client::{Client, TopicConfig};
+///
+/// # async fn run(client: Client) -> Result<(), flumen_client::AdminError> {
+/// let config = TopicConfig { partitions: 4, ..TopicConfig::default() };
+/// client.admin().create_topic("orders", config).await?;
+/// for topic in client.admin().list_topics().await? {
+///     println!("{}: {} partitions", topic.name, topic.config.partitions);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+}
+
+/// Sends a request and takes the one reply that fits it.
+macro_rules! call {
+    ($self:ident, $repeatable:expr, $payload:expr, $request:expr, $pattern:pat => $value:expr) => {{
+        let request = $request;
+        let what = request.name();
+        match $self.client.request(request, $payload, $repeatable).await? {
+            $pattern => Ok($value),
+            _ => Err(RequestError::UnexpectedReply { what }),
+        }
+    }};
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Makes a topic.
+    pub async fn create_topic(&self, name: &str, config: TopicConfig) -> Result<(), AdminError> {
+        config.validate()?;
+        let name = Name::new(name)?;
+        let request = Request::CreateTopic { name, config };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Changes a topic's settings.
+    pub async fn alter_topic(&self, name: &str, changes: TopicChanges) -> Result<(), AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::AlterTopic { name, changes };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Removes a topic with all of its records.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::DeleteTopic { name };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// All topics.
+    pub async fn list_topics(&self) -> Result<Vec<TopicSummary>, AdminError> {
+        let request = Request::ListTopics;
+        call!(self, true, None, request, Response::Topics(topics) => topics)
+    }
+
+    /// One topic, with its partitions and the plugins bound to it.
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::DescribeTopic { name };
+        call!(self, true, None, request, Response::Topic(topic) => topic)
+    }
+
+    /// The offset of the first record at or after `time_ms` (milliseconds since the epoch) in
+    /// each partition, by index; the end of the partition where there is none.
+    pub async fn offsets_for_time(
+        &self,
+        topic: &str,
+        time_ms: i64,
+    ) -> Result<Vec<Offset>, AdminError> {
+        let topic = Name::new(topic)?;
+        let request = Request::OffsetsForTime { topic, time_ms };
+        call!(self, true, None, request, Response::Offsets(offsets) => offsets)
+    }
+
+    /// Adds a plugin: the bytes of a WebAssembly component. Without a `version` the broker
+    /// gives it one.
+    pub async fn deploy_plugin(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        component: impl Into<Bytes>,
+    ) -> Result<PluginDescription, AdminError> {
+        let name = Name::new(name)?;
+        let version = version.map(str::to_owned);
+        let request = Request::DeployPlugin { name, version };
+        call!(self, false, Some(component.into()), request, Response::Plugin(plugin) => plugin)
+    }
+
+    /// Replaces a plugin's bytes, also where it is bound; no batch is lost or passed
+    /// unfiltered meanwhile.
+    pub async fn upgrade_plugin(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        component: impl Into<Bytes>,
+    ) -> Result<PluginDescription, AdminError> {
+        let name = Name::new(name)?;
+        let version = version.map(str::to_owned);
+        let request = Request::UpgradePlugin { name, version };
+        call!(self, false, Some(component.into()), request, Response::Plugin(plugin) => plugin)
+    }
+
+    /// All plugins.
+    pub async fn list_plugins(&self) -> Result<Vec<PluginInfo>, AdminError> {
+        let request = Request::ListPlugins;
+        call!(self, true, None, request, Response::Plugins(plugins) => plugins)
+    }
+
+    /// One plugin, and where it is bound.
+    pub async fn describe_plugin(&self, name: &str) -> Result<PluginDescription, AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::DescribePlugin { name };
+        call!(self, true, None, request, Response::Plugin(plugin) => plugin)
+    }
+
+    /// Removes a plugin that is bound to no topic.
+    pub async fn remove_plugin(&self, name: &str) -> Result<(), AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::RemovePlugin { name };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Attaches a plugin to a topic, after those that are bound already.
+    pub async fn bind(&self, topic: &str, binding: BindingConfig) -> Result<(), AdminError> {
+        let topic = Name::new(topic)?;
+        let request = Request::Bind { topic, binding };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Detaches a plugin from a topic.
+    pub async fn unbind(&self, topic: &str, plugin: &str) -> Result<(), AdminError> {
+        let topic = Name::new(topic)?;
+        let plugin = Name::new(plugin)?;
+        let request = Request::Unbind { topic, plugin };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// The state of the broker that the client is connected to.
+    pub async fn status(&self) -> Result<BrokerStatus, AdminError> {
+        call!(self, true, None, Request::Status, Response::Status(status) => status)
+    }
+}

@@ -1,0 +1,46 @@
+//! Time-outs and other settings of a client, with their defaults.
+
+use std::time::Duration;
+
+use crate::connection::backoff::BackoffOptions;
+
+/// How long a connection may take, TLS and authentication included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a request may take, connecting and repeating included.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The wait after the first failed attempt to connect; it doubles with each further one, and
+/// a random part of up to a half is taken off.
+pub const RECONNECT_DELAY: Duration = Duration::from_millis(20);
+
+/// The longest wait between two attempts to connect.
+pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// How often producers and consumers look for new partitions of their topics.
+pub const METADATA_REFRESH: Duration = Duration::from_secs(30);
+
+/// Streams that a broker may open to a client: none yet.
+pub(crate) const STREAMS_FROM_BROKER_MAX: u32 = 0;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientConfig {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) reconnect: BackoffOptions,
+    pub(crate) metadata_refresh: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: CONNECT_TIMEOUT,
+            request_timeout: REQUEST_TIMEOUT,
+            reconnect: BackoffOptions {
+                first: RECONNECT_DELAY,
+                max: RECONNECT_DELAY_MAX,
+            },
+            metadata_refresh: METADATA_REFRESH,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Connections to brokers: one each, made when needed and made again when lost.
+
+pub(crate) mod backoff;
+pub(crate) mod control;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::{error::WireError, message::Request};
+use flumen_transport::{
+    endpoint,
+    quinn::{self, Connection, Endpoint},
+};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use self::backoff::Backoff;
+use crate::config::ClientConfig;
+
+/// Why a broker cannot be reached.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// No broker is named.
+    #[error("no broker to connect to: the profile names none")]
+    NoBrokers,
+    /// Certificates or keys cannot be used.
+    #[error("cannot set up TLS: {text}")]
+    Tls {
+        /// Why.
+        text: String,
+    },
+    /// The address is not `host:port`, or its host is not known.
+    #[error("cannot find the address of broker {address}: {text}; addresses are written host:port")]
+    Address {
+        /// The address.
+        address: String,
+        /// Why.
+        text: String,
+    },
+    /// Nobody answers there, or not as a broker would.
+    #[error("cannot connect to broker {address}: {text}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// Why.
+        text: String,
+    },
+    /// Nothing was heard in time.
+    #[error("broker {address} did not answer within {after:?}: is it running, and is UDP let through?")]
+    TimedOut {
+        /// The address.
+        address: String,
+        /// The connect time-out.
+        after: Duration,
+    },
+    /// The broker does not accept the credential.
+    #[error("broker {address} refuses the credential: {text}")]
+    Unauthenticated {
+        /// The address.
+        address: String,
+        /// The broker's words.
+        text: String,
+    },
+}
+
+/// What every connection of a client shares.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    pub(crate) config: ClientConfig,
+    pub(crate) tls: quinn::ClientConfig,
+    pub(crate) token: Option<String>,
+    /// One socket for each family of addresses, made when it is first needed.
+    pub(crate) endpoints: Mutex<[Option<Endpoint>; 2]>,
+}
+
+/// A broker, by address, and the connection to it.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    address: String,
+    dialer: Arc<Dialer>,
+    current: Mutex<Option<Connection>>,
+    /// Held while connecting, so that many who need the broker make one connection.
+    connecting: tokio::sync::Mutex<Retry>,
+}
+
+#[derive(Debug)]
+struct Retry {
+    backoff: Backoff,
+    /// Nobody tries again before this.
+    not_before: Option<Instant>,
+}
+
+impl Broker {
+    pub(crate) fn new(address: String, dialer: Arc<Dialer>) -> Self {
+        let backoff = Backoff::new(dialer.config.reconnect, rand::random());
+        Self {
+            address,
+            dialer,
+            current: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(Retry {
+                backoff,
+                not_before: None,
+            }),
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The connection, if there is one and it is not known to be dead.
+    pub(crate) fn live(&self) -> Option<Connection> {
+        let current = self.current.lock();
+        let alive = |connection: &&Connection| connection.close_reason().is_none();
+        current.as_ref().filter(alive).cloned()
+    }
+
+    /// The connection, made now if there is none. After failures an attempt waits for its
+    /// turn first; a call makes one attempt.
+    pub(crate) async fn connection(&self) -> Result<Connection, ConnectError> {
+        if let Some(connection) = self.live() {
+            return Ok(connection);
+        }
+        let mut retry = self.connecting.lock().await;
+        if let Some(connection) = self.live() {
+            return Ok(connection);
+        }
+        if let Some(not_before) = retry.not_before {
+            tokio::time::sleep_until(not_before.into()).await;
+        }
+        match self.connect().await {
+            Ok(connection) => {
+                retry.backoff.reset();
+                // A broker that accepts and at once closes is not asked without pause.
+                retry.not_before = Some(Instant::now() + self.dialer.config.reconnect.first);
+                *self.current.lock() = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(error) => {
+                retry.not_before = Some(Instant::now() + retry.backoff.next_delay());
+                tracing::debug!(broker = self.address, %error, "cannot connect");
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, ConnectError> {
+        let after = self.dialer.config.connect_timeout;
+        match timeout(after, self.connect_and_authenticate()).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::TimedOut {
+                address: self.address.clone(),
+                after,
+            }),
+        }
+    }
+
+    async fn connect_and_authenticate(&self) -> Result<Connection, ConnectError> {
+        let connection = self.dial().await?;
+        if let Some(token) = self.dialer.token.clone() {
+            let request = Request::Authenticate { token };
+            let reply = control::exchange(&connection, request, None).await;
+            match reply {
+                Ok(Ok(_)) => {}
+                Ok(Err(WireError { text, .. })) => {
+                    return Err(ConnectError::Unauthenticated {
+                        address: self.address.clone(),
+                        text,
+                    });
+                }
+                Err(broken) => return Err(self.unreachable(broken)),
+            }
+        }
+        tracing::debug!(broker = self.address, "connected");
+        Ok(connection)
+    }
+
+    async fn dial(&self) -> Result<Connection, ConnectError> {
+        let host = self.host()?;
+        let addresses: Vec<_> = tokio::net::lookup_host(&self.address)
+            .await
+            .map_err(|error| self.bad_address(error))?
+            .collect();
+        let mut last = self.bad_address("it has no address");
+        for address in addresses {
+            let connecting = self
+                .endpoint_for(address)
+                .map_err(|error| self.unreachable(error))?
+                .connect_with(self.dialer.tls.clone(), address, host)
+                .map_err(|error| self.unreachable(error))?;
+            match connecting.await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = self.unreachable(explain(&error)),
+            }
+        }
+        Err(last)
+    }
+
+    fn host(&self) -> Result<&str, ConnectError> {
+        match self.address.rsplit_once(':') {
+            Some((host, _)) if !host.is_empty() => {
+                Ok(host.trim_start_matches('[').trim_end_matches(']'))
+            }
+            _ => Err(self.bad_address("it has no port")),
+        }
+    }
+
+    fn endpoint_for(&self, peer: SocketAddr) -> io::Result<Endpoint> {
+        let mut endpoints = self.dialer.endpoints.lock();
+        let slot = &mut endpoints[usize::from(peer.is_ipv6())];
+        match slot {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Ok(slot.insert(endpoint::client(peer)?).clone()),
+        }
+    }
+
+    fn unreachable(&self, error: impl ToString) -> ConnectError {
+        ConnectError::Unreachable {
+            address: self.address.clone(),
+            text: error.to_string(),
+        }
+    }
+
+    fn bad_address(&self, error: impl ToString) -> ConnectError {
+        ConnectError::Address {
+            address: self.address.clone(),
+            text: error.to_string(),
+        }
+    }
+}
+
+/// TLS alert 120: no application protocol in common.
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+fn explain(error: &quinn::ConnectionError) -> String {
+    let alert = quinn::TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
+    match error {
+        quinn::ConnectionError::TransportError(e) if e.code == alert => {
+            "it speaks another version of the protocol; use a client of its version".to_owned()
+        }
+        quinn::ConnectionError::ConnectionClosed(e) if e.error_code == alert => {
+            "it speaks another version of the protocol; use a client of its version".to_owned()
+        }
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,223 @@
+//! Settings of a consumer.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use flumen_protocol::{
+    message::{StartAt, TopicMetadata},
+    topic::{Name, TopicName},
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::{
+    Consumer,
+    batch::{ReadValue, Reading, read_optional_value, read_value},
+    error::ConsumeError,
+    fetch::{Buffer, EVENTS_MAX, Event, Fetch},
+    position::Progress,
+};
+use crate::{client::Client, payload::Format, request::RequestError};
+
+/// Bytes of batches that may wait for the consumer, in memory and checked, besides those
+/// that QUIC's flow control lets through.
+pub const BUFFER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Says what a [`Consumer`] reads, and from where.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build` is awaited"]
+pub struct ConsumerBuilder<T> {
+    client: Client,
+    topic: String,
+    start: StartAt,
+    /// Partitions with a start of their own; if not empty, only these are read.
+    chosen: Vec<(u32, StartAt)>,
+    format: Format,
+    content_type: String,
+    checks_type: bool,
+    read_value: ReadValue<T>,
+    stops_at_end: bool,
+    buffer_bytes: usize,
+}
+
+impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
+    pub(crate) fn new(client: Client, topic: String) -> Self {
+        let format = Format::of::<T>();
+        Self {
+            client,
+            topic,
+            start: StartAt::Beginning,
+            chosen: Vec::new(),
+            format,
+            content_type: format.content_type::<T>(),
+            checks_type: true,
+            read_value: read_value::<T>,
+            stops_at_end: false,
+            buffer_bytes: BUFFER_BYTES,
+        }
+    }
+
+    /// Reads values as JSON: what was sent as JSON of the same type or of none, and bytes
+    /// that nobody described, such as the lines that `flumen produce` sends.
+    pub fn json(mut self) -> Self {
+        self.format = Format::Json;
+        self.content_type = self.format.content_type::<T>();
+        self
+    }
+
+    /// Hands out records without a value, too, as `None`: the tombstones of compacted
+    /// topics. A consumer without this passes them over.
+    pub fn with_tombstones(self) -> ConsumerBuilder<Option<T>> {
+        ConsumerBuilder {
+            client: self.client,
+            topic: self.topic,
+            start: self.start,
+            chosen: self.chosen,
+            format: self.format,
+            content_type: self.content_type,
+            checks_type: self.checks_type,
+            read_value: read_optional_value::<T>,
+            stops_at_end: self.stops_at_end,
+            buffer_bytes: self.buffer_bytes,
+        }
+    }
+}
+
+impl<T> ConsumerBuilder<T> {
+    /// Sets where to start in every partition. Default: [`StartAt::Beginning`].
+    ///
+    /// With [`StartAt::End`], everything that is produced after `build` has returned is
+    /// received.
+    pub fn from(mut self, start: StartAt) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Reads this partition, and none but those that are named. Without any, all partitions
+    /// are read, also those that the topic gets later: they are noticed within the client's
+    /// [`metadata_refresh`](crate::ClientBuilder::metadata_refresh) and read from their
+    /// beginning.
+    pub fn partition(self, partition: u32, start: StartAt) -> Self {
+        self.partitions([(partition, start)])
+    }
+
+    /// As [`ConsumerBuilder::partition`], for several, such as those that
+    /// [`Consumer::positions`] returned.
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = (u32, StartAt)>) -> Self {
+        self.chosen.extend(partitions);
+        self
+    }
+
+    /// Stops at the end of each partition as it is when the consumer is built.
+    pub fn until_end(mut self) -> Self {
+        self.stops_at_end = true;
+        self
+    }
+
+    /// Sets the content type that is read; see [`ConsumerBuilder::any_content_type`].
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
+    /// Reads values whatever their content type says. Without this, values of another type
+    /// are an error that names both types.
+    pub fn any_content_type(mut self) -> Self {
+        self.checks_type = false;
+        self
+    }
+
+    /// Sets the bytes of batches that may wait for the consumer. Default: [`BUFFER_BYTES`].
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// Looks the topic up, starts reading, and waits until every partition has started.
+    ///
+    /// # Errors
+    /// When the topic or a partition does not exist, the broker refuses, or it cannot be
+    /// reached within the client's request time-out.
+    pub async fn build(self) -> Result<Consumer<T>, ConsumeError> {
+        let topic = Name::new(self.topic.clone()).map_err(RequestError::from)?;
+        let Some(metadata) = self.client.topic(&topic).await? else {
+            return Err(RequestError::UnknownTopic { topic }.into());
+        };
+        let starts = self.starts(&topic, &metadata)?;
+        let partitions: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let fetch = Fetch {
+            client: self.client.clone(),
+            topic: topic.clone(),
+            events: sender,
+            buffer: Buffer::new(self.buffer_bytes),
+            follows_growth: self.chosen.is_empty(),
+        };
+        tokio::spawn(fetch.run(metadata, starts));
+        let reading = Reading {
+            topic,
+            format: self.format,
+            content_type: self.checks_type.then_some(self.content_type),
+            read_value: self.read_value,
+        };
+        let mut consumer = Consumer {
+            reading: Arc::new(reading),
+            events,
+            early: VecDeque::new(),
+            current: None,
+            progress: Progress::default(),
+            stops_at_end: self.stops_at_end,
+            ended: false,
+        };
+        let after = self.client.config().request_timeout;
+        match tokio::time::timeout(after, consumer.start(partitions)).await {
+            Ok(started) => started.map(|()| consumer),
+            Err(_) => Err(RequestError::TimedOut {
+                what: "consume",
+                after,
+            }
+            .into()),
+        }
+    }
+
+    fn starts(
+        &self,
+        topic: &TopicName,
+        metadata: &TopicMetadata,
+    ) -> Result<Vec<(u32, StartAt)>, RequestError> {
+        let count = metadata.leaders.len() as u32;
+        if self.chosen.is_empty() {
+            return Ok((0..count).map(|partition| (partition, self.start)).collect());
+        }
+        match self.chosen.iter().find(|(partition, _)| *partition >= count) {
+            None => Ok(self.chosen.clone()),
+            Some((partition, _)) => Err(RequestError::Setting {
+                text: format!("topic {topic} has {count} partitions, none is number {partition}"),
+            }),
+        }
+    }
+}
+
+impl<T> Consumer<T> {
+    /// Waits until all of `partitions` have started. What comes meanwhile is kept.
+    async fn start(&mut self, mut partitions: BTreeSet<u32>) -> Result<(), ConsumeError> {
+        let mut early = Vec::new();
+        while !partitions.is_empty() {
+            match self.events.recv().await {
+                Some(Event::Started(starts)) => {
+                    for start in starts {
+                        partitions.remove(&start.partition);
+                        self.progress.started(&start);
+                    }
+                }
+                Some(Event::Failed(error)) => return Err(error),
+                Some(event) => early.push(event),
+                None => break,
+            }
+        }
+        self.early = early.into();
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Why a consumer cannot go on, or had to pass something over.
+
+use std::{sync::Arc, time::Duration};
+
+use flumen_protocol::{
+    batch::BatchError,
+    error::{ErrorCode, WireError},
+    ids::Offset,
+    topic::TopicName,
+};
+
+use crate::{payload::DecodeError, request::RequestError};
+
+/// What a consumer yields in place of messages. Except after [`ConsumeError::Refused`] and
+/// [`ConsumeError::Setup`] the consumer goes on: the next call yields what follows.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumeError {
+    /// The consumer cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] RequestError),
+    /// The broker refused. The consumer ends.
+    #[error("consuming topic {topic} was refused: {text}")]
+    Refused {
+        /// The topic.
+        topic: TopicName,
+        /// The reason, for programs.
+        code: ErrorCode,
+        /// The reason, for people.
+        text: String,
+    },
+    /// A stored batch is damaged; its records are passed over.
+    #[error("a batch at offset {offset} of partition {partition} of topic {topic} is passed over: {source}")]
+    Damaged {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+        /// Where the batch begins, as far as can be told.
+        offset: Offset,
+        /// What is wrong with it.
+        source: BatchError,
+    },
+    /// A batch holds values of another type; its records are passed over.
+    #[error(
+        "records from offset {offset} on of partition {partition} of topic {topic} are passed over: they hold {found:?}, this consumer reads {wanted:?}"
+    )]
+    WrongType {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+        /// The first offset that is passed over.
+        offset: Offset,
+        /// The content type of the batch.
+        found: String,
+        /// The content type that the consumer reads.
+        wanted: String,
+    },
+    /// A value cannot be read; its record is passed over.
+    #[error("the record at offset {offset} of partition {partition} of topic {topic} is passed over: {source}")]
+    Decode {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+        /// The record's offset.
+        offset: Offset,
+        /// What is wrong with it.
+        source: Arc<DecodeError>,
+    },
+    /// No broker that has the partitions could be reached for a while. The consumer goes on
+    /// trying, and goes on where it was once it succeeds; nothing is lost.
+    #[error("topic {topic} cannot be read since {since:?}, still trying: {text}")]
+    Disconnected {
+        /// The topic.
+        topic: TopicName,
+        /// For how long.
+        since: Duration,
+        /// What is in the way.
+        text: String,
+    },
+}
+
+impl ConsumeError {
+    pub(super) fn refused(topic: &TopicName, error: WireError) -> Self {
+        Self::Refused {
+            topic: topic.clone(),
+            code: error.code,
+            text: error.text,
+        }
+    }
+
+    /// Whether the consumer ends with this error.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Setup(_))
+    }
+}

@@ -1,0 +1,185 @@
+//! Where a consumer is in each partition: what it asks for after a reconnect, and which
+//! records of a batch it has seen already. Pure: offsets in, decisions out.
+
+use std::collections::BTreeMap;
+
+use flumen_protocol::{
+    ids::Offset,
+    message::{PartitionStart, StartAt},
+};
+
+/// The places where one stream of a consumer is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Positions {
+    /// What to ask for, by partition: what the user said until the broker has answered, and
+    /// then the offset after the last record that came.
+    next: BTreeMap<u32, StartAt>,
+}
+
+/// What a batch is to a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Records before this offset were seen already or not asked for.
+    From(Offset),
+    /// All of it was, or the partition is none of this stream.
+    Nothing,
+}
+
+impl Positions {
+    pub(super) fn new(next: impl IntoIterator<Item = (u32, StartAt)>) -> Self {
+        Self {
+            next: next.into_iter().collect(),
+        }
+    }
+
+    /// What to ask a broker for.
+    pub(super) fn to_request(&self) -> Vec<(u32, StartAt)> {
+        self.next.iter().map(|(p, start)| (*p, *start)).collect()
+    }
+
+    /// The broker said where it starts.
+    pub(super) fn started(&mut self, starts: &[PartitionStart]) {
+        for start in starts {
+            if let Some(next) = self.next.get_mut(&start.partition) {
+                *next = StartAt::Offset(start.start_offset);
+            }
+        }
+    }
+
+    /// The offset expected next, once the broker has said where it starts.
+    pub(super) fn expected(&self, partition: u32) -> Option<Offset> {
+        match self.next.get(&partition) {
+            Some(StartAt::Offset(offset)) => Some(*offset),
+            _ => None,
+        }
+    }
+
+    /// A batch came that takes the offsets from `base` to before `end`.
+    pub(super) fn arrived(&mut self, partition: u32, end: Offset) -> Arrival {
+        let Some(expected) = self.expected(partition) else {
+            return Arrival::Nothing;
+        };
+        if end <= expected {
+            return Arrival::Nothing;
+        }
+        self.next.insert(partition, StartAt::Offset(end));
+        Arrival::From(expected)
+    }
+}
+
+/// How far a consumer that stops at the end has come.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    partitions: BTreeMap<u32, Place>,
+    /// Partitions that have not reached their end.
+    open: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    next: Offset,
+    end: Offset,
+}
+
+impl Progress {
+    /// A partition starts, for the first time or after a reconnect. The end is where it was
+    /// the first time.
+    pub(super) fn started(&mut self, start: &PartitionStart) {
+        let new = !self.partitions.contains_key(&start.partition);
+        if new {
+            let place = Place {
+                next: start.start_offset,
+                end: start.end_offset,
+            };
+            self.partitions.insert(start.partition, place);
+            self.open += usize::from(place.next < place.end);
+        } else {
+            // Retention may have removed what was to come.
+            self.reached(start.partition, start.start_offset);
+        }
+    }
+
+    /// All before `next` was handed out.
+    pub(super) fn reached(&mut self, partition: u32, next: Offset) {
+        if let Some(place) = self.partitions.get_mut(&partition) {
+            let was_open = place.next < place.end;
+            place.next = place.next.max(next);
+            self.open -= usize::from(was_open && place.next >= place.end);
+        }
+    }
+
+    /// Where the partition ended when the consumer started.
+    pub(super) fn end(&self, partition: u32) -> Option<Offset> {
+        self.partitions.get(&partition).map(|place| place.end)
+    }
+
+    /// Whether every partition has reached the end that it had at the start.
+    pub(super) fn is_complete(&self) -> bool {
+        self.open == 0
+    }
+
+    /// The next offset of each partition.
+    pub(super) fn positions(&self) -> impl Iterator<Item = (u32, Offset)> {
+        self.partitions.iter().map(|(p, place)| (*p, place.next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(partition: u32, start_offset: u64, end_offset: u64) -> PartitionStart {
+        PartitionStart {
+            partition,
+            start_offset: Offset(start_offset),
+            end_offset: Offset(end_offset),
+        }
+    }
+
+    #[test]
+    fn a_reconnect_asks_for_what_follows_the_last_batch() {
+        let mut positions = Positions::new([(0, StartAt::Beginning), (1, StartAt::End)]);
+        assert_eq!(
+            positions.to_request(),
+            [(0, StartAt::Beginning), (1, StartAt::End)]
+        );
+        positions.started(&[start(0, 5, 9), start(1, 7, 7)]);
+        assert_eq!(positions.arrived(0, Offset(9)), Arrival::From(Offset(5)));
+        assert_eq!(
+            positions.to_request(),
+            [(0, StartAt::Offset(Offset(9))), (1, StartAt::Offset(Offset(7)))]
+        );
+    }
+
+    #[test]
+    fn a_batch_that_came_before_is_nothing_and_one_that_overlaps_is_cut() {
+        let mut positions = Positions::new([(0, StartAt::Offset(Offset(3)))]);
+        positions.started(&[start(0, 3, 20)]);
+        assert_eq!(positions.arrived(0, Offset(10)), Arrival::From(Offset(3)));
+        assert_eq!(positions.arrived(0, Offset(10)), Arrival::Nothing);
+        assert_eq!(positions.arrived(0, Offset(12)), Arrival::From(Offset(10)));
+        assert_eq!(positions.arrived(7, Offset(12)), Arrival::Nothing);
+    }
+
+    #[test]
+    fn the_end_is_reached_when_every_partition_has_reached_its_own() {
+        let mut progress = Progress::default();
+        progress.started(&start(0, 0, 10));
+        progress.started(&start(1, 4, 4));
+        assert!(!progress.is_complete());
+        progress.reached(0, Offset(9));
+        assert!(!progress.is_complete());
+        progress.reached(0, Offset(12));
+        progress.reached(0, Offset(13));
+        assert!(progress.is_complete());
+    }
+
+    #[test]
+    fn records_that_retention_removed_are_not_waited_for() {
+        let mut progress = Progress::default();
+        progress.started(&start(0, 0, 10));
+        progress.started(&start(0, 10, 15));
+        assert!(progress.is_complete());
+        assert_eq!(progress.end(0), Some(Offset(10)));
+    }
+}

@@ -1,0 +1,345 @@
+//! Producers: typed values in, durable receipts out.
+//!
+//! Records gather in the open batch of their partition ([`accumulator`]); one task a
+//! partition takes the batches, writes them to a stream of its own and reads the answers
+//! ([`worker`]); what to send, to repeat and to give up is decided by a state machine that
+//! does no I/O ([`delivery`]).
+
+mod accumulator;
+mod builder;
+mod clock;
+mod completion;
+mod delivery;
+mod error;
+mod partitioner;
+mod worker;
+
+use std::{
+    cell::Cell,
+    marker::PhantomData,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::{ids::Offset, topic::TopicName};
+use serde::Serialize;
+
+pub use self::{
+    builder::{
+        BATCH_BYTES, DELIVERY_TIMEOUT, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
+        ProducerBuilder,
+    },
+    error::{FlushError, SendError},
+};
+use self::{
+    accumulator::{NewRecord, NotTaken, Taken},
+    completion::{BatchOutcome, Wait},
+    worker::Shared,
+};
+use crate::{
+    message::Message,
+    payload::{self, Format},
+};
+
+/// A buffer for encoding that grew beyond this is not kept.
+const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    /// Where values are encoded, one after the other.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A message is durable: the broker has acknowledged it as its sync policy says (`always`:
+/// synced to disk on a majority of replicas; `every …`: written by a majority).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The partition.
+    pub partition: u32,
+    /// Its place in the partition. `None` when plugins on the topic dropped records of its
+    /// batch: then it cannot be told which of the others got which place, or that this one
+    /// was kept. A message that is alone in its batch has `None` only if it was dropped.
+    pub offset: Option<Offset>,
+    /// When it was appended, in milliseconds since the epoch.
+    pub append_time_ms: u64,
+    /// Whether the broker had it already, from an attempt whose answer was lost. It is
+    /// stored once.
+    pub duplicate: bool,
+}
+
+/// Sends values of type `T` to one topic. Cheap to clone; clones share everything.
+///
+/// ```no_run
+/// # use flumen_client::{Client, Message};
+/// # async fn run(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let producer = client.producer::<String>("greetings").build().await?;
+/// // Wait for the receipt: the message is durable.
+/// let receipt = producer.send(Message::new("hello".to_owned()).key("en")).await?;
+/// println!("at {:?} of partition {}", receipt.offset, receipt.partition);
+/// // Or go on at once, and wait for all of them together.
+/// for n in 0..1_000 {
+///     producer.enqueue(format!("hello {n}")).await?;
+/// }
+/// producer.flush().await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Order
+/// Messages of one partition are stored in the order in which they were given to the
+/// producer, and each once, whatever is lost and repeated on the way.
+///
+/// # Dropping
+/// When the last clone is dropped, what was enqueued is still sent in the background, until
+/// it is settled or its time is up, if the runtime lives that long. [`Producer::close`]
+/// waits for that and tells what failed.
+#[derive(Debug)]
+pub struct Producer<T> {
+    handle: Arc<Handle>,
+    marker: PhantomData<fn(T)>,
+}
+
+impl<T> Clone for Producer<T> {
+    fn clone(&self) -> Self {
+        Self {
+            handle: Arc::clone(&self.handle),
+            marker: PhantomData,
+        }
+    }
+}
+
+/// Closes the producer when the last clone is gone.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    format: Format,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut accumulator = self.shared.accumulator.lock();
+        accumulator.close();
+        if let Some(failures) = accumulator.take_failures() {
+            tracing::warn!(topic = %self.shared.topic, "producer dropped without being flushed: {failures}");
+        }
+    }
+}
+
+impl<T: Serialize + 'static> Producer<T> {
+    /// Sends a message and waits for its receipt.
+    ///
+    /// Messages are taken in the order in which the calls are first polled; many calls may
+    /// wait at the same time. A call that is dropped while it waits sends the message all
+    /// the same.
+    ///
+    /// # Errors
+    /// [`SendError::is_unknown`] tells whether the message may be stored in spite of the
+    /// error.
+    pub async fn send(&self, message: impl Into<Message<T>>) -> Result<Receipt, SendError> {
+        self.submit(message).await?.await
+    }
+
+    /// Hands a message over, and returns a future of its receipt: for many in flight from
+    /// one task. Waits only while the producer's memory is full.
+    pub async fn submit(
+        &self,
+        message: impl Into<Message<T>>,
+    ) -> Result<PendingReceipt, SendError> {
+        let taken = self.push(&message.into(), true).await?;
+        let completion = taken.completion.expect("an awaited record has a completion");
+        Ok(PendingReceipt {
+            shared: Arc::clone(&self.handle.shared),
+            wait: Wait::new(completion),
+            partition: taken.partition,
+            index: taken.index,
+        })
+    }
+
+    /// Hands a message over without waiting for its receipt: the fast way to send many.
+    /// Waits only while the producer's memory is full.
+    ///
+    /// # Errors
+    /// Those of this message at once, those of enqueued messages that failed later by the
+    /// next call ([`SendError::Earlier`]) or by [`Producer::flush`], whichever comes first.
+    #[inline]
+    pub async fn enqueue(&self, message: impl Into<Message<T>>) -> Result<(), SendError> {
+        self.push(&message.into(), false).await?;
+        Ok(())
+    }
+
+    /// Waits until everything that was given to the producer before is settled.
+    ///
+    /// # Errors
+    /// How many enqueued messages failed since this was last reported.
+    pub async fn flush(&self) -> Result<(), FlushError> {
+        let shared = &self.handle.shared;
+        let unsettled = shared.accumulator.lock().hurry();
+        for completion in unsettled {
+            Wait::new(completion).await;
+        }
+        match shared.accumulator.lock().take_failures() {
+            Some(failures) => Err(*failures),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes no more messages, from any clone, and waits until all are settled.
+    ///
+    /// # Errors
+    /// As [`Producer::flush`].
+    pub async fn close(self) -> Result<(), FlushError> {
+        self.handle.shared.accumulator.lock().close();
+        self.flush().await
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &TopicName {
+        &self.handle.shared.topic
+    }
+
+    /// How many partitions the topic has, as far as the producer knows.
+    pub fn partitions(&self) -> u32 {
+        self.handle.shared.accumulator.lock().partitions()
+    }
+
+    async fn push(&self, message: &Message<T>, awaited: bool) -> Result<Taken, SendError> {
+        match self.try_push(message, awaited) {
+            Ok(taken) => Ok(taken),
+            Err(Some(error)) => Err(error),
+            Err(None) => self.push_when_there_is_room(message, awaited).await,
+        }
+    }
+
+    #[cold]
+    async fn push_when_there_is_room(
+        &self,
+        message: &Message<T>,
+        awaited: bool,
+    ) -> Result<Taken, SendError> {
+        let shared = &self.handle.shared;
+        let deadline = Instant::now() + shared.options.delivery_timeout;
+        loop {
+            let mut room = pin!(shared.room.notified());
+            room.as_mut().enable();
+            match self.try_push(message, awaited) {
+                Ok(taken) => return Ok(taken),
+                Err(Some(error)) => return Err(error),
+                Err(None) => {}
+            }
+            let waited = tokio::time::timeout_at(deadline.into(), room).await;
+            if waited.is_err() {
+                return Err(SendError::Full {
+                    topic: shared.topic.clone(),
+                    bytes_max: shared.options.memory_bytes_max,
+                    after: shared.options.delivery_timeout,
+                });
+            }
+        }
+    }
+
+    /// Adds a message to its batch. The error is `None` when there is no room for it.
+    fn try_push(&self, message: &Message<T>, awaited: bool) -> Result<Taken, Option<SendError>> {
+        let shared = &self.handle.shared;
+        let push = |value: Option<&[u8]>| {
+            let record = NewRecord {
+                value,
+                key: message.key.as_deref(),
+                headers: &message.headers,
+                timestamp_ms: message.timestamp_ms,
+                partition: message.partition,
+                awaited,
+            };
+            shared.accumulator.lock().push(&record)
+        };
+        let pushed = match &message.value {
+            None => push(None),
+            Some(value) => {
+                let mut scratch = SCRATCH.take();
+                let pushed = payload::encode(self.handle.format, value, &mut scratch, |bytes| {
+                    push(Some(bytes))
+                });
+                if scratch.capacity() <= SCRATCH_BYTES_MAX {
+                    SCRATCH.set(scratch);
+                }
+                pushed.map_err(|error| SendError::Encode {
+                    topic: shared.topic.clone(),
+                    text: error.to_string(),
+                })?
+            }
+        };
+        match pushed {
+            Ok(taken) => {
+                if taken.needs_worker {
+                    worker::spawn(shared, taken.partition);
+                }
+                Ok(taken)
+            }
+            Err(refused) => Err(self.explain(refused)),
+        }
+    }
+
+    #[cold]
+    fn explain(&self, refused: NotTaken) -> Option<SendError> {
+        let topic = self.handle.shared.topic.clone();
+        match refused {
+            NotTaken::Full => None,
+            NotTaken::Closed => Some(SendError::Closed { topic }),
+            NotTaken::Earlier(failures) => Some(SendError::Earlier(Arc::new(*failures))),
+            NotTaken::Invalid(source) => Some(SendError::Invalid { topic, source }),
+            NotTaken::UnknownPartition {
+                partition,
+                partitions,
+            } => Some(SendError::UnknownPartition {
+                topic,
+                partition,
+                partitions,
+            }),
+        }
+    }
+}
+
+/// The receipt of a message that was handed over, once there is one.
+#[derive(Debug)]
+#[must_use = "the message is sent in any case, but nobody learns whether that failed"]
+pub struct PendingReceipt {
+    shared: Arc<Shared>,
+    wait: Wait,
+    partition: u32,
+    index: u32,
+}
+
+impl Future for PendingReceipt {
+    type Output = Result<Receipt, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(outcome) = Pin::new(&mut self.wait).poll(ctx) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(receipt(&outcome, self.partition, self.index))
+    }
+}
+
+fn receipt(outcome: &BatchOutcome, partition: u32, index: u32) -> Result<Receipt, SendError> {
+    let batch = match &outcome.result {
+        Ok(batch) => batch,
+        Err(error) => return Err(SendError::clone(error)),
+    };
+    let is_whole = batch.stored == outcome.records;
+    let base_offset = batch.base_offset.filter(|_| is_whole);
+    Ok(Receipt {
+        partition,
+        offset: base_offset.map(|base| base.plus(index.into())),
+        append_time_ms: batch.append_time_ms,
+        duplicate: batch.duplicate,
+    })
+}
+
+/// The settings of a producer, checked.
+#[derive(Clone, Copy, Debug)]
+struct ProducerOptions {
+    linger: Duration,
+    memory_bytes_max: usize,
+    in_flight_max: usize,
+    delivery_timeout: Duration,
+}

@@ -1,0 +1,562 @@
+//! Records that wait to be sent, gathered into one open batch a partition.
+//!
+//! All of a producer's records pass through here under one short lock: a record's bytes are
+//! appended to the columns of its partition's batch, and nothing is allocated for it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::{
+    batch::{BatchBuilder, Headers, PushError, RecordRef},
+    limits::BATCH_BYTES_MAX,
+};
+use tokio::sync::Notify;
+
+use super::{clock::{RecordClock, now_ms}, completion::Completion, error::{FlushError, SendError}, partitioner::partition_for_key};
+
+/// Bytes that a record takes in the arrays of its batch, for the account of memory.
+const RECORD_OVERHEAD_BYTES: usize = 16;
+
+/// When a batch is complete, and how much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AccumulatorOptions {
+    pub(super) batch_bytes: usize,
+    pub(super) batch_records_max: u32,
+    pub(super) memory_bytes_max: usize,
+}
+
+/// A record on its way into a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewRecord<'a> {
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) headers: &'a [u8],
+    pub(super) timestamp_ms: Option<i64>,
+    pub(super) partition: Option<u32>,
+    /// Somebody waits for its receipt.
+    pub(super) awaited: bool,
+}
+
+impl NewRecord<'_> {
+    fn len(&self) -> usize {
+        self.value.map_or(0, <[u8]>::len) + self.key.map_or(0, <[u8]>::len) + self.headers.len()
+    }
+}
+
+/// A record was taken.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) partition: u32,
+    /// Its place in its batch.
+    pub(super) index: u32,
+    /// Where the outcome of an awaited record will be.
+    pub(super) completion: Option<Arc<Completion>>,
+    /// Nobody sends for this partition yet.
+    pub(super) needs_worker: bool,
+}
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(super) enum NotTaken {
+    /// No room; try again when some of what waits is settled.
+    Full,
+    Closed,
+    Earlier(Box<FlushError>),
+    Invalid(PushError),
+    UnknownPartition { partition: u32, partitions: u32 },
+}
+
+/// A batch that is ready to be built and sent.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) builder: BatchBuilder,
+    pub(super) completion: Arc<Completion>,
+    /// When its first record came.
+    pub(super) created: Instant,
+    /// Bytes to give back to the account of memory.
+    pub(super) bytes: usize,
+    /// Records whose receipts are awaited one by one.
+    pub(super) awaited: u32,
+}
+
+/// What a worker wants to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Complete batches only.
+    Complete,
+    /// Also one that still gathers, if it has gathered for at least this long.
+    OlderThan(Duration),
+}
+
+/// What a worker gets.
+#[derive(Debug)]
+pub(super) enum Took {
+    Batch(Gathered),
+    /// Records gather; come back then, or when woken.
+    Later(Option<Instant>),
+    Nothing,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    open: Option<Gathered>,
+    complete: VecDeque<Gathered>,
+    /// Batches without an outcome, for those who flush.
+    unsettled: VecDeque<Arc<Completion>>,
+    worker: Option<Arc<Notify>>,
+    /// The worker waits for something else than the first record.
+    worker_is_busy: bool,
+    /// Somebody flushes: what gathers goes at once.
+    hurry: bool,
+    /// Bytes of the last batch: room for the next.
+    last_bytes: usize,
+}
+
+/// All that waits, of one producer.
+#[derive(Debug)]
+pub(super) struct Accumulator {
+    options: AccumulatorOptions,
+    content_type: String,
+    slots: Vec<Slot>,
+    /// The partition of records without a key, until its batch is complete.
+    sticky: usize,
+    bytes: usize,
+    closed: bool,
+    failures: Option<Box<FlushError>>,
+    clock: RecordClock,
+}
+
+impl Accumulator {
+    pub(super) fn new(options: AccumulatorOptions, content_type: String, partitions: u32) -> Self {
+        let mut accumulator = Self {
+            options,
+            content_type,
+            slots: Vec::new(),
+            sticky: 0,
+            bytes: 0,
+            closed: false,
+            failures: None,
+            clock: RecordClock::default(),
+        };
+        accumulator.grow(partitions);
+        accumulator
+    }
+
+    /// The topic has more partitions now.
+    pub(super) fn grow(&mut self, partitions: u32) {
+        let partitions = partitions as usize;
+        if self.slots.len() < partitions {
+            self.slots.resize_with(partitions, Slot::default);
+        }
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Lets records without a key begin elsewhere, so that producers that start together do
+    /// not all begin with partition 0.
+    pub(super) fn begin_at(&mut self, random: usize) {
+        self.sticky = random % self.slots.len().max(1);
+    }
+
+    /// Adds a record to the batch of its partition.
+    pub(super) fn push(&mut self, record: &NewRecord<'_>) -> Result<Taken, NotTaken> {
+        if self.closed {
+            return Err(NotTaken::Closed);
+        }
+        if !record.awaited
+            && let Some(failures) = self.failures.take()
+        {
+            return Err(NotTaken::Earlier(failures));
+        }
+        let bytes = record.len() + RECORD_OVERHEAD_BYTES;
+        if self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0 {
+            return Err(NotTaken::Full);
+        }
+        let partition = self.choose(record)?;
+        let timestamp_ms = match record.timestamp_ms {
+            Some(timestamp_ms) => timestamp_ms,
+            None => self.clock.now_ms(now_ms),
+        };
+        let slot = &mut self.slots[partition];
+        let new = RecordRef {
+            timestamp_ms,
+            key: record.key,
+            value: record.value,
+            headers: Headers::from_encoded(record.headers),
+        };
+        let batch_is_full = slot.open.as_ref().is_some_and(|open| {
+            open.builder.len() >= self.options.batch_records_max as usize
+                || open.builder.encoded_len() + bytes > self.options.batch_bytes
+        });
+        if batch_is_full {
+            slot.complete_open();
+        }
+        let was_empty = slot.open.is_none();
+        loop {
+            let open = match &mut slot.open {
+                Some(open) => open,
+                None => slot.begin(&self.options, &self.content_type),
+            };
+            match open.builder.push(&new) {
+                Ok(()) => break,
+                Err(PushError::BatchFull) if !open.builder.is_empty() => slot.complete_open(),
+                Err(error) => {
+                    slot.abandon_empty();
+                    return Err(NotTaken::Invalid(error));
+                }
+            }
+        }
+        self.bytes += bytes;
+        let Some(open) = &mut slot.open else {
+            unreachable!("a record was pushed to it")
+        };
+        open.bytes += bytes;
+        open.awaited += u32::from(record.awaited);
+        let index = open.builder.len() as u32 - 1;
+        let completion = record.awaited.then(|| Arc::clone(&open.completion));
+        let is_complete = open.builder.encoded_len() >= self.options.batch_bytes
+            || index + 1 >= self.options.batch_records_max;
+        if is_complete {
+            slot.complete_open();
+        }
+        if is_complete || batch_is_full || was_empty && !slot.worker_is_busy {
+            slot.wake();
+        }
+        let needs_worker = slot.worker.is_none();
+        if (is_complete || batch_is_full) && record.partition.is_none() && record.key.is_none() {
+            self.sticky = (partition + 1) % self.slots.len();
+        }
+        Ok(Taken {
+            partition: partition as u32,
+            index,
+            completion,
+            needs_worker,
+        })
+    }
+
+    fn choose(&self, record: &NewRecord<'_>) -> Result<usize, NotTaken> {
+        let partitions = self.slots.len() as u32;
+        match (record.partition, record.key) {
+            (None, None) => Ok(self.sticky),
+            (None, Some(key)) => Ok(partition_for_key(key, partitions) as usize),
+            (Some(partition), _) if partition < partitions => Ok(partition as usize),
+            (Some(partition), _) => Err(NotTaken::UnknownPartition {
+                partition,
+                partitions,
+            }),
+        }
+    }
+
+    /// Makes `worker` the one that sends for `partition`; false if there is one already.
+    pub(super) fn assign_worker(&mut self, partition: u32, worker: &Arc<Notify>) -> bool {
+        let slot = &mut self.slots[partition as usize];
+        if slot.worker.is_some() {
+            return false;
+        }
+        slot.worker = Some(Arc::clone(worker));
+        true
+    }
+
+    /// Takes the oldest batch of a partition. `now` is asked for only if it matters.
+    pub(super) fn take(&mut self, partition: u32, take: Take, now: Instant) -> Took {
+        self.clock.expire();
+        let hurry_all = self.closed;
+        let slot = &mut self.slots[partition as usize];
+        slot.worker_is_busy = false;
+        if let Some(batch) = slot.complete.pop_front() {
+            return Took::Batch(batch);
+        }
+        let Some(open) = &slot.open else {
+            slot.hurry = false;
+            return Took::Nothing;
+        };
+        let Take::OlderThan(age) = take else {
+            slot.worker_is_busy = true;
+            return Took::Later(None);
+        };
+        let ripe_at = open.created + age;
+        if slot.hurry || hurry_all || ripe_at <= now {
+            slot.complete_open();
+            return match slot.complete.pop_front() {
+                Some(batch) => Took::Batch(batch),
+                None => Took::Nothing,
+            };
+        }
+        slot.worker_is_busy = true;
+        Took::Later(Some(ripe_at))
+    }
+
+    /// Takes batches that came before `before`, whether complete or not.
+    pub(super) fn take_older(&mut self, partition: u32, before: Instant) -> Option<Gathered> {
+        let slot = &mut self.slots[partition as usize];
+        if slot.complete.is_empty() && slot.open.as_ref().is_some_and(|o| o.created <= before) {
+            slot.complete_open();
+        }
+        slot.complete.pop_front_if(|batch| batch.created <= before)
+    }
+
+    /// When the oldest batch of a partition came.
+    pub(super) fn oldest(&self, partition: u32) -> Option<Instant> {
+        let slot = &self.slots[partition as usize];
+        let oldest = slot.complete.front().or(slot.open.as_ref());
+        oldest.map(|batch| batch.created)
+    }
+
+    /// No batch will be taken for a while: records look at the clock one by one.
+    pub(super) fn suspend_clock(&mut self) {
+        self.clock.suspend();
+    }
+
+    /// Gives memory back.
+    pub(super) fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+    }
+
+    /// Remembers that records nobody awaits have failed, until somebody flushes or enqueues.
+    pub(super) fn note_failure(&mut self, records: u32, error: &SendError) {
+        if records == 0 {
+            return;
+        }
+        let failures = self.failures.get_or_insert_with(|| {
+            Box::new(FlushError {
+                failed: 0,
+                unknown: 0,
+                first: error.clone(),
+            })
+        });
+        failures.failed += u64::from(records);
+        if error.is_unknown() {
+            failures.unknown += u64::from(records);
+        }
+    }
+
+    pub(super) fn take_failures(&mut self) -> Option<Box<FlushError>> {
+        self.failures.take()
+    }
+
+    /// Sends what gathers at once, and returns what has no outcome yet.
+    pub(super) fn hurry(&mut self) -> Vec<Arc<Completion>> {
+        let mut unsettled = Vec::new();
+        for slot in &mut self.slots {
+            slot.forget_settled();
+            if !slot.unsettled.is_empty() {
+                slot.hurry = slot.open.is_some();
+                slot.wake();
+                unsettled.extend(slot.unsettled.iter().cloned());
+            }
+        }
+        unsettled
+    }
+
+    /// Takes no more records; workers end when all is settled.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        for slot in &self.slots {
+            slot.wake();
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
+    }
+}
+
+impl Slot {
+    fn begin(&mut self, options: &AccumulatorOptions, content_type: &str) -> &mut Gathered {
+        self.forget_settled();
+        let room = (self.last_bytes + self.last_bytes / 8).min(BATCH_BYTES_MAX);
+        let mut builder = BatchBuilder::with_capacity(room.min(options.batch_bytes * 2));
+        builder
+            .set_content_type(content_type)
+            .expect("the content type was checked when the producer was built");
+        let completion = Arc::new(Completion::default());
+        self.unsettled.push_back(Arc::clone(&completion));
+        self.open.insert(Gathered {
+            builder,
+            completion,
+            created: Instant::now(),
+            bytes: 0,
+            awaited: 0,
+        })
+    }
+
+    fn complete_open(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.last_bytes = open.builder.encoded_len();
+            self.complete.push_back(open);
+            self.hurry = false;
+        }
+    }
+
+    /// Takes back a batch that was begun for a record that could not be taken.
+    fn abandon_empty(&mut self) {
+        if self.open.take_if(|open| open.builder.is_empty()).is_some() {
+            self.unsettled.pop_back();
+        }
+    }
+
+    fn forget_settled(&mut self) {
+        while self.unsettled.pop_front_if(|c| c.is_complete()).is_some() {}
+    }
+
+    fn wake(&self) {
+        if let Some(worker) = &self.worker {
+            worker.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: AccumulatorOptions = AccumulatorOptions {
+        batch_bytes: 1_000,
+        batch_records_max: 10,
+        memory_bytes_max: 4_000,
+    };
+
+    fn record(value: &[u8]) -> NewRecord<'_> {
+        NewRecord {
+            value: Some(value),
+            key: None,
+            headers: &[],
+            timestamp_ms: Some(1),
+            partition: None,
+            awaited: false,
+        }
+    }
+
+    fn accumulator(partitions: u32) -> Accumulator {
+        Accumulator::new(OPTIONS, String::new(), partitions)
+    }
+
+    fn take_all(accumulator: &mut Accumulator, partition: u32) -> Vec<usize> {
+        let take = Take::OlderThan(Duration::ZERO);
+        let mut lens = Vec::new();
+        while let Took::Batch(batch) = accumulator.take(partition, take, Instant::now()) {
+            lens.push(batch.builder.len());
+        }
+        lens
+    }
+
+    #[test]
+    fn a_batch_is_complete_by_records_or_by_bytes() {
+        let mut by_records = accumulator(1);
+        (0..25).for_each(|_| drop(by_records.push(&record(b"x")).unwrap()));
+        assert_eq!(take_all(&mut by_records, 0), [10, 10, 5]);
+        let mut by_bytes = accumulator(1);
+        (0..5).for_each(|_| drop(by_bytes.push(&record(&[0; 400])).unwrap()));
+        assert_eq!(take_all(&mut by_bytes, 0), [2, 2, 1]);
+    }
+
+    #[test]
+    fn a_record_larger_than_a_batch_goes_alone() {
+        let mut accumulator = accumulator(1);
+        accumulator.push(&record(b"small")).unwrap();
+        accumulator.push(&record(&[0; 2_000])).unwrap();
+        accumulator.push(&record(b"small")).unwrap();
+        assert_eq!(take_all(&mut accumulator, 0), [1, 1, 1]);
+    }
+
+    #[test]
+    fn records_without_a_key_stay_with_a_partition_until_its_batch_is_complete() {
+        let mut accumulator = accumulator(3);
+        let partitions: Vec<_> = (0..25)
+            .map(|_| accumulator.push(&record(b"x")).unwrap().partition)
+            .collect();
+        assert_eq!(partitions[..10], [0; 10]);
+        assert_eq!(partitions[10..20], [1; 10]);
+        assert_eq!(partitions[20..], [2; 5]);
+    }
+
+    #[test]
+    fn one_key_stays_with_one_partition() {
+        let mut accumulator = accumulator(7);
+        let mut keyed = record(b"x");
+        keyed.key = Some(b"customer-7");
+        let partitions: Vec<_> = (0..20)
+            .map(|_| accumulator.push(&keyed).unwrap().partition)
+            .collect();
+        assert!(partitions.iter().all(|partition| *partition == partitions[0]));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_comes_back() {
+        let mut accumulator = accumulator(1);
+        let mut taken = 0;
+        while accumulator.push(&record(&[0; 500])).is_ok() {
+            taken += 1;
+        }
+        assert_eq!(taken, 4_000 / (500 + RECORD_OVERHEAD_BYTES));
+        let Took::Batch(batch) = accumulator.take(0, Take::Complete, Instant::now()) else {
+            panic!("a batch is complete");
+        };
+        accumulator.release(batch.bytes);
+        assert!(accumulator.push(&record(&[0; 500])).is_ok());
+    }
+
+    #[test]
+    fn one_record_always_fits_into_empty_memory() {
+        let mut accumulator = accumulator(1);
+        assert!(accumulator.push(&record(&[0; 10_000])).is_ok());
+        assert!(matches!(
+            accumulator.push(&record(b"x")),
+            Err(NotTaken::Full)
+        ));
+    }
+
+    #[test]
+    fn a_record_over_a_limit_leaves_nothing_behind() {
+        let mut accumulator = accumulator(1);
+        let mut huge_key = record(b"x");
+        let key = vec![0; 100_000];
+        huge_key.key = Some(&key);
+        let mut roomy = Accumulator::new(
+            AccumulatorOptions {
+                memory_bytes_max: 1 << 20,
+                ..OPTIONS
+            },
+            String::new(),
+            1,
+        );
+        assert!(matches!(roomy.push(&huge_key), Err(NotTaken::Invalid(_))));
+        assert!(roomy.hurry().is_empty());
+        assert!(take_all(&mut accumulator, 0).is_empty());
+    }
+
+    #[test]
+    fn a_batch_that_gathers_is_taken_when_it_is_old_enough_or_somebody_flushes() {
+        let mut accumulator = accumulator(1);
+        accumulator.push(&record(b"x")).unwrap();
+        let linger = Take::OlderThan(Duration::from_secs(5));
+        let now = Instant::now();
+        assert!(matches!(
+            accumulator.take(0, linger, now),
+            Took::Later(Some(at)) if at > now
+        ));
+        assert_eq!(accumulator.hurry().len(), 1);
+        assert!(matches!(accumulator.take(0, linger, now), Took::Batch(_)));
+        assert!(matches!(accumulator.take(0, linger, now), Took::Nothing));
+    }
+
+    #[test]
+    fn failures_are_reported_once_to_the_next_who_enqueues() {
+        let mut accumulator = accumulator(1);
+        let closed = SendError::Closed {
+            topic: flumen_protocol::topic::Name::new("t").unwrap(),
+        };
+        accumulator.note_failure(3, &closed);
+        accumulator.note_failure(2, &closed);
+        let Err(NotTaken::Earlier(failures)) = accumulator.push(&record(b"x")) else {
+            panic!("the failure is reported");
+        };
+        assert_eq!((failures.failed, failures.unknown), (5, 0));
+        assert!(accumulator.push(&record(b"x")).is_ok());
+    }
+}

@@ -1,0 +1,399 @@
+//! What one partition's producer has sent, what it waits for and what it does next, as a
+//! pure state machine: time and answers go in, batches to send and outcomes come out.
+//!
+//! # How nothing is lost, doubled or reordered
+//! Batches leave in the order in which they were pushed, each with the next sequence of the
+//! current epoch, assigned when it is first sent. The broker takes sequence `n` only after
+//! `n - 1` and answers a batch it has already with the receipt of the first time. Therefore:
+//!
+//! - After a lost connection everything unanswered is sent again, in order and under the same
+//!   sequences. Until it is answered it *may be stored*.
+//! - After a retryable refusal nothing new is sent. The answers to what is in flight are
+//!   awaited (the broker refuses those batches as out of sequence), and then, after a pause,
+//!   everything is sent again from the oldest on.
+//! - A batch that is given up leaves a gap in the sequence, and the broker refuses all that
+//!   follows as out of sequence: proof that it is not stored. Then a new epoch begins, in
+//!   which what is pending is numbered anew. A batch that may be stored is never numbered
+//!   anew; it is first sent again under its old number until the broker has said which.
+//! - A batch whose time is up is reported as *unknown* if it may be stored. It keeps its
+//!   place until those sent after it are settled, too, because their numbers build on it.
+
+use std::{collections::VecDeque, time::Instant};
+
+use flumen_protocol::{
+    error::{ErrorCode, WireError},
+    message::{ProduceOutcome, ProduceReceipt},
+};
+
+use crate::connection::backoff::{Backoff, BackoffOptions};
+
+#[cfg(test)]
+mod tests;
+
+/// The limits of one partition's delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeliveryOptions {
+    /// Batches that may be sent and not yet answered.
+    pub(crate) in_flight_max: usize,
+    /// Waits between attempts after a retryable refusal.
+    pub(crate) backoff: BackoffOptions,
+}
+
+/// The number of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) epoch: u32,
+    pub(crate) sequence: u64,
+}
+
+/// Why a batch was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DeliveryError {
+    /// A plugin refused it, in its own words. It is not stored.
+    Rejected(String),
+    /// The broker refused it. It is not stored.
+    Refused(WireError),
+    /// Its time was up before the broker could take it. It is not stored.
+    NotSent(Option<String>),
+    /// Its time was up while it was on its way. It may be stored.
+    TimedOut,
+    /// It may be stored, and trying again cannot tell.
+    Unknown(String),
+}
+
+/// A batch whose outcome is settled; `waiter` is who wants to know.
+#[derive(Debug)]
+pub(crate) struct Resolved<W> {
+    pub(crate) waiter: W,
+    pub(crate) result: Result<ProduceReceipt, DeliveryError>,
+}
+
+/// An answer to a batch that was not sent.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the broker answered a batch that was not sent")]
+pub(crate) struct UnexpectedAnswer;
+
+#[derive(Debug)]
+struct Pending<B, W> {
+    id: u64,
+    /// Set when it is first sent.
+    identity: Option<Identity>,
+    deadline: Instant,
+    batch: B,
+    /// Gone once the outcome was reported.
+    waiter: Option<W>,
+    /// Sent on the present stream and not answered.
+    in_flight: bool,
+    /// An attempt had no answer that says whether the batch is stored.
+    maybe_stored: bool,
+    last_error: Option<WireError>,
+}
+
+impl<B, W> Pending<B, W> {
+    fn has_expired(&self) -> bool {
+        self.waiter.is_none()
+    }
+}
+
+/// The batches of one partition. `B` is the batch, `W` who waits for its outcome.
+#[derive(Debug)]
+pub(crate) struct Delivery<B, W> {
+    options: DeliveryOptions,
+    /// In order. Those with an identity come before those without.
+    queue: VecDeque<Pending<B, W>>,
+    /// The ids of what is in flight, in the order in which answers come.
+    in_flight: VecDeque<u64>,
+    next_id: u64,
+    epoch: u32,
+    next_sequence: u64,
+    has_stream: bool,
+    /// The stream is of no use any more.
+    stream_spoilt: bool,
+    /// The sequence has a gap that only a new epoch closes.
+    new_epoch_wanted: bool,
+    /// Set by a retryable refusal: when, and not before all is answered, to send again.
+    retry_at: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl<B, W> Delivery<B, W> {
+    pub(crate) fn new(options: DeliveryOptions, seed: u64) -> Self {
+        Self {
+            options,
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            next_id: 0,
+            epoch: 0,
+            next_sequence: 0,
+            has_stream: false,
+            stream_spoilt: false,
+            new_epoch_wanted: false,
+            retry_at: None,
+            backoff: Backoff::new(options.backoff, seed),
+        }
+    }
+
+    /// Adds a batch behind all others.
+    pub(crate) fn push(&mut self, batch: B, waiter: W, deadline: Instant) {
+        self.queue.push_back(Pending {
+            id: self.next_id,
+            identity: None,
+            deadline,
+            batch,
+            waiter: Some(waiter),
+            in_flight: false,
+            maybe_stored: false,
+            last_error: None,
+        });
+        self.next_id += 1;
+    }
+
+    /// Whether no batch is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many batches are in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether a batch that is pushed now would be sent at once.
+    pub(crate) fn accepts(&self) -> bool {
+        self.has_stream
+            && !self.stream_spoilt
+            && self.retry_at.is_none()
+            && !self.new_epoch_wanted
+            && self.in_flight.len() < self.options.in_flight_max
+            && self.in_flight.len() == self.queue.len()
+    }
+
+    /// A new stream is there; what was in flight on the last one is sent again.
+    pub(crate) fn stream_opened(&mut self) {
+        debug_assert!(self.in_flight.is_empty(), "the last stream was lost first");
+        self.has_stream = true;
+        self.stream_spoilt = false;
+    }
+
+    /// The stream is gone; no answer will come to what is in flight.
+    pub(crate) fn stream_lost(&mut self) {
+        for pending in &mut self.queue {
+            if pending.in_flight {
+                pending.in_flight = false;
+                pending.maybe_stored = true;
+            }
+        }
+        self.in_flight.clear();
+        self.has_stream = false;
+        self.stream_spoilt = false;
+        self.retry_at = None;
+    }
+
+    /// Whether the stream must be given up and another one opened, to the leader as it is
+    /// by then.
+    pub(crate) fn wants_new_stream(&self) -> bool {
+        self.stream_spoilt
+    }
+
+    /// The next batch to write to the stream, now in flight.
+    pub(crate) fn poll_send(&mut self, now: Instant) -> Option<(Identity, &mut B)> {
+        if !self.may_send(now) {
+            return None;
+        }
+        self.retry_at = None;
+        if self.new_epoch_wanted && self.queue.iter().all(|p| p.has_expired() || !p.maybe_stored) {
+            self.start_epoch();
+        }
+        let probing = self.new_epoch_wanted;
+        let index = self.queue.iter().position(|pending| {
+            !pending.in_flight && (!probing || pending.maybe_stored && !pending.has_expired())
+        })?;
+        let pending = &mut self.queue[index];
+        let identity = *pending.identity.get_or_insert_with(|| {
+            let sequence = self.next_sequence;
+            self.next_sequence += 1;
+            Identity {
+                epoch: self.epoch,
+                sequence,
+            }
+        });
+        pending.in_flight = true;
+        self.in_flight.push_back(pending.id);
+        Some((identity, &mut pending.batch))
+    }
+
+    fn may_send(&self, now: Instant) -> bool {
+        let waits_for_answers = self.retry_at.is_some() || self.new_epoch_wanted;
+        self.has_stream
+            && !self.stream_spoilt
+            && self.in_flight.len() < self.options.in_flight_max
+            && (self.in_flight.is_empty() || !waits_for_answers)
+            && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// Gives up the batch that [`Delivery::poll_send`] returned last: it cannot be written.
+    pub(crate) fn fail_unsendable(&mut self, error: WireError) -> Option<Resolved<W>> {
+        let id = self.in_flight.pop_back()?;
+        let index = self.queue.iter().position(|pending| pending.id == id)?;
+        self.new_epoch_wanted = true;
+        self.resolve(index, Err(DeliveryError::Refused(error)))
+    }
+
+    /// Takes the broker's answer to the oldest batch in flight.
+    pub(crate) fn on_outcome(
+        &mut self,
+        now: Instant,
+        outcome: ProduceOutcome,
+    ) -> Result<Option<Resolved<W>>, UnexpectedAnswer> {
+        let id = self.in_flight.pop_front().ok_or(UnexpectedAnswer)?;
+        let Some(index) = self.queue.iter().position(|pending| pending.id == id) else {
+            // Its time was up and it was dropped; the stream is about to be given up.
+            return Ok(None);
+        };
+        self.queue[index].in_flight = false;
+        Ok(match outcome {
+            Ok(receipt) => {
+                self.backoff.reset();
+                self.resolve(index, Ok(receipt))
+            }
+            Err(error) => self.on_refusal(now, index, error),
+        })
+    }
+
+    fn on_refusal(&mut self, now: Instant, index: usize, error: WireError) -> Option<Resolved<W>> {
+        let maybe_stored = self.queue[index].maybe_stored;
+        match error.code {
+            // The broker takes a rejected batch's number as used.
+            ErrorCode::Rejected => {
+                let result = if maybe_stored {
+                    DeliveryError::Unknown(error.text)
+                } else {
+                    DeliveryError::Rejected(error.text)
+                };
+                self.resolve(index, Err(result))
+            }
+            ErrorCode::OutOfSequence => {
+                self.queue[index].maybe_stored = false;
+                // With nothing before it, no batch of this epoch can come in between.
+                self.new_epoch_wanted |= index == 0;
+                self.retry_later(now, index, error)
+            }
+            ErrorCode::UnknownProducer if !maybe_stored => {
+                self.new_epoch_wanted = true;
+                self.retry_later(now, index, error)
+            }
+            ErrorCode::NotLeader => {
+                self.stream_spoilt = true;
+                self.queue[index].last_error = Some(error);
+                None
+            }
+            code if error.retryable => {
+                self.queue[index].maybe_stored |= code == ErrorCode::Timeout;
+                self.retry_later(now, index, error)
+            }
+            code => {
+                self.new_epoch_wanted = true;
+                let failed_inside = matches!(code, ErrorCode::Internal | ErrorCode::StorageFailed);
+                let result = if maybe_stored || failed_inside {
+                    DeliveryError::Unknown(error.text)
+                } else {
+                    DeliveryError::Refused(error)
+                };
+                self.resolve(index, Err(result))
+            }
+        }
+    }
+
+    fn retry_later(&mut self, now: Instant, index: usize, error: WireError) -> Option<Resolved<W>> {
+        self.queue[index].last_error = Some(error);
+        if self.retry_at.is_none() {
+            self.retry_at = Some(now + self.backoff.next_delay());
+        }
+        None
+    }
+
+    fn resolve(
+        &mut self,
+        index: usize,
+        result: Result<ProduceReceipt, DeliveryError>,
+    ) -> Option<Resolved<W>> {
+        let waiter = self.queue.remove(index)?.waiter?;
+        Some(Resolved { waiter, result })
+    }
+
+    /// Gives up the batches whose time is up.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Resolved<W>> {
+        let mut resolved = Vec::new();
+        let mut leaves_gap = false;
+        self.queue.retain_mut(|pending| {
+            if pending.deadline > now || pending.has_expired() {
+                return true;
+            }
+            let maybe_stored = pending.in_flight || pending.maybe_stored;
+            let result = if maybe_stored {
+                DeliveryError::TimedOut
+            } else {
+                // What is reported as not stored is never sent again.
+                leaves_gap |= pending.identity.is_some();
+                DeliveryError::NotSent(pending.last_error.take().map(|error| error.text))
+            };
+            resolved.extend(pending.waiter.take().map(|waiter| Resolved {
+                waiter,
+                result: Err(result),
+            }));
+            maybe_stored
+        });
+        self.new_epoch_wanted |= leaves_gap;
+        let mut numbered = self.queue.iter().filter(|p| p.identity.is_some()).peekable();
+        if numbered.peek().is_some() && numbered.all(Pending::has_expired) {
+            self.stream_spoilt = !self.in_flight.is_empty();
+            self.start_epoch();
+        }
+        resolved
+    }
+
+    /// Gives up everything, because of `error`.
+    pub(crate) fn fail_all(&mut self, error: &DeliveryError) -> Vec<Resolved<W>> {
+        self.stream_spoilt = !self.in_flight.is_empty();
+        self.new_epoch_wanted = true;
+        let failed = self.queue.drain(..).filter_map(|pending| {
+            let result = match error {
+                DeliveryError::Refused(WireError { text, .. })
+                | DeliveryError::NotSent(Some(text))
+                    if pending.maybe_stored || pending.in_flight =>
+                {
+                    DeliveryError::Unknown(text.clone())
+                }
+                error => error.clone(),
+            };
+            Some(Resolved {
+                waiter: pending.waiter?,
+                result: Err(result),
+            })
+        });
+        failed.collect()
+    }
+
+    /// When [`Delivery::expire`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let mut waiting = self.queue.iter().filter(|pending| !pending.has_expired());
+        waiting.next().map(|pending| pending.deadline)
+    }
+
+    /// When [`Delivery::poll_send`] has something to do next, if time is all it waits for.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| self.in_flight.is_empty())
+    }
+
+    /// Closes the gap in the sequence. All that keeps a number is either gone for its
+    /// producer, or known not to be stored and numbered anew.
+    fn start_epoch(&mut self) {
+        self.queue.retain_mut(|pending| {
+            pending.identity = None;
+            !pending.has_expired()
+        });
+        self.epoch += 1;
+        self.next_sequence = 0;
+        self.new_epoch_wanted = false;
+    }
+}

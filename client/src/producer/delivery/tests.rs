@@ -1,0 +1,357 @@
+//! The delivery against a model of the broker that loses answers, refuses, and restarts.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::ids::Offset;
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+const OPTIONS: DeliveryOptions = DeliveryOptions {
+    in_flight_max: 4,
+    backoff: BackoffOptions {
+        first: Duration::from_millis(10),
+        max: Duration::from_millis(100),
+    },
+};
+
+/// A batch is a number; some numbers the broker never takes.
+type Number = u64;
+
+fn is_rejected(number: Number) -> bool {
+    number % 11 == 5
+}
+
+fn is_refused(number: Number) -> bool {
+    number % 13 == 7
+}
+
+#[derive(Default)]
+struct ModelBroker {
+    log: Vec<Number>,
+    epoch: u32,
+    next_sequence: u64,
+    offsets: BTreeMap<u64, Offset>,
+    overloaded: u32,
+    forgets_outcome: u32,
+}
+
+impl ModelBroker {
+    fn receipt(base_offset: Option<Offset>, duplicate: bool) -> ProduceOutcome {
+        Ok(ProduceReceipt {
+            base_offset,
+            stored: u32::from(base_offset.is_some()),
+            append_time_ms: 0,
+            duplicate,
+        })
+    }
+
+    fn append(&mut self, identity: Identity, number: Number) -> ProduceOutcome {
+        let refuse = |code| Err(WireError::new(code, format!("{code:?}")));
+        if self.overloaded > 0 {
+            self.overloaded -= 1;
+            return refuse(ErrorCode::Overloaded);
+        }
+        if is_refused(number) {
+            return refuse(ErrorCode::TooLarge);
+        }
+        if identity.epoch < self.epoch {
+            return refuse(ErrorCode::ProducerFenced);
+        }
+        let next = if identity.epoch > self.epoch {
+            0
+        } else {
+            self.next_sequence
+        };
+        if identity.sequence > next {
+            return refuse(ErrorCode::OutOfSequence);
+        }
+        if identity.sequence < next {
+            return if is_rejected(number) {
+                refuse(ErrorCode::Rejected)
+            } else {
+                Self::receipt(self.offsets.get(&identity.sequence).copied(), true)
+            };
+        }
+        if identity.epoch > self.epoch {
+            self.epoch = identity.epoch;
+            self.offsets.clear();
+        }
+        self.next_sequence = next + 1;
+        if is_rejected(number) {
+            return refuse(ErrorCode::Rejected);
+        }
+        let offset = Offset(self.log.len() as u64);
+        self.log.push(number);
+        self.offsets.insert(identity.sequence, offset);
+        if self.forgets_outcome > 0 {
+            self.forgets_outcome -= 1;
+            return refuse(ErrorCode::Timeout);
+        }
+        Self::receipt(Some(offset), false)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u8),
+    Send(u8),
+    Process(u8),
+    Answer(u8),
+    /// The stream breaks; the broker still processes this many of what it had received.
+    Break(u8),
+    Open,
+    Overload(u8),
+    ForgetOutcome(u8),
+    Sleep(u16),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u8..4).prop_map(Step::Push),
+        4 => (1_u8..6).prop_map(Step::Send),
+        4 => (1_u8..6).prop_map(Step::Process),
+        4 => (1_u8..6).prop_map(Step::Answer),
+        1 => (0_u8..6).prop_map(Step::Break),
+        2 => Just(Step::Open),
+        1 => (1_u8..3).prop_map(Step::Overload),
+        1 => (1_u8..3).prop_map(Step::ForgetOutcome),
+        2 => (1_u16..200).prop_map(Step::Sleep),
+        1 => (5_000_u16..20_000).prop_map(Step::Sleep),
+    ]
+}
+
+struct World {
+    now: Instant,
+    delivery: Delivery<Number, Number>,
+    broker: ModelBroker,
+    to_broker: VecDeque<(Identity, Number)>,
+    to_client: VecDeque<ProduceOutcome>,
+    open: bool,
+    pushed: Number,
+    results: BTreeMap<Number, Result<ProduceReceipt, DeliveryError>>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            delivery: Delivery::new(OPTIONS, 7),
+            broker: ModelBroker::default(),
+            to_broker: VecDeque::new(),
+            to_client: VecDeque::new(),
+            open: false,
+            pushed: 0,
+            results: BTreeMap::new(),
+        }
+    }
+
+    fn note(&mut self, resolved: impl IntoIterator<Item = Resolved<Number>>) {
+        for Resolved { waiter, result } in resolved {
+            let earlier = self.results.insert(waiter, result);
+            assert!(earlier.is_none(), "batch {waiter} was reported twice");
+        }
+    }
+
+    fn push(&mut self) {
+        let deadline = self.now + TIMEOUT;
+        self.delivery.push(self.pushed, self.pushed, deadline);
+        self.pushed += 1;
+    }
+
+    fn send(&mut self) -> bool {
+        match self.delivery.poll_send(self.now) {
+            Some((identity, number)) => {
+                self.to_broker.push_back((identity, *number));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn process(&mut self) -> bool {
+        let Some((identity, number)) = self.to_broker.pop_front() else {
+            return false;
+        };
+        let outcome = self.broker.append(identity, number);
+        self.to_client.push_back(outcome);
+        true
+    }
+
+    fn answer(&mut self) -> bool {
+        let Some(outcome) = self.to_client.pop_front() else {
+            return false;
+        };
+        let resolved = self.delivery.on_outcome(self.now, outcome).unwrap();
+        self.note(resolved);
+        true
+    }
+
+    fn break_stream(&mut self, processed: usize) {
+        for _ in 0..processed {
+            self.process();
+        }
+        self.to_broker.clear();
+        self.to_client.clear();
+        if self.open {
+            self.delivery.stream_lost();
+        }
+        self.open = false;
+    }
+
+    fn open(&mut self) {
+        if !self.open {
+            self.delivery.stream_opened();
+            self.open = true;
+        }
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.now += time;
+        let resolved = self.delivery.expire(self.now);
+        self.note(resolved);
+        if self.delivery.wants_new_stream() {
+            self.break_stream(0);
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Push(count) => (0..count).for_each(|_| self.push()),
+            Step::Send(count) => (0..count).for_each(|_| drop(self.send())),
+            Step::Process(count) => (0..count).for_each(|_| drop(self.process())),
+            Step::Answer(count) => (0..count).for_each(|_| drop(self.answer())),
+            Step::Break(processed) => self.break_stream(processed.into()),
+            Step::Open => self.open(),
+            Step::Overload(count) => self.broker.overloaded = count.into(),
+            Step::ForgetOutcome(count) => self.broker.forgets_outcome = count.into(),
+            Step::Sleep(ms) => self.sleep(Duration::from_millis(ms.into())),
+        }
+    }
+
+    /// A broker and a network without faults settle everything that is pending.
+    fn heal(&mut self) {
+        self.broker.overloaded = 0;
+        self.broker.forgets_outcome = 0;
+        for _ in 0..10_000 {
+            self.open();
+            while self.send() || self.process() || self.answer() {}
+            if self.delivery.is_empty() {
+                return;
+            }
+            self.sleep(Duration::from_millis(1));
+        }
+        panic!("not settled: {:?}", self.delivery);
+    }
+
+    fn check(&self) {
+        let log = &self.broker.log;
+        assert!(log.is_sorted_by(|a, b| a < b), "doubled or reordered: {log:?}");
+        assert_eq!(self.results.len() as u64, self.pushed, "every batch is reported");
+        for (number, result) in &self.results {
+            let place = log.iter().position(|logged| logged == number);
+            match result {
+                Ok(receipt) => {
+                    let offset = place.map(|place| Offset(place as u64));
+                    assert_eq!(receipt.base_offset, offset, "batch {number}");
+                    assert!(offset.is_some(), "batch {number} is acknowledged and lost");
+                }
+                Err(DeliveryError::TimedOut | DeliveryError::Unknown(_)) => {}
+                Err(error) => assert_eq!(place, None, "batch {number} failed: {error:?}"),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn whatever_happens_nothing_acknowledged_is_lost_and_nothing_is_doubled_or_reordered(
+        steps in vec(any_step(), 1..120),
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        world.heal();
+        world.check();
+    }
+}
+
+#[test]
+fn without_faults_everything_is_acknowledged_in_order() {
+    let mut world = World::new();
+    for _ in 0..5 {
+        world.push();
+    }
+    world.heal();
+    world.check();
+    assert_eq!(world.broker.log, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn a_lost_answer_is_asked_for_again_and_gives_one_record() {
+    let mut world = World::new();
+    world.push();
+    world.open();
+    world.send();
+    world.process();
+    world.break_stream(0);
+    world.heal();
+    assert_eq!(world.broker.log, [0]);
+    assert!(world.results[&0].as_ref().unwrap().duplicate);
+}
+
+#[test]
+fn a_refused_batch_fails_alone_and_the_rest_is_numbered_anew() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.push();
+    }
+    world.heal();
+    world.check();
+    assert!(matches!(world.results[&7], Err(DeliveryError::Refused(_))));
+    assert!(matches!(world.results[&5], Err(DeliveryError::Rejected(_))));
+    assert_eq!(world.broker.log, [0, 1, 2, 3, 4, 6, 8, 9]);
+    assert_eq!(world.broker.epoch, 1);
+}
+
+#[test]
+fn time_up_before_sending_is_known_and_time_up_on_the_way_is_unknown() {
+    let mut world = World::new();
+    world.push();
+    world.open();
+    world.send();
+    world.break_stream(1);
+    world.push();
+    world.sleep(TIMEOUT);
+    assert_eq!(world.results[&0], Err(DeliveryError::TimedOut));
+    assert_eq!(world.results[&1], Err(DeliveryError::NotSent(None)));
+    assert!(world.delivery.is_empty());
+}
+
+#[test]
+fn a_broker_that_lost_what_it_acknowledged_gets_the_rest_under_a_new_epoch() {
+    let mut world = World::new();
+    world.push();
+    world.heal();
+    world.broker = ModelBroker::default();
+    world.push();
+    world.push();
+    world.heal();
+    assert_eq!(world.broker.log, [1, 2]);
+    assert!(world.results.values().all(Result::is_ok));
+}
+
+#[test]
+fn an_answer_to_nothing_is_an_error() {
+    let mut world = World::new();
+    let answer = ModelBroker::receipt(None, false);
+    let error = world.delivery.on_outcome(world.now, answer).unwrap_err();
+    assert_eq!(error, UnexpectedAnswer);
+}

@@ -1,0 +1,155 @@
+//! Why messages were not sent, and when that is not known.
+
+use std::{sync::Arc, time::Duration};
+
+use flumen_protocol::{batch::PushError, error::ErrorCode, topic::TopicName};
+
+use super::delivery::DeliveryError;
+
+/// Why a message has no receipt. [`SendError::is_unknown`] tells whether it may be stored
+/// all the same.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// A plugin refused the message's batch, in its own words. It is not stored.
+    #[error("message to topic {topic} was rejected by a plugin: {text}")]
+    Rejected {
+        /// The topic.
+        topic: TopicName,
+        /// The plugin's words.
+        text: String,
+    },
+    /// The broker refused the message's batch. It is not stored.
+    #[error("message to topic {topic} was refused: {text}")]
+    Refused {
+        /// The topic.
+        topic: TopicName,
+        /// The broker's reason, for programs.
+        code: ErrorCode,
+        /// The broker's reason, for people.
+        text: String,
+    },
+    /// No receipt came in time: the outcome is **unknown**, the message may be stored.
+    #[error(
+        "message to topic {topic} has no receipt after {after:?}: its outcome is unknown, it may be stored"
+    )]
+    TimedOut {
+        /// The topic.
+        topic: TopicName,
+        /// The producer's delivery time-out.
+        after: Duration,
+    },
+    /// The outcome is **unknown** for another reason: the message may be stored.
+    #[error("the outcome of a message to topic {topic} is unknown, it may be stored: {text}")]
+    Unknown {
+        /// The topic.
+        topic: TopicName,
+        /// What happened.
+        text: String,
+    },
+    /// The broker could not take the message in time. It is not stored.
+    #[error("message to topic {topic} could not be sent within {after:?} and is not stored: {text}")]
+    NotSent {
+        /// The topic.
+        topic: TopicName,
+        /// The producer's delivery time-out.
+        after: Duration,
+        /// What was in the way.
+        text: String,
+    },
+    /// The producer's memory stayed full. The message was not taken.
+    #[error(
+        "message to topic {topic} was not taken: {bytes_max} bytes already wait to be sent and none left within {after:?}"
+    )]
+    Full {
+        /// The topic.
+        topic: TopicName,
+        /// The producer's limit of bytes that wait.
+        bytes_max: usize,
+        /// The producer's delivery time-out.
+        after: Duration,
+    },
+    /// The message exceeds a limit. It was not taken.
+    #[error("message to topic {topic} was not taken: {source}")]
+    Invalid {
+        /// The topic.
+        topic: TopicName,
+        /// Which limit.
+        source: PushError,
+    },
+    /// The value cannot be written in the producer's format. The message was not taken.
+    #[error("message to topic {topic} was not taken: {text}")]
+    Encode {
+        /// The topic.
+        topic: TopicName,
+        /// Why.
+        text: String,
+    },
+    /// The message names a partition that the topic does not have. It was not taken.
+    #[error("message was not taken: topic {topic} has {partitions} partitions, none is number {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: TopicName,
+        /// What the message says.
+        partition: u32,
+        /// How many partitions the topic has.
+        partitions: u32,
+    },
+    /// Messages that were enqueued before failed, and this one was not taken, so that the
+    /// failure is noticed. It is reported once.
+    #[error("message was not taken because {0}")]
+    Earlier(Arc<FlushError>),
+    /// The producer was closed. The message was not taken.
+    #[error("message to topic {topic} was not taken: the producer is closed")]
+    Closed {
+        /// The topic.
+        topic: TopicName,
+    },
+}
+
+impl SendError {
+    /// Whether the message may be stored in spite of the error.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Unknown { .. })
+    }
+
+    pub(super) fn of_delivery(error: &DeliveryError, topic: &TopicName, after: Duration) -> Self {
+        let topic = topic.clone();
+        match error {
+            DeliveryError::Rejected(text) => Self::Rejected {
+                topic,
+                text: text.clone(),
+            },
+            DeliveryError::Refused(error) => Self::Refused {
+                topic,
+                code: error.code,
+                text: error.text.clone(),
+            },
+            DeliveryError::TimedOut => Self::TimedOut { topic, after },
+            DeliveryError::Unknown(text) => Self::Unknown {
+                topic,
+                text: text.clone(),
+            },
+            DeliveryError::NotSent(text) => Self::NotSent {
+                topic,
+                after,
+                text: text
+                    .clone()
+                    .unwrap_or_else(|| "no broker could be reached".to_owned()),
+            },
+        }
+    }
+}
+
+/// Enqueued messages failed. Those that were awaited with `send` are not counted here.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{failed} enqueued messages failed (of {unknown} the outcome is unknown); the first: {first}")]
+#[non_exhaustive]
+pub struct FlushError {
+    /// How many have no receipt.
+    pub failed: u64,
+    /// Of how many of those it is not known whether they are stored.
+    pub unknown: u64,
+    /// The first error.
+    pub first: SendError,
+}

@@ -1,0 +1,537 @@
+//! One task a partition: takes batches, writes them to a produce stream, reads the answers,
+//! and opens another stream when one is lost.
+
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::{
+    batch::{Batch, BatchBuilder, BatchError, Codec, ProducerSequence},
+    error::{ErrorCode, WireError},
+    ids::{BrokerId, ProducerId},
+    message::{ProduceAcks, ProduceBatch, ProduceOpen, StreamOpen, TopicMetadata},
+    topic::TopicName,
+};
+use flumen_transport::stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload};
+use parking_lot::Mutex;
+use tokio::{
+    sync::Notify,
+    time::{sleep, sleep_until},
+};
+
+use super::{
+    ProducerOptions,
+    accumulator::{Accumulator, Gathered, Take, Took},
+    completion::{BatchOutcome, Completion},
+    delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Resolved},
+    error::SendError,
+};
+use crate::{client::Client, connection::backoff::Backoff};
+
+/// Incomplete batches of a partition that may be on their way at once. With one, a record
+/// that just missed a batch would wait for that batch's whole way and its own.
+const INCOMPLETE_IN_FLIGHT_MAX: usize = 2;
+
+/// Bytes of frames that are gathered before they are handed to the connection.
+const WRITE_BYTES: usize = 256 * 1024;
+
+/// A stream that carried nothing for this long is finished; the next batch opens another.
+const STREAM_IDLE: Duration = Duration::from_secs(30);
+
+/// After this long without an answer, records that gather look at the clock one by one.
+const STALL: Duration = Duration::from_millis(5);
+
+/// What the handles and the tasks of one producer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    client: Client,
+    pub(super) topic: TopicName,
+    producer_id: ProducerId,
+    codec: Codec,
+    pub(super) options: ProducerOptions,
+    pub(super) accumulator: Mutex<Accumulator>,
+    /// Told when memory comes back.
+    pub(super) room: Notify,
+    leaders: Mutex<Vec<Option<BrokerId>>>,
+    /// When the leaders were last asked for; held while asking, so that one asks for all.
+    refreshed: tokio::sync::Mutex<Instant>,
+}
+
+impl Shared {
+    pub(super) fn start(
+        client: Client,
+        metadata: TopicMetadata,
+        accumulator: Accumulator,
+        options: ProducerOptions,
+        codec: Codec,
+    ) -> Arc<Self> {
+        let shared = Arc::new(Self {
+            client,
+            topic: metadata.name,
+            // Zero would ask for no duplicate detection.
+            producer_id: ProducerId(rand::random_range(1..=u64::MAX)),
+            codec,
+            options,
+            accumulator: Mutex::new(accumulator),
+            room: Notify::new(),
+            leaders: Mutex::new(metadata.leaders),
+            refreshed: tokio::sync::Mutex::new(Instant::now()),
+        });
+        tokio::spawn(watch_topic(Arc::downgrade(&shared)));
+        shared
+    }
+
+    /// Asks for the leaders unless somebody did since `since`; false if the topic is gone.
+    async fn refresh(&self, since: Instant) -> bool {
+        let mut refreshed = self.refreshed.lock().await;
+        if *refreshed > since {
+            return true;
+        }
+        match self.client.topic(&self.topic).await {
+            Ok(Some(metadata)) => {
+                *refreshed = Instant::now();
+                let partitions = metadata.leaders.len() as u32;
+                *self.leaders.lock() = metadata.leaders;
+                self.accumulator.lock().grow(partitions);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::debug!(topic = %self.topic, %error, "cannot look for leaders");
+                true
+            }
+        }
+    }
+}
+
+/// Looks for new partitions from time to time, as long as the producer lives.
+async fn watch_topic(shared: Weak<Shared>) {
+    loop {
+        let Some(interval) = shared
+            .upgrade()
+            .filter(|shared| !shared.accumulator.lock().is_closed())
+            .map(|shared| shared.client.config().metadata_refresh)
+        else {
+            return;
+        };
+        sleep(interval).await;
+        if let Some(shared) = shared.upgrade() {
+            shared.refresh(Instant::now()).await;
+        }
+    }
+}
+
+/// Starts the task of a partition, unless it has one.
+pub(super) fn spawn(shared: &Arc<Shared>, partition: u32) {
+    let signal = Arc::new(Notify::new());
+    if shared.accumulator.lock().assign_worker(partition, &signal) {
+        signal.notify_one();
+        let delivery = DeliveryOptions {
+            in_flight_max: shared.options.in_flight_max,
+            backoff: shared.client.config().reconnect,
+        };
+        let worker = Worker {
+            shared: Arc::clone(shared),
+            partition,
+            signal,
+            delivery: Mutex::new(Delivery::new(delivery, rand::random())),
+            last_failure: Mutex::new(None),
+        };
+        tokio::spawn(worker.run());
+    }
+}
+
+/// A batch on its way: built when it is first sent, and kept until it is settled.
+#[derive(Debug)]
+struct Outgoing {
+    form: Form,
+    _memory: Memory,
+}
+
+#[derive(Debug)]
+enum Form {
+    Gathered(Box<BatchBuilder>),
+    Built(Batch, Identity),
+    /// It could not be built, or is being built.
+    Gone,
+}
+
+/// Gives the bytes of a batch back when it is gone.
+#[derive(Debug)]
+struct Memory {
+    shared: Arc<Shared>,
+    bytes: usize,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.shared.accumulator.lock().release(self.bytes);
+        self.shared.room.notify_waiters();
+    }
+}
+
+/// Who waits for the outcome of a batch.
+#[derive(Debug)]
+struct Waiter {
+    completion: Arc<Completion>,
+    records: u32,
+    awaited: u32,
+}
+
+type PartitionDelivery = Delivery<Outgoing, Waiter>;
+
+/// Why a stream is no longer used.
+enum End {
+    /// There was nothing to send.
+    Idle,
+    /// It broke, or must be replaced.
+    Lost(String),
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    partition: u32,
+    /// Told when there is something to send.
+    signal: Arc<Notify>,
+    /// Never contended: only the futures of this task use it.
+    delivery: Mutex<PartitionDelivery>,
+    last_failure: Mutex<Option<String>>,
+}
+
+impl Worker {
+    async fn run(self) {
+        let mut backoff = Backoff::new(self.shared.client.config().reconnect, rand::random());
+        loop {
+            if !self.has_work() {
+                if self.shared.accumulator.lock().is_closed() {
+                    return;
+                }
+                self.signal.notified().await;
+                continue;
+            }
+            let Some(opened) = self.unless_all_expire(self.open()).await else {
+                continue;
+            };
+            let end = match opened {
+                Ok((writer, reader)) => self.carry(writer, reader, &mut backoff).await,
+                Err(text) => End::Lost(text),
+            };
+            if let End::Lost(text) = end {
+                tracing::debug!(topic = %self.shared.topic, partition = self.partition, text, "produce stream lost");
+                *self.last_failure.lock() = Some(text);
+                self.shared.accumulator.lock().suspend_clock();
+                let since = Instant::now();
+                let recover = async {
+                    sleep(backoff.next_delay()).await;
+                    self.shared.refresh(since).await
+                };
+                if self.unless_all_expire(recover).await == Some(false) {
+                    self.fail_all_for_lack_of_topic();
+                }
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.delivery.lock().is_empty()
+            || self.shared.accumulator.lock().oldest(self.partition).is_some()
+    }
+
+    async fn open(&self) -> Result<(FrameWriter, FrameReader), String> {
+        let leaders = self.shared.leaders.lock();
+        let leader = leaders.get(self.partition as usize).copied().flatten();
+        drop(leaders);
+        let broker = self.shared.client.broker(leader);
+        let connection = broker.connection().await.map_err(|e| e.to_string())?;
+        let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
+        let mut writer = FrameWriter::new(send);
+        let open = StreamOpen::Produce(ProduceOpen {
+            topic: self.shared.topic.clone(),
+            partition: self.partition,
+        });
+        writer.push(&open, Payload::None);
+        Ok((writer, FrameReader::new(receive, DATA_LIMITS)))
+    }
+
+    /// Uses a stream until it is idle or lost.
+    async fn carry(
+        &self,
+        mut writer: FrameWriter,
+        mut reader: FrameReader,
+        backoff: &mut Backoff,
+    ) -> End {
+        self.delivery.lock().stream_opened();
+        let end = tokio::select! {
+            biased;
+            end = self.read(&mut reader, backoff) => end,
+            end = self.write(&mut writer) => end,
+            end = self.watch_deadlines() => end,
+        };
+        match end {
+            End::Idle => writer.finish(),
+            End::Lost(_) => writer.reset(0),
+        }
+        self.delivery.lock().stream_lost();
+        end
+    }
+
+    async fn read(&self, reader: &mut FrameReader, backoff: &mut Backoff) -> End {
+        loop {
+            let acks = match reader.next::<ProduceAcks>().await {
+                Ok(Some((acks, 0))) => acks,
+                Ok(Some(_)) => return End::Lost("an answer came with a payload".to_owned()),
+                Ok(None) => return End::Lost("the broker ended the stream".to_owned()),
+                Err(error) => return End::Lost(error.to_string()),
+            };
+            let now = Instant::now();
+            for outcome in acks.outcomes {
+                if outcome.is_ok() {
+                    backoff.reset();
+                }
+                let resolved = self.delivery.lock().on_outcome(now, outcome);
+                match resolved {
+                    Ok(resolved) => self.settle(resolved),
+                    Err(unexpected) => return End::Lost(unexpected.to_string()),
+                }
+            }
+            self.signal.notify_one();
+        }
+    }
+
+    async fn write(&self, writer: &mut FrameWriter) -> End {
+        loop {
+            let gathers = match self.write_what_is_there(writer).await {
+                Ok(gathers) => gathers,
+                Err(error) => return End::Lost(error.to_string()),
+            };
+            let (in_flight, is_empty, retry_at) = {
+                let delivery = self.delivery.lock();
+                if delivery.wants_new_stream() {
+                    return End::Lost("the broker does not lead the partition any more".to_owned());
+                }
+                let retry_at = delivery.retry_at();
+                (delivery.in_flight(), delivery.is_empty(), retry_at)
+            };
+            let is_idle = is_empty && matches!(gathers, Gathers::Nothing);
+            if is_idle && self.shared.accumulator.lock().is_closed() {
+                return End::Idle;
+            }
+            let wake_at = match gathers {
+                Gathers::Until(at) => Some(retry_at.map_or(at, |retry_at| retry_at.min(at))),
+                Gathers::Nothing | Gathers::Some => retry_at,
+            };
+            let stalls = !is_idle && in_flight > 0 && wake_at.is_none();
+            tokio::select! {
+                () = self.signal.notified() => {}
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now).into()), if wake_at.is_some() => {}
+                () = sleep(STALL), if stalls => {
+                    self.shared.accumulator.lock().suspend_clock();
+                    self.signal.notified().await;
+                }
+                () = sleep(STREAM_IDLE), if is_idle => return End::Idle,
+            }
+        }
+    }
+
+    /// Writes all batches that may be sent now.
+    async fn write_what_is_there(
+        &self,
+        writer: &mut FrameWriter,
+    ) -> Result<Gathers, flumen_transport::stream::WriteError> {
+        let now = Instant::now();
+        let gathers = loop {
+            self.push_frames(writer, now);
+            if writer.buffered() > WRITE_BYTES {
+                writer.flush().await?;
+                continue;
+            }
+            let (accepts, in_flight) = {
+                let delivery = self.delivery.lock();
+                (delivery.accepts(), delivery.in_flight())
+            };
+            if !accepts {
+                break Gathers::Some;
+            }
+            let take = if in_flight < INCOMPLETE_IN_FLIGHT_MAX {
+                Take::OlderThan(self.shared.options.linger)
+            } else {
+                Take::Complete
+            };
+            let took = self.shared.accumulator.lock().take(self.partition, take, now);
+            match took {
+                Took::Batch(batch) => self.accept(batch),
+                Took::Later(Some(at)) => break Gathers::Until(at),
+                Took::Later(None) => break Gathers::Some,
+                Took::Nothing => break Gathers::Nothing,
+            }
+        };
+        writer.flush().await?;
+        Ok(gathers)
+    }
+
+    fn push_frames(&self, writer: &mut FrameWriter, now: Instant) {
+        let mut delivery = self.delivery.lock();
+        while writer.buffered() <= WRITE_BYTES
+            && let Some((identity, outgoing)) = delivery.poll_send(now)
+        {
+            match outgoing.batch(identity, self.shared.producer_id, self.shared.codec) {
+                Ok(batch) => writer.push(&ProduceBatch, Payload::Batch(batch)),
+                Err(error) => {
+                    let text = format!("it cannot be encoded: {error}");
+                    let error = WireError::new(ErrorCode::CorruptBatch, text);
+                    let resolved = delivery.fail_unsendable(error);
+                    self.settle(resolved);
+                }
+            }
+        }
+    }
+
+    /// Takes a gathered batch over.
+    fn accept(&self, gathered: Gathered) {
+        let outgoing = Outgoing {
+            form: Form::Gathered(Box::new(gathered.builder)),
+            _memory: Memory {
+                shared: Arc::clone(&self.shared),
+                bytes: gathered.bytes,
+            },
+        };
+        let Form::Gathered(builder) = &outgoing.form else {
+            return;
+        };
+        let waiter = Waiter {
+            completion: gathered.completion,
+            records: builder.len() as u32,
+            awaited: gathered.awaited,
+        };
+        let deadline = gathered.created + self.shared.options.delivery_timeout;
+        self.delivery.lock().push(outgoing, waiter, deadline);
+    }
+
+    /// Gives up what is overdue, for as long as a stream is used.
+    async fn watch_deadlines(&self) -> End {
+        loop {
+            sleep_until(self.next_deadline().into()).await;
+            self.expire();
+            if self.delivery.lock().wants_new_stream() {
+                return End::Lost("batches had no answer in time".to_owned());
+            }
+            self.signal.notify_one();
+        }
+    }
+
+    /// Awaits `future`, and gives up meanwhile what is overdue; `None` if nothing is left.
+    async fn unless_all_expire<R>(&self, future: impl Future<Output = R>) -> Option<R> {
+        let mut future = std::pin::pin!(future);
+        loop {
+            tokio::select! {
+                result = &mut future => return Some(result),
+                () = sleep_until(self.next_deadline().into()) => {
+                    self.expire();
+                    if !self.has_work() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let timeout = self.shared.options.delivery_timeout;
+        let gathered = self.shared.accumulator.lock().oldest(self.partition);
+        let sent = self.delivery.lock().next_deadline();
+        let gathered = gathered.map(|created| created + timeout);
+        let first = sent.into_iter().chain(gathered).min();
+        // What comes later is due later.
+        first.unwrap_or_else(|| Instant::now() + timeout)
+    }
+
+    fn expire(&self) {
+        let now = Instant::now();
+        if let Some(before) = now.checked_sub(self.shared.options.delivery_timeout) {
+            loop {
+                let overdue = self.shared.accumulator.lock().take_older(self.partition, before);
+                match overdue {
+                    Some(batch) => self.accept(batch),
+                    None => break,
+                }
+            }
+        }
+        let resolved = self.delivery.lock().expire(now);
+        self.settle(resolved);
+    }
+
+    fn fail_all_for_lack_of_topic(&self) {
+        while let Some(batch) = {
+            let mut accumulator = self.shared.accumulator.lock();
+            accumulator.take_older(self.partition, Instant::now())
+        } {
+            self.accept(batch);
+        }
+        let text = format!("topic {} does not exist any more", self.shared.topic);
+        let error = DeliveryError::Refused(WireError::new(ErrorCode::UnknownTopic, text));
+        let resolved = self.delivery.lock().fail_all(&error);
+        self.settle(resolved);
+    }
+
+    /// Tells those who wait what became of their batches.
+    fn settle(&self, resolved: impl IntoIterator<Item = Resolved<Waiter>>) {
+        for Resolved { waiter, result } in resolved {
+            let result = result.map_err(|error| {
+                let error = self.explain(error);
+                let unawaited = waiter.records - waiter.awaited;
+                let mut accumulator = self.shared.accumulator.lock();
+                accumulator.note_failure(unawaited, &error);
+                Arc::new(error)
+            });
+            waiter.completion.complete(BatchOutcome {
+                result,
+                records: waiter.records,
+            });
+        }
+    }
+
+    fn explain(&self, error: DeliveryError) -> SendError {
+        let error = match error {
+            DeliveryError::NotSent(None) => DeliveryError::NotSent(self.last_failure.lock().clone()),
+            error => error,
+        };
+        let after = self.shared.options.delivery_timeout;
+        SendError::of_delivery(&error, &self.shared.topic, after)
+    }
+}
+
+/// Whether records wait that are not sent yet.
+#[derive(Clone, Copy)]
+enum Gathers {
+    Nothing,
+    Some,
+    Until(Instant),
+}
+
+impl Outgoing {
+    /// The encoded batch under this identity.
+    fn batch(
+        &mut self,
+        identity: Identity,
+        producer_id: ProducerId,
+        codec: Codec,
+    ) -> Result<&Batch, BatchError> {
+        let sequence = ProducerSequence {
+            producer_id,
+            epoch: identity.epoch,
+            sequence: identity.sequence,
+        };
+        let batch = match std::mem::replace(&mut self.form, Form::Gone) {
+            Form::Gathered(builder) => builder.build_sequenced(codec, sequence)?,
+            Form::Built(batch, earlier) if earlier == identity => batch,
+            Form::Built(batch, _) => batch.sequenced(sequence),
+            Form::Gone => return Err(BatchError::Malformed("it could not be built before")),
+        };
+        self.form = Form::Built(batch, identity);
+        match &self.form {
+            Form::Built(batch, _) => Ok(batch),
+            Form::Gathered(_) | Form::Gone => unreachable!("it was just built"),
+        }
+    }
+}
