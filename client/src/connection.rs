@@ -51,7 +51,9 @@ pub enum ConnectError {
         text: String,
     },
     /// Nothing was heard in time.
-    #[error("broker {address} did not answer within {after:?}: is it running, and is UDP let through?")]
+    #[error(
+        "broker {address} did not answer within {after:?}: is it running, and is UDP let through?"
+    )]
     TimedOut {
         /// The address.
         address: String,

@@ -22,12 +22,12 @@ use flumen_protocol::{ids::Offset, topic::TopicName};
 use futures_core::Stream;
 use tokio::sync::mpsc;
 
+use self::{batch::Reading, fetch::Event, position::Progress};
 pub use self::{
     batch::ReceivedBatch,
     builder::{BUFFER_BYTES, ConsumerBuilder},
     error::ConsumeError,
 };
-use self::{batch::Reading, fetch::Event, position::Progress};
 use crate::message::Received;
 
 /// Receives the messages of a topic as values of type `T`.
@@ -99,13 +99,15 @@ impl<T> Consumer<T> {
     pub fn positions(&self) -> Vec<(u32, Offset)> {
         let current = self.current.as_ref();
         let at = |partition: u32, reached: Offset| match current {
-            Some(current) if current.batch.partition() == partition => {
+            Some(current) if current.batch.partition == partition => {
                 current.batch.next_offset().unwrap_or(current.end)
             }
             _ => reached,
         };
         let positions = self.progress.positions();
-        positions.map(|(partition, reached)| (partition, at(partition, reached))).collect()
+        positions
+            .map(|(partition, reached)| (partition, at(partition, reached)))
+            .collect()
     }
 
     #[inline]
@@ -128,7 +130,7 @@ impl<T> Consumer<T> {
     fn poll_batch(&mut self, ctx: &mut Context<'_>) -> Poll<Option<Item<ReceivedBatch<T>>>> {
         loop {
             if let Some(current) = self.current.take() {
-                self.progress.reached(current.batch.partition(), current.end);
+                self.progress.reached(current.batch.partition, current.end);
                 if !current.batch.is_empty() {
                     return Poll::Ready(Some(Ok(current.batch)));
                 }
@@ -208,7 +210,7 @@ impl<T> Consumer<T> {
 
     fn finish_current(&mut self) {
         if let Some(current) = self.current.take() {
-            self.progress.reached(current.batch.partition(), current.end);
+            self.progress.reached(current.batch.partition, current.end);
         }
     }
 }

@@ -77,8 +77,8 @@ pub use crate::{
     message::{HeaderMap, Message, Received},
     payload::{DecodeError, EncodeError, Format, OCTET_STREAM, Raw},
     producer::{
-        BATCH_BYTES, DELIVERY_TIMEOUT, FlushError, IN_FLIGHT_BATCHES_MAX, LINGER,
-        MEMORY_BYTES_MAX, PendingReceipt, Producer, ProducerBuilder, Receipt, SendError,
+        BATCH_BYTES, DELIVERY_TIMEOUT, FlushError, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
+        PendingReceipt, Producer, ProducerBuilder, Receipt, SendError,
     },
     profile::{Profile, ProfileError, Profiles},
     request::RequestError,

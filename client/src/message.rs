@@ -116,7 +116,9 @@ pub struct Received<T> {
 impl<T> Received<T> {
     /// The key as text, if it is one.
     pub fn key_str(&self) -> Option<&str> {
-        self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok())
+        self.key
+            .as_deref()
+            .and_then(|key| std::str::from_utf8(key).ok())
     }
 }
 
@@ -132,7 +134,8 @@ impl HeaderMap {
 
     /// The value of the first header of that name, if it is text.
     pub fn get_str(&self, name: &str) -> Option<&str> {
-        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
+        self.get(name)
+            .and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// All headers, in order.
@@ -152,7 +155,10 @@ mod tests {
 
     #[test]
     fn headers_are_read_back_in_order() {
-        let message = Message::new(()).header("a", "1").header("b", "2").header("a", "3");
+        let message = Message::new(())
+            .header("a", "1")
+            .header("b", "2")
+            .header("a", "3");
         let headers = HeaderMap(message.headers.into());
         let all: Vec<_> = headers.iter().map(|h| (h.name, h.value)).collect();
         assert_eq!(all, [("a", &b"1"[..]), ("b", b"2"), ("a", b"3")]);

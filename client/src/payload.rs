@@ -274,14 +274,20 @@ mod tests {
 
     #[test]
     fn a_content_type_names_the_type_without_its_modules() {
-        assert_eq!(Format::Postcard.content_type::<Order>(), "postcard; type=Order");
+        assert_eq!(
+            Format::Postcard.content_type::<Order>(),
+            "postcard; type=Order"
+        );
         assert_eq!(
             Format::Json.content_type::<Vec<Option<Order>>>(),
             "application/json; type=Vec<Option<Order>>"
         );
         assert_eq!(Format::Raw.content_type::<Raw>(), "");
         assert_eq!(Format::Json.content_type::<serde_json::Value>(), JSON);
-        assert_eq!(short_type_name::<(Order, [Order; 2])>(), "(Order, [Order; 2])");
+        assert_eq!(
+            short_type_name::<(Order, [Order; 2])>(),
+            "(Order, [Order; 2])"
+        );
     }
 
     #[test]
@@ -301,7 +307,11 @@ mod tests {
             (Format::Json, JSON, &json, true),
             (Format::Raw, "", &postcard, true),
         ] {
-            assert_eq!(format.reads(wanted, found), fits, "{wanted:?} reads {found:?}");
+            assert_eq!(
+                format.reads(wanted, found),
+                fits,
+                "{wanted:?} reads {found:?}"
+            );
         }
     }
 }

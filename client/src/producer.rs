@@ -26,17 +26,17 @@ use std::{
 use flumen_protocol::{ids::Offset, topic::TopicName};
 use serde::Serialize;
 
+use self::{
+    accumulator::{NewRecord, NotTaken, Taken},
+    completion::{BatchOutcome, Wait},
+    worker::Shared,
+};
 pub use self::{
     builder::{
         BATCH_BYTES, DELIVERY_TIMEOUT, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
         ProducerBuilder,
     },
     error::{FlushError, SendError},
-};
-use self::{
-    accumulator::{NewRecord, NotTaken, Taken},
-    completion::{BatchOutcome, Wait},
-    worker::Shared,
 };
 use crate::{
     message::Message,
@@ -147,9 +147,10 @@ impl<T: Serialize + 'static> Producer<T> {
         message: impl Into<Message<T>>,
     ) -> Result<PendingReceipt, SendError> {
         let taken = self.push(&message.into(), true).await?;
-        let completion = taken.completion.expect("an awaited record has a completion");
+        let completion = taken
+            .completion
+            .expect("an awaited record has a completion");
         Ok(PendingReceipt {
-            shared: Arc::clone(&self.handle.shared),
             wait: Wait::new(completion),
             partition: taken.partition,
             index: taken.index,
@@ -303,7 +304,6 @@ impl<T: Serialize + 'static> Producer<T> {
 #[derive(Debug)]
 #[must_use = "the message is sent in any case, but nobody learns whether that failed"]
 pub struct PendingReceipt {
-    shared: Arc<Shared>,
     wait: Wait,
     partition: u32,
     index: u32,

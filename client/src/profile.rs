@@ -312,13 +312,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let profiles = Profiles::in_directory(directory.path());
         let text = profiles.load_default().unwrap_err().to_string();
-        assert!(text.contains("default") && text.contains("flumen dev"), "{text}");
+        assert!(
+            text.contains("default") && text.contains("flumen dev"),
+            "{text}"
+        );
         let text = profiles.load("absent").unwrap_err().to_string();
-        assert!(text.contains("absent.toml") && text.contains("flumen dev"), "{text}");
+        assert!(
+            text.contains("absent.toml") && text.contains("flumen dev"),
+            "{text}"
+        );
         let path = profiles.save("odd", &sample()).unwrap();
         fs::write(&path, "brokers = 3").unwrap();
         let text = profiles.load("odd").unwrap_err().to_string();
-        assert!(text.contains("odd.toml") && text.contains("brokers"), "{text}");
+        assert!(
+            text.contains("odd.toml") && text.contains("brokers"),
+            "{text}"
+        );
         assert!(profiles.load("../escape").is_err());
         assert!(profiles.make_default("absent").is_err());
     }

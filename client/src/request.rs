@@ -48,7 +48,9 @@ pub enum RequestError {
         after: Duration,
     },
     /// The connection broke before the answer: whether a change was made is **unknown**.
-    #[error("the connection broke before the answer to {what} ({text}): whether it was done is unknown")]
+    #[error(
+        "the connection broke before the answer to {what} ({text}): whether it was done is unknown"
+    )]
     Lost {
         /// The request.
         what: &'static str,

@@ -35,7 +35,11 @@ impl Backoff {
     /// Counts a failure and says how long to wait.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let factor = 1_u32 << self.failures.min(20);
-        let whole = self.options.first.saturating_mul(factor).min(self.options.max);
+        let whole = self
+            .options
+            .first
+            .saturating_mul(factor)
+            .min(self.options.max);
         self.failures = self.failures.saturating_add(1);
         whole.mul_f64(self.random.random_range(0.5..=1.0))
     }
@@ -60,7 +64,10 @@ mod tests {
         for whole in [10, 20, 40, 80, 100, 100] {
             let delay = backoff.next_delay();
             let whole = Duration::from_millis(whole);
-            assert!(whole / 2 <= delay && delay <= whole, "{delay:?} of {whole:?}");
+            assert!(
+                whole / 2 <= delay && delay <= whole,
+                "{delay:?} of {whole:?}"
+            );
         }
         backoff.reset();
         assert!(backoff.next_delay() <= options.first);

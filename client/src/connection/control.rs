@@ -39,7 +39,10 @@ pub(crate) async fn exchange(
     let mut reader = FrameReader::new(receive, REPLY_LIMITS);
     match reader.next::<Reply>().await {
         Ok(Some((reply, _))) => Ok(reply),
-        Ok(None) => Err(Broken::new(true, "the broker closed the stream without a reply")),
+        Ok(None) => Err(Broken::new(
+            true,
+            "the broker closed the stream without a reply",
+        )),
         Err(error) => Err(match written {
             Ok(()) => Broken::new(true, error),
             Err(error) => Broken::new(true, error),

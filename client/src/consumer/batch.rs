@@ -53,7 +53,8 @@ pub(super) struct Reading<T> {
 #[derive(Debug)]
 pub struct ReceivedBatch<T> {
     reading: Arc<Reading<T>>,
-    partition: u32,
+    /// The partition that all of them lie in.
+    pub partition: u32,
     columns: Columns,
     left: Range<usize>,
 }
@@ -95,11 +96,6 @@ impl<T> ReceivedBatch<T> {
             }
             _ => Ok(()),
         }
-    }
-
-    /// The partition.
-    pub fn partition(&self) -> u32 {
-        self.partition
     }
 
     /// How many messages are left in it.

@@ -189,9 +189,15 @@ impl<T> ConsumerBuilder<T> {
     ) -> Result<Vec<(u32, StartAt)>, RequestError> {
         let count = metadata.leaders.len() as u32;
         if self.chosen.is_empty() {
-            return Ok((0..count).map(|partition| (partition, self.start)).collect());
+            return Ok((0..count)
+                .map(|partition| (partition, self.start))
+                .collect());
         }
-        match self.chosen.iter().find(|(partition, _)| *partition >= count) {
+        match self
+            .chosen
+            .iter()
+            .find(|(partition, _)| *partition >= count)
+        {
             None => Ok(self.chosen.clone()),
             Some((partition, _)) => Err(RequestError::Setting {
                 text: format!("topic {topic} has {count} partitions, none is number {partition}"),

@@ -30,7 +30,9 @@ pub enum ConsumeError {
         text: String,
     },
     /// A stored batch is damaged; its records are passed over.
-    #[error("a batch at offset {offset} of partition {partition} of topic {topic} is passed over: {source}")]
+    #[error(
+        "a batch at offset {offset} of partition {partition} of topic {topic} is passed over: {source}"
+    )]
     Damaged {
         /// The topic.
         topic: TopicName,
@@ -58,7 +60,9 @@ pub enum ConsumeError {
         wanted: String,
     },
     /// A value cannot be read; its record is passed over.
-    #[error("the record at offset {offset} of partition {partition} of topic {topic} is passed over: {source}")]
+    #[error(
+        "the record at offset {offset} of partition {partition} of topic {topic} is passed over: {source}"
+    )]
     Decode {
         /// The topic.
         topic: TopicName,

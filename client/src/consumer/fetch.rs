@@ -12,8 +12,8 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::{BrokerId, Offset},
     limits::PARTITIONS_PER_CONSUMER_MAX,
-    message::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt, TopicMetadata},
     message::StreamOpen,
+    message::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt, TopicMetadata},
     topic::TopicName,
 };
 use flumen_transport::stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload};
@@ -270,7 +270,8 @@ impl Fetch {
             Ok(checked) => checked,
             Err(source) => {
                 let expected = positions.expected(partition).unwrap_or_default();
-                let span = header.map(|h| (h.base_offset, h.base_offset.plus(h.offset_span.into())));
+                let span =
+                    header.map(|h| (h.base_offset, h.base_offset.plus(h.offset_span.into())));
                 let end = span.map(|(_, end)| end);
                 if let Some(end) = end {
                     positions.arrived(partition, end);

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!(positions.arrived(0, Offset(9)), Arrival::From(Offset(5)));
         assert_eq!(
             positions.to_request(),
-            [(0, StartAt::Offset(Offset(9))), (1, StartAt::Offset(Offset(7)))]
+            [
+                (0, StartAt::Offset(Offset(9))),
+                (1, StartAt::Offset(Offset(7)))
+            ]
         );
     }
 

@@ -15,7 +15,12 @@ use flumen_protocol::{
 };
 use tokio::sync::Notify;
 
-use super::{clock::{RecordClock, now_ms}, completion::Completion, error::{FlushError, SendError}, partitioner::partition_for_key};
+use super::{
+    clock::{RecordClock, now_ms},
+    completion::Completion,
+    error::{FlushError, SendError},
+    partitioner::partition_for_key,
+};
 
 /// Bytes that a record takes in the arrays of its batch, for the account of memory.
 const RECORD_OVERHEAD_BYTES: usize = 16;
@@ -66,7 +71,10 @@ pub(super) enum NotTaken {
     Closed,
     Earlier(Box<FlushError>),
     Invalid(PushError),
-    UnknownPartition { partition: u32, partitions: u32 },
+    UnknownPartition {
+        partition: u32,
+        partitions: u32,
+    },
 }
 
 /// A batch that is ready to be built and sent.
@@ -483,7 +491,11 @@ mod tests {
         let partitions: Vec<_> = (0..20)
             .map(|_| accumulator.push(&keyed).unwrap().partition)
             .collect();
-        assert!(partitions.iter().all(|partition| *partition == partitions[0]));
+        assert!(
+            partitions
+                .iter()
+                .all(|partition| *partition == partitions[0])
+        );
     }
 
     #[test]

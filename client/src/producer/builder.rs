@@ -159,8 +159,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
         let mut accumulator = Accumulator::new(limits, content_type, partitions);
         accumulator.begin_at(rand::random_range(0..usize::MAX));
         let codec = self.compression.unwrap_or(metadata.config.compression);
-        let shared =
-            worker::Shared::start(self.client, metadata, accumulator, self.options, codec);
+        let shared = worker::Shared::start(self.client, metadata, accumulator, self.options, codec);
         Ok(Producer {
             handle: Arc::new(Handle {
                 shared,

@@ -34,12 +34,14 @@ impl RecordClock {
             return self.now_ms;
         }
         let now_ms = read();
-        self.shared = if now_ms == self.now_ms {
+        self.shared = if self.suspended {
+            0
+        } else if now_ms == self.now_ms {
             (self.shared * 2 + 1).min(RECORDS_PER_READ_MAX)
         } else {
             self.shared / 2
         };
-        self.left = if self.suspended { 0 } else { self.shared };
+        self.left = self.shared;
         self.now_ms = now_ms;
         now_ms
     }

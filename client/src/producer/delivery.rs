@@ -201,7 +201,12 @@ impl<B, W> Delivery<B, W> {
             return None;
         }
         self.retry_at = None;
-        if self.new_epoch_wanted && self.queue.iter().all(|p| p.has_expired() || !p.maybe_stored) {
+        if self.new_epoch_wanted
+            && self
+                .queue
+                .iter()
+                .all(|p| p.has_expired() || !p.maybe_stored)
+        {
             self.start_epoch();
         }
         let probing = self.new_epoch_wanted;
@@ -344,7 +349,11 @@ impl<B, W> Delivery<B, W> {
             maybe_stored
         });
         self.new_epoch_wanted |= leaves_gap;
-        let mut numbered = self.queue.iter().filter(|p| p.identity.is_some()).peekable();
+        let mut numbered = self
+            .queue
+            .iter()
+            .filter(|p| p.identity.is_some())
+            .peekable();
         if numbered.peek().is_some() && numbered.all(Pending::has_expired) {
             self.stream_spoilt = !self.in_flight.is_empty();
             self.start_epoch();

@@ -48,7 +48,9 @@ pub enum SendError {
         text: String,
     },
     /// The broker could not take the message in time. It is not stored.
-    #[error("message to topic {topic} could not be sent within {after:?} and is not stored: {text}")]
+    #[error(
+        "message to topic {topic} could not be sent within {after:?} and is not stored: {text}"
+    )]
     NotSent {
         /// The topic.
         topic: TopicName,
@@ -86,7 +88,9 @@ pub enum SendError {
         text: String,
     },
     /// The message names a partition that the topic does not have. It was not taken.
-    #[error("message was not taken: topic {topic} has {partitions} partitions, none is number {partition}")]
+    #[error(
+        "message was not taken: topic {topic} has {partitions} partitions, none is number {partition}"
+    )]
     UnknownPartition {
         /// The topic.
         topic: TopicName,
@@ -143,7 +147,9 @@ impl SendError {
 
 /// Enqueued messages failed. Those that were awaited with `send` are not counted here.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{failed} enqueued messages failed (of {unknown} the outcome is unknown); the first: {first}")]
+#[error(
+    "{failed} enqueued messages failed (of {unknown} the outcome is unknown); the first: {first}"
+)]
 #[non_exhaustive]
 pub struct FlushError {
     /// How many have no receipt.

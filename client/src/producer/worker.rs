@@ -235,13 +235,21 @@ impl Worker {
 
     fn has_work(&self) -> bool {
         !self.delivery.lock().is_empty()
-            || self.shared.accumulator.lock().oldest(self.partition).is_some()
+            || self
+                .shared
+                .accumulator
+                .lock()
+                .oldest(self.partition)
+                .is_some()
+    }
+
+    fn leader(&self) -> Option<BrokerId> {
+        let leaders = self.shared.leaders.lock();
+        leaders.get(self.partition as usize).copied().flatten()
     }
 
     async fn open(&self) -> Result<(FrameWriter, FrameReader), String> {
-        let leaders = self.shared.leaders.lock();
-        let leader = leaders.get(self.partition as usize).copied().flatten();
-        drop(leaders);
+        let leader = self.leader();
         let broker = self.shared.client.broker(leader);
         let connection = broker.connection().await.map_err(|e| e.to_string())?;
         let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
@@ -358,7 +366,11 @@ impl Worker {
             } else {
                 Take::Complete
             };
-            let took = self.shared.accumulator.lock().take(self.partition, take, now);
+            let took = self
+                .shared
+                .accumulator
+                .lock()
+                .take(self.partition, take, now);
             match took {
                 Took::Batch(batch) => self.accept(batch),
                 Took::Later(Some(at)) => break Gathers::Until(at),
@@ -450,7 +462,11 @@ impl Worker {
         let now = Instant::now();
         if let Some(before) = now.checked_sub(self.shared.options.delivery_timeout) {
             loop {
-                let overdue = self.shared.accumulator.lock().take_older(self.partition, before);
+                let overdue = self
+                    .shared
+                    .accumulator
+                    .lock()
+                    .take_older(self.partition, before);
                 match overdue {
                     Some(batch) => self.accept(batch),
                     None => break,
@@ -493,7 +509,9 @@ impl Worker {
 
     fn explain(&self, error: DeliveryError) -> SendError {
         let error = match error {
-            DeliveryError::NotSent(None) => DeliveryError::NotSent(self.last_failure.lock().clone()),
+            DeliveryError::NotSent(None) => {
+                DeliveryError::NotSent(self.last_failure.lock().clone())
+            }
             error => error,
         };
         let after = self.shared.options.delivery_timeout;

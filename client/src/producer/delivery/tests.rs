@@ -250,8 +250,15 @@ impl World {
 
     fn check(&self) {
         let log = &self.broker.log;
-        assert!(log.is_sorted_by(|a, b| a < b), "doubled or reordered: {log:?}");
-        assert_eq!(self.results.len() as u64, self.pushed, "every batch is reported");
+        assert!(
+            log.is_sorted_by(|a, b| a < b),
+            "doubled or reordered: {log:?}"
+        );
+        assert_eq!(
+            self.results.len() as u64,
+            self.pushed,
+            "every batch is reported"
+        );
         for (number, result) in &self.results {
             let place = log.iter().position(|logged| logged == number);
             match result {
