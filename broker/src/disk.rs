@@ -58,6 +58,17 @@ pub trait Disk: fmt::Debug + Send + Sync {
 
     /// Bytes that can still be written to the file system that holds `dir`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
+    /// The file system that holds `dir`, to sync thousands of files at once. To be opened before
+    /// they are written: it tells of the failures since then.
+    fn file_system(&self, dir: &Path) -> io::Result<Arc<dyn FileSystem>>;
+}
+
+/// A whole file system.
+pub trait FileSystem: fmt::Debug + Send + Sync {
+    /// Makes everything durable that was written before: contents, lengths and names, of all
+    /// files (`syncfs`). A failure is as final as that of [`File::sync_data`].
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file. Positions are explicit, so one handle serves many threads.

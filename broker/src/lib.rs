@@ -5,4 +5,5 @@ pub mod config;
 pub mod disk;
 pub mod identity;
 pub mod ids;
+pub mod log;
 pub mod wal;

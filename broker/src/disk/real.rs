@@ -8,7 +8,7 @@ use rustix::{
     io::{Errno, pread, pwritev, retry_on_intr},
 };
 
-use super::{DirEntry, Disk, File, parent_of};
+use super::{DirEntry, Disk, File, FileSystem, parent_of};
 
 /// Slices that one `pwritev` takes (`UIO_MAXIOV` of Linux).
 const SLICES_PER_CALL_MAX: usize = 1024;
@@ -91,6 +91,20 @@ impl Disk for RealDisk {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn file_system(&self, dir: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        Ok(Arc::new(RealFileSystem(fs::File::open(dir)?)))
+    }
+}
+
+/// A file system, by a directory in it. Linux tells a handle of the failures since it was opened.
+#[derive(Debug)]
+struct RealFileSystem(fs::File);
+
+impl FileSystem for RealFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
     }
 }
 

@@ -33,7 +33,7 @@ use std::{
 use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use super::{DirEntry, Disk, File, parent_of};
+use super::{DirEntry, Disk, File, FileSystem, parent_of};
 
 /// The unit a torn write tears into: a drive writes a sector whole or not at all.
 const SECTOR_BYTES: u64 = 512;
@@ -516,6 +516,36 @@ impl Disk for SimulatedDisk {
         self.with(|state| {
             state.check_dir(dir)?;
             Ok(state.free_bytes())
+        })
+    }
+
+    fn file_system(&self, dir: &Path) -> io::Result<Arc<dyn FileSystem>> {
+        self.with(|state| {
+            state.check_dir(dir)?;
+            Ok(Arc::new(SimulatedFileSystem(self.clone())) as Arc<dyn FileSystem>)
+        })
+    }
+}
+
+/// The whole disk.
+#[derive(Debug)]
+struct SimulatedFileSystem(SimulatedDisk);
+
+impl FileSystem for SimulatedFileSystem {
+    fn sync(&self) -> io::Result<()> {
+        self.0.change(|state| {
+            if count_down(&mut state.faults.fail_sync_in) {
+                state
+                    .nodes
+                    .values_mut()
+                    .for_each(|node| node.pending.clear());
+                return Err(io::Error::other("the simulated disk fails this sync"));
+            }
+            for change in std::mem::take(&mut state.pending) {
+                change.apply(&mut state.durable);
+            }
+            state.nodes.values_mut().for_each(Node::sync);
+            Ok(())
         })
     }
 }

@@ -1,0 +1,274 @@
+//! The flusher: the thread that writes batches of all partitions to their segments.
+//!
+//! A partition is written when it has collected enough for a large write, when its oldest batch
+//! has waited long enough, or, oldest first, when all together hold too much memory. When the
+//! disk takes no more, batches stay in memory and the write is tried again every second.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant, SystemTime},
+};
+
+use flumen_protocol::ids::Offset;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
+
+use super::{
+    options::{FLUSH_AGE_MAX, FLUSH_BYTES, FlushMode, RETRY_INTERVAL},
+    partition::Log,
+    write::FlushError,
+};
+
+/// What waits to be written, in all partitions.
+#[derive(Debug)]
+pub(super) struct Flusher {
+    mode: FlushMode,
+    unflushed_bytes: AtomicU64,
+    unflushed_bytes_max: u64,
+    queue: Mutex<Queue>,
+    /// Wakes the thread.
+    wake: Condvar,
+    /// Wakes those who wait until memory is free again.
+    room: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    /// Logs with enough for a large write.
+    ready: VecDeque<Arc<Log>>,
+    /// All logs with something to write, by the time of their oldest batch.
+    aging: VecDeque<(Instant, Arc<Log>)>,
+    /// Logs whose write failed.
+    stalled: Vec<Arc<Log>>,
+    /// Set while a write fails.
+    trouble: Option<Trouble>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    since: SystemTime,
+    text: String,
+    retry_at: Instant,
+}
+
+/// In which of the flusher's queues a log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    ready: bool,
+    aging: bool,
+}
+
+impl Due {
+    /// Notes that `unflushed` bytes wait now; returns which queues the log must enter.
+    pub(super) fn rise(&mut self, unflushed: u64) -> Self {
+        let enter = Self {
+            ready: unflushed >= FLUSH_BYTES && !self.ready,
+            aging: !self.aging,
+        };
+        self.ready |= enter.ready;
+        self.aging = true;
+        enter
+    }
+}
+
+/// What the thread does next.
+enum Step {
+    Flush(Arc<Log>),
+    Stop,
+}
+
+impl Flusher {
+    pub(super) fn new(mode: FlushMode, unflushed_bytes_max: u64) -> Self {
+        Self {
+            mode,
+            unflushed_bytes: AtomicU64::new(0),
+            unflushed_bytes_max,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            room: Notify::new(),
+        }
+    }
+
+    /// Starts the thread if the mode says so. It ends with [`Flusher::stop`].
+    pub(super) fn start(self: &Arc<Self>) -> io::Result<Option<JoinHandle<()>>> {
+        if self.mode == FlushMode::Manual {
+            return Ok(None);
+        }
+        let flusher = Arc::clone(self);
+        let thread = thread::Builder::new().name("flumen-flusher".to_owned());
+        thread.spawn(move || flusher.run()).map(Some)
+    }
+
+    pub(super) fn stop(&self) {
+        let mut queue = self.queue.lock();
+        queue.stopped = true;
+        // The logs refer to the store, and so to this queue.
+        queue.ready.clear();
+        queue.aging.clear();
+        queue.stalled.clear();
+        self.wake.notify_all();
+    }
+
+    /// Bytes that are in memory only.
+    pub(super) fn unflushed_bytes(&self) -> u64 {
+        self.unflushed_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.unflushed_bytes() < self.unflushed_bytes_max
+    }
+
+    /// Waits until there is room.
+    pub(super) async fn room(&self) {
+        loop {
+            let mut freed = std::pin::pin!(self.room.notified());
+            freed.as_mut().enable();
+            if self.has_room() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// What fails at present, and since when.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let queue = self.queue.lock();
+        let trouble = queue.trouble.as_ref()?;
+        let seconds = trouble.since.elapsed().unwrap_or_default().as_secs();
+        let text = &trouble.text;
+        Some(format!(
+            "{text}; for {seconds} s now, tried again every second; nothing is lost meanwhile"
+        ))
+    }
+
+    /// Takes note of `bytes` that were appended.
+    pub(super) fn appended(&self, log: &Arc<Log>, bytes: u64, enter: Due) {
+        let before = self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let pressure = self.pressure_bytes();
+        let pressed = before < pressure && before + bytes >= pressure;
+        if self.mode == FlushMode::Manual || !(enter.ready || enter.aging || pressed) {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        if queue.stopped {
+            return;
+        }
+        let idle = queue.aging.is_empty();
+        if enter.aging {
+            queue.aging.push_back((Instant::now(), Arc::clone(log)));
+        }
+        if enter.ready {
+            queue.ready.push_back(Arc::clone(log));
+        }
+        if enter.ready || pressed || idle {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes note of bytes that were written, or dropped unwritten.
+    pub(super) fn flushed(&self, bytes: u64) {
+        let before = self.unflushed_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let max = self.unflushed_bytes_max;
+        if before >= max && before - bytes < max {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Above this, batches are written without waiting for their age.
+    fn pressure_bytes(&self) -> u64 {
+        self.unflushed_bytes_max / 2
+    }
+
+    fn run(&self) {
+        while let Step::Flush(log) = self.next() {
+            // Up to here only, so that a busy partition does not keep the others waiting.
+            let end = log.state.lock().end;
+            self.finished(&log, log.flush_to(end));
+        }
+    }
+
+    /// Waits for the next log that is due.
+    fn next(&self) -> Step {
+        let mut queue = self.queue.lock();
+        loop {
+            if queue.stopped {
+                return Step::Stop;
+            }
+            let now = Instant::now();
+            if let Some(retry_at) = queue.trouble.as_ref().map(|trouble| trouble.retry_at) {
+                if now < retry_at {
+                    self.wake.wait_until(&mut queue, retry_at);
+                    continue;
+                }
+                let stalled = std::mem::take(&mut queue.stalled);
+                stalled
+                    .into_iter()
+                    .for_each(|log| queue.ready.push_front(log));
+            }
+            if let Some(log) = queue.ready.pop_front() {
+                drop(queue);
+                log.state.lock().due.ready = false;
+                return Step::Flush(log);
+            }
+            let Some(oldest) = queue.aging.front().map(|(since, _)| *since) else {
+                self.wake.wait(&mut queue);
+                continue;
+            };
+            let due_at = oldest + FLUSH_AGE_MAX;
+            if now < due_at && self.unflushed_bytes() < self.pressure_bytes() {
+                self.wake.wait_until(&mut queue, due_at);
+                continue;
+            }
+            if let Some((_, log)) = queue.aging.pop_front() {
+                drop(queue);
+                log.state.lock().due.aging = false;
+                return Step::Flush(log);
+            }
+        }
+    }
+
+    fn finished(&self, log: &Arc<Log>, result: Result<(), FlushError>) {
+        let mut queue = self.queue.lock();
+        match result {
+            Ok(()) => {
+                if queue.stalled.is_empty() && queue.trouble.take().is_some() {
+                    tracing::info!("batches are written to disk again");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if queue.trouble.is_none() {
+                    tracing::error!(partition = %log.id, error = text, "batches stay in memory");
+                }
+                let since = queue.trouble.take().map(|trouble| trouble.since);
+                queue.trouble = Some(Trouble {
+                    since: since.unwrap_or_else(SystemTime::now),
+                    text,
+                    retry_at: Instant::now() + RETRY_INTERVAL,
+                });
+                if !queue.stopped {
+                    queue.stalled.push(Arc::clone(log));
+                }
+            }
+        }
+    }
+
+    /// Makes the next try come now.
+    #[cfg(test)]
+    pub(super) fn retry_now(&self) {
+        if let Some(trouble) = &mut self.queue.lock().trouble {
+            trouble.retry_at = Instant::now() - Duration::from_millis(1);
+        }
+        self.wake.notify_one();
+    }
+}
+
+/// Everything that a log holds.
+pub(super) const ALL: Offset = Offset(u64::MAX);

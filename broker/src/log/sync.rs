@@ -1,0 +1,180 @@
+//! Checkpoints: making many logs durable with few syncs.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use flumen_protocol::ids::Offset;
+use rustc_hash::FxHashSet;
+
+use super::{
+    LogCheckpoint, PartitionLog, SegmentCheckpoint,
+    names::topic_dir,
+    partition::Log,
+    read::ReadError,
+    segment::{Segment, Unsynced},
+    store::StoreShared,
+    walk::Walk,
+    write::FlushError,
+};
+
+/// Files that a checkpoint syncs one by one. When more are dirty, one sync of the whole file
+/// system is cheaper.
+pub const SYNC_FILES_MAX: usize = 16;
+
+/// Why a checkpoint was not made. The one before it holds on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// Batches could not be written; a later checkpoint may succeed.
+    #[error("no checkpoint: {0}")]
+    Flush(#[from] FlushError),
+    /// A segment could not be read.
+    #[error("no checkpoint: {0}")]
+    Read(#[from] ReadError),
+    /// A sync failed, now or before. What the disk holds is unknown, so no later checkpoint
+    /// succeeds either: start the broker anew, and it recovers from the last good one.
+    #[error(
+        "no checkpoint: {0}; replace the disk or restart the broker to recover from the write-ahead log"
+    )]
+    Failed(String),
+}
+
+impl CheckpointError {
+    /// Whether the same checkpoint may succeed later, with more space for instance.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Flush(_))
+    }
+}
+
+/// Makes each log durable up to its offset.
+pub(super) fn checkpoint(
+    store: &StoreShared,
+    logs: &[(PartitionLog, Offset)],
+) -> Result<Vec<LogCheckpoint>, CheckpointError> {
+    // One at a time: a second one must not rely on syncs that the first has only begun.
+    let _checkpointing = store.checkpointing.lock();
+    for (log, end) in logs {
+        log.log.flush_to(*end)?;
+    }
+    sync(store, logs)?;
+    logs.iter()
+        .map(|(log, end)| Ok(log.log.describe(*end)?))
+        .collect()
+}
+
+fn sync(store: &StoreShared, logs: &[(PartitionLog, Offset)]) -> Result<(), CheckpointError> {
+    if let Some(failed) = store.failed.get() {
+        return Err(CheckpointError::Failed(failed.clone()));
+    }
+    let mut segments = Vec::new();
+    let mut dirs = FxHashSet::default();
+    for (log, _) in logs {
+        let mut state = log.log.state.lock();
+        segments.append(&mut state.unsynced);
+        if std::mem::take(&mut state.names_unsynced) {
+            dirs.insert(topic_dir(&store.dir, log.id().topic));
+        }
+    }
+    sync_files(store, &segments, &dirs).map_err(|(path, error)| {
+        let text = format!("syncing {} failed: {error}", path.display());
+        tracing::error!(error = text, "no checkpoint will be made any more");
+        CheckpointError::Failed(store.failed.get_or_init(|| text).clone())
+    })
+}
+
+fn sync_files(
+    store: &StoreShared,
+    segments: &[Arc<Segment>],
+    dirs: &FxHashSet<PathBuf>,
+) -> Result<(), (PathBuf, io::Error)> {
+    let mut open = Vec::new();
+    let mut whole = segments.len() + dirs.len() > SYNC_FILES_MAX;
+    for segment in segments {
+        match segment.take_unsynced() {
+            Unsynced::Nothing => {}
+            Unsynced::Anyhow => whole = true,
+            Unsynced::Through(handle) => match handle.upgrade() {
+                Some(handle) => open.push((segment, handle)),
+                None => whole = true,
+            },
+        }
+    }
+    if whole {
+        let synced = store.file_system.sync();
+        return synced.map_err(|error| (store.dir.clone(), error));
+    }
+    for (segment, handle) in open {
+        let synced = handle.file.sync_data();
+        synced.map_err(|error| (segment.key.segment_path(&store.dir), error))?;
+    }
+    for dir in dirs {
+        match store.disk.sync_dir(dir) {
+            // The topic was deleted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.map_err(|error| (dir.clone(), error))?,
+        }
+    }
+    Ok(())
+}
+
+impl Log {
+    /// What to recover to when the log shall end at `end`, a batch's boundary up to which it is
+    /// durable.
+    fn describe(&self, end: Offset) -> Result<LogCheckpoint, ReadError> {
+        // Keeps the segments as they are.
+        let _maintenance = self.maintenance.lock();
+        let (mut checkpoint, segments) = {
+            let state = self.state.lock();
+            let checkpoint = LogCheckpoint {
+                start_offset: state.start.min(end),
+                end_offset: end.min(state.end),
+                segments: Vec::with_capacity(state.segments.len()),
+                compacted_to: state.compacted_to.min(end),
+                oldest_tombstone_ms: state.oldest_tombstone_ms,
+                version: state.version,
+            };
+            (checkpoint, state.segments.clone())
+        };
+        for segment in segments
+            .iter()
+            .filter(|segment| segment.base_offset() < end)
+        {
+            let described = segment.checkpoint();
+            let described = if described.end_offset > end {
+                self.cut(segment, described, end)?
+            } else {
+                Some(described)
+            };
+            checkpoint.segments.extend(described);
+        }
+        Ok(checkpoint)
+    }
+
+    /// The front part of a segment, up to `end`. `None` if it has no batch before.
+    fn cut(
+        &self,
+        segment: &Segment,
+        described: SegmentCheckpoint,
+        end: Offset,
+    ) -> Result<Option<SegmentCheckpoint>, ReadError> {
+        let files = &self.store.files;
+        let open = files.get(segment)?;
+        let entry = open.floor(files, segment, end)?;
+        let info = segment.info();
+        let mut walk = Walk::new(segment, &self.store.dir, &*open.file, info).starting_at(entry);
+        let mut bytes = walk.position();
+        while let Some(step) = walk.step()? {
+            bytes = step.position;
+            if step.header.base_offset >= end {
+                break;
+            }
+            bytes = walk.position();
+        }
+        let has_batches = bytes > segment.first().position;
+        Ok(has_batches.then_some(SegmentCheckpoint {
+            bytes,
+            end_offset: end,
+            sealed: false,
+            ..described
+        }))
+    }
+}
