@@ -252,9 +252,10 @@ impl Client {
             }
             Ok(_) => Err(RequestError::UnexpectedReply { what }),
             // A broker may answer so where no topic is left of those asked for.
-            Err(RequestError::Refused { code, .. }) if code == ErrorCode::UnknownTopic => {
-                Ok(Metadata::default())
-            }
+            Err(RequestError::Refused {
+                code: ErrorCode::UnknownTopic,
+                ..
+            }) => Ok(Metadata::default()),
             Err(error) => Err(error),
         }
     }
@@ -415,7 +416,11 @@ impl Client {
         match self.metadata(Vec::new()).await {
             Ok(_) => Ok(self),
             Err(RequestError::Connect(error)) => Err(error),
-            Err(RequestError::Refused { code, text, .. }) if code == ErrorCode::Unauthenticated => {
+            Err(RequestError::Refused {
+                code: ErrorCode::Unauthenticated,
+                text,
+                ..
+            }) => {
                 let address = address.to_owned();
                 Err(ConnectError::Unauthenticated { address, text })
             }

@@ -170,7 +170,9 @@ impl<T> Consumer<T> {
     fn on_event(&mut self, event: Event) -> Item<bool> {
         match event {
             Event::Started(starts) => {
-                starts.iter().for_each(|start| self.progress.started(start));
+                for start in &starts {
+                    self.progress.started(start);
+                }
                 Ok(false)
             }
             Event::Batch {

@@ -30,6 +30,7 @@ pub(super) fn read_value<T: DeserializeOwned + 'static>(
 }
 
 /// Reads values, and says so where a record has none.
+#[expect(clippy::unnecessary_wraps, reason = "it is a `ReadValue`")]
 pub(super) fn read_optional_value<T: DeserializeOwned + 'static>(
     columns: &Columns,
     index: usize,

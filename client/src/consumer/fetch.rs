@@ -40,6 +40,7 @@ const PERMIT_BYTES: usize = 1024;
 
 /// What reaches the consumer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is the usual one")]
 pub(super) enum Event {
     Started(Vec<PartitionStart>),
     Batch {
@@ -163,7 +164,7 @@ impl Fetch {
                     let (since, reported) = *lost_since.get_or_insert((now, now));
                     if now - reported >= DISCONNECTED_REPORT {
                         lost_since = Some((since, now));
-                        fetch.report_disconnected(now - since, text).await;
+                        fetch.report_disconnected(now - since, text);
                     }
                     sleep(backoff.next_delay()).await;
                     fetch.refresh(&mut metadata).await?;
@@ -193,7 +194,7 @@ impl Fetch {
         Ok(())
     }
 
-    async fn report_disconnected(&self, since: Duration, text: String) {
+    fn report_disconnected(&self, since: Duration, text: String) {
         let error = ConsumeError::Disconnected {
             topic: self.topic.clone(),
             since,

@@ -101,6 +101,7 @@ pub(super) enum Take {
 
 /// What a worker gets.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once a batch")]
 pub(super) enum Took {
     Batch(Gathered),
     /// Records gather; come back then, or when woken.
@@ -236,8 +237,8 @@ impl Accumulator {
             slot.wake();
         }
         let needs_worker = slot.worker.is_none();
-        if (is_complete || batch_is_full) && record.partition.is_none() && record.key.is_none() {
-            self.sticky = (partition + 1) % self.slots.len();
+        if is_complete || batch_is_full {
+            self.leave(partition);
         }
         Ok(Taken {
             partition: partition as u32,
@@ -274,7 +275,8 @@ impl Accumulator {
     pub(super) fn take(&mut self, partition: u32, take: Take, now: Instant) -> Took {
         self.clock.expire();
         let hurry_all = self.closed;
-        let slot = &mut self.slots[partition as usize];
+        let index = partition as usize;
+        let slot = &mut self.slots[index];
         slot.worker_is_busy = false;
         if let Some(batch) = slot.complete.pop_front() {
             return Took::Batch(batch);
@@ -288,15 +290,21 @@ impl Accumulator {
             return Took::Later(None);
         };
         let ripe_at = open.created + age;
-        if slot.hurry || hurry_all || ripe_at <= now {
-            slot.complete_open();
-            return match slot.complete.pop_front() {
-                Some(batch) => Took::Batch(batch),
-                None => Took::Nothing,
-            };
+        if !slot.hurry && !hurry_all && ripe_at > now {
+            slot.worker_is_busy = true;
+            return Took::Later(Some(ripe_at));
         }
-        slot.worker_is_busy = true;
-        Took::Later(Some(ripe_at))
+        slot.complete_open();
+        let took = slot.complete.pop_front().map_or(Took::Nothing, Took::Batch);
+        self.leave(index);
+        took
+    }
+
+    /// A batch of this partition is complete: records without a key go elsewhere now.
+    fn leave(&mut self, partition: usize) {
+        if self.sticky == partition {
+            self.sticky = (partition + 1) % self.slots.len();
+        }
     }
 
     /// Takes batches that came before `before`, whether complete or not.

@@ -31,7 +31,7 @@ pub const MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const IN_FLIGHT_BATCHES_MAX: usize = 32;
 
 /// How long a message may take from being handed over to its receipt.
-pub const DELIVERY_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DELIVERY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Says how a [`Producer`] works.
 ///

@@ -41,6 +41,7 @@ struct ModelBroker {
 }
 
 impl ModelBroker {
+    #[expect(clippy::unnecessary_wraps, reason = "it is an outcome")]
     fn receipt(base_offset: Option<Offset>, duplicate: bool) -> ProduceOutcome {
         Ok(ProduceReceipt {
             base_offset,
@@ -123,6 +124,15 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (1_u16..200).prop_map(Step::Sleep),
         1 => (5_000_u16..20_000).prop_map(Step::Sleep),
     ]
+}
+
+/// Does something up to so many times, as long as there is something to do.
+fn while_some(count: u8, mut act: impl FnMut() -> bool) {
+    for _ in 0..count {
+        if !act() {
+            return;
+        }
+    }
 }
 
 struct World {
@@ -222,9 +232,9 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Push(count) => (0..count).for_each(|_| self.push()),
-            Step::Send(count) => (0..count).for_each(|_| drop(self.send())),
-            Step::Process(count) => (0..count).for_each(|_| drop(self.process())),
-            Step::Answer(count) => (0..count).for_each(|_| drop(self.answer())),
+            Step::Send(count) => while_some(count, || self.send()),
+            Step::Process(count) => while_some(count, || self.process()),
+            Step::Answer(count) => while_some(count, || self.answer()),
             Step::Break(processed) => self.break_stream(processed.into()),
             Step::Open => self.open(),
             Step::Overload(count) => self.broker.overloaded = count.into(),

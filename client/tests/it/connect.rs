@@ -1,0 +1,83 @@
+//! Connecting, and what is said when that fails.
+
+use std::time::Duration;
+
+use flumen_client::{Client, ConnectError};
+
+use crate::broker::Broker;
+
+#[tokio::test]
+async fn a_token_is_shown_and_checked() {
+    let broker = Broker::start();
+    broker.require_token("secret");
+    broker.builder().token("secret").connect().await.unwrap();
+    for builder in [broker.builder().token("wrong"), broker.builder()] {
+        let error = builder.connect().await.unwrap_err();
+        assert!(
+            matches!(error, ConnectError::Unauthenticated { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_broker_of_another_authority_is_not_trusted() {
+    let broker = Broker::start();
+    let other = Broker::start();
+    let error = broker.builder().ca(&other.ca).connect().await.unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn the_next_broker_is_tried_when_one_does_not_answer() {
+    let broker = Broker::start();
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let client = Client::builder()
+        .brokers([
+            format!("localhost:{}", silent.local_addr().unwrap().port()),
+            format!("localhost:{}", broker.address.port()),
+        ])
+        .ca(&broker.ca)
+        .connect_timeout(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap();
+    assert!(client.admin().list_topics().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn errors_say_which_broker_and_what_to_check() {
+    let broker = Broker::start();
+    let connect = |address: &str| {
+        let builder = Client::builder().brokers([address]).ca(&broker.ca);
+        builder.connect_timeout(Duration::from_millis(50)).connect()
+    };
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = format!("localhost:{}", silent.local_addr().unwrap().port());
+    let text = connect(&address).await.unwrap_err().to_string();
+    assert!(
+        text.contains(&address) && text.contains("running"),
+        "{text}"
+    );
+    let text = connect("localhost").await.unwrap_err().to_string();
+    assert!(text.contains("host:port"), "{text}");
+    let none = Client::builder().ca(&broker.ca).connect().await;
+    assert!(matches!(none.unwrap_err(), ConnectError::NoBrokers));
+    let no_ca = Client::builder().brokers(["localhost:1"]).connect().await;
+    assert!(matches!(no_ca.unwrap_err(), ConnectError::Tls { .. }));
+}
+
+#[tokio::test]
+async fn one_connection_serves_all_and_is_made_again_when_it_breaks() {
+    let broker = Broker::start();
+    broker.create_topic("t", 4);
+    let client = broker.client().await;
+    let other = client.clone();
+    for client in [&client, &other] {
+        client.admin().list_topics().await.unwrap();
+    }
+    assert_eq!(broker.connections_made(), 1);
+    broker.kick();
+    client.admin().list_topics().await.unwrap();
+    assert_eq!(broker.connections_made(), 2);
+}
