@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use flumen_protocol::{
+    error::ErrorCode,
     ids::Offset,
     message::{BrokerStatus, PluginDescription, Request, Response, TopicDescription, TopicSummary},
     plugin::{BindingConfig, PluginInfo},
@@ -55,6 +56,16 @@ impl Admin {
         let name = Name::new(name)?;
         let request = Request::CreateTopic { name, config };
         call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Makes a topic unless there is one of that name already, whatever its settings; tells
+    /// whether it was made.
+    pub async fn ensure_topic(&self, name: &str, config: TopicConfig) -> Result<bool, AdminError> {
+        match self.create_topic(name, config).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.code() == Some(ErrorCode::TopicExists) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Changes a topic's settings.

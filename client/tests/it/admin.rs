@@ -25,6 +25,19 @@ async fn topics_are_made_listed_and_deleted() {
     let error = admin.create_topic("orders", config).await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::TopicExists));
     assert!(!error.is_unknown());
+    assert!(
+        !admin
+            .ensure_topic("orders", TopicConfig::default())
+            .await
+            .unwrap()
+    );
+    assert!(
+        admin
+            .ensure_topic("bills", TopicConfig::default())
+            .await
+            .unwrap()
+    );
+    admin.delete_topic("bills").await.unwrap();
     admin.delete_topic("orders").await.unwrap();
     assert!(admin.list_topics().await.unwrap().is_empty());
 }

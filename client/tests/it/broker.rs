@@ -93,6 +93,7 @@ struct State {
     batches_received: usize,
     token: Option<String>,
     next_topic: u64,
+    keeps_nothing: bool,
 }
 
 pub(crate) struct Broker {
@@ -164,6 +165,12 @@ impl Broker {
             ..TopicConfig::default()
         };
         self.shared.state.lock().create(name, config);
+    }
+
+    /// From now on batches are acknowledged and dropped.
+    #[allow(dead_code, reason = "only benchmarks use it")]
+    pub(crate) fn keep_nothing(&self) {
+        self.shared.state.lock().keeps_nothing = true;
     }
 
     pub(crate) fn grow_topic(&self, name: &str, partitions: usize) {
@@ -493,6 +500,11 @@ impl Session {
                 state.batches_received += 1;
                 let fault = state.faults.pop_front();
                 let batch = Batch::decode(bytes).unwrap();
+                let batch = if state.keeps_nothing {
+                    Batch::empty(batch.header().producer)
+                } else {
+                    batch
+                };
                 let topic = open.topic.as_str();
                 let take = |keep| match state.partition(topic, open.partition) {
                     Ok(partition) => partition.take(batch, keep),
@@ -541,14 +553,13 @@ impl Session {
             let mut state = self.shared.state.lock();
             let partition = state.partition(&topic, index)?;
             let start_offset = match at {
-                StartAt::Beginning => partition.start,
                 StartAt::End => partition.end,
                 StartAt::Offset(offset) if offset.0 > partition.end => {
                     let text = format!("offset {offset} is past the end {}", partition.end);
                     return Err(WireError::new(ErrorCode::OffsetOutOfRange, text));
                 }
                 StartAt::Offset(offset) => offset.0.max(partition.start),
-                StartAt::Time(_) => partition.start,
+                StartAt::Beginning | StartAt::Time(_) => partition.start,
             };
             starts.push(PartitionStart {
                 partition: index,

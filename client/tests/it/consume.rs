@@ -5,7 +5,7 @@ use std::time::Duration;
 use flumen_client::{
     Codec, ConsumeError, Consumer, ErrorCode, Message, Offset, Raw, RequestError, StartAt,
 };
-use flumen_protocol::batch::{BatchBuilder, RecordRef};
+use flumen_protocol::batch::{BatchBuilder, ProducerSequence, RecordRef};
 use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
@@ -340,7 +340,7 @@ async fn compressed_and_compacted_batches_are_read_with_their_own_offsets() {
     for delta in [1, 4] {
         builder.push_at(delta, &RecordRef::new(0, &value)).unwrap();
     }
-    let producer = Default::default();
+    let producer = ProducerSequence::default();
     let batch = builder.build_spanning(Codec::Lz4, producer, Offset(0), 6);
     broker.append_batch("t", 0, batch.unwrap());
     broker.append("t", 0, "", &[b"last"]);

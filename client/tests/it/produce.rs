@@ -392,7 +392,7 @@ async fn linger_gathers_what_comes_one_after_the_other() {
     let client = broker.client().await;
     let producer = client
         .producer::<Raw>("t")
-        .linger(Duration::from_secs(60))
+        .linger(Duration::from_mins(1))
         .build()
         .await
         .unwrap();
