@@ -6,4 +6,5 @@ pub mod disk;
 pub mod identity;
 pub mod ids;
 pub mod log;
+pub mod plugin;
 pub mod wal;
