@@ -26,7 +26,7 @@ pub const HEADER_TOPIC: &str = "flumen-topic";
 pub(super) enum Applied {
     Unchanged,
     Changed {
-        builder: BatchBuilder,
+        builder: Box<BatchBuilder>,
         /// Which records it holds, if they are some of those before, unchanged.
         kept: Option<Vec<u32>>,
         /// Records that were dropped; of a transform, as far as the numbers tell.
@@ -86,7 +86,7 @@ pub(super) fn apply(
     }
     let remaining = next.returned + next.kept.len() as u64 + next.dead;
     Ok(Applied::Changed {
-        builder: next.builder,
+        builder: Box::new(next.builder),
         kept: is_filter.then_some(next.kept),
         dropped: (columns.len() as u64).saturating_sub(remaining),
     })

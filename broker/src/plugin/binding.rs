@@ -24,8 +24,8 @@ use super::{
     host::Voice,
     instance::{InitError, Instance},
     limits::{
-        INSTANCES_PER_BINDING_MAX, ISOLATION_CALLS_MAX, ISOLATION_TIMEOUTS_MAX,
-        MEMORY_BYTES_RANGE, TIMEOUT_MS_RANGE,
+        INSTANCES_PER_BINDING_MAX, ISOLATION_CALLS_MAX, ISOLATION_TIMEOUTS_MAX, MEMORY_BYTES_RANGE,
+        TIMEOUT_MS_RANGE,
     },
     returned::{check_transformed, check_verdicts},
     window::{Window, pieces},
@@ -90,7 +90,7 @@ pub struct BindingReport {
 /// What a plugin answered to one call, checked.
 pub(super) enum Answer {
     Filter(Verdicts),
-    Transform(Transformed, Vec<TopicName>),
+    Transform(Box<Transformed>, Vec<TopicName>),
 }
 
 /// What became of a part of a batch. The parts of a batch are in order and without gaps.
@@ -194,7 +194,10 @@ impl Binding {
             last_failure: stats.last_failure.lock().as_deref().map(str::to_owned),
             suspended_for: self.0.breaker.lock().suspended(Instant::now()),
             idle_instances: idle.len(),
-            idle_memory_bytes: idle.iter().map(|pooled| pooled.instance.memory_bytes()).sum(),
+            idle_memory_bytes: idle
+                .iter()
+                .map(|pooled| pooled.instance.memory_bytes())
+                .sum(),
             counters: self.0.voice.counters.lock().clone(),
         }
     }
@@ -304,24 +307,28 @@ impl Inner {
         let records = window.of(columns, range);
         let started = Instant::now();
         let result = match instance.world() {
-            World::Filter => instance
-                .filter(engine, records, timeout_ms)
-                .await
-                .and_then(|verdicts| {
-                    check_verdicts(&verdicts, range.len())?;
-                    Ok(Answer::Filter(verdicts))
-                }),
+            World::Filter => {
+                instance
+                    .filter(engine, records, timeout_ms)
+                    .await
+                    .and_then(|verdicts| {
+                        check_verdicts(&verdicts, range.len())?;
+                        Ok(Answer::Filter(verdicts))
+                    })
+            }
             World::Transform => instance
                 .transform(engine, records, timeout_ms)
                 .await
                 .and_then(|transformed| {
                     let topics = check_transformed(&transformed, range.len())?;
-                    Ok(Answer::Transform(transformed, topics))
+                    Ok(Answer::Transform(Box::new(transformed), topics))
                 }),
         };
         let time_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.stats.calls.fetch_add(1, Ordering::Relaxed);
-        self.stats.records.fetch_add(range.len() as u64, Ordering::Relaxed);
+        self.stats
+            .records
+            .fetch_add(range.len() as u64, Ordering::Relaxed);
         self.stats.time_ns.fetch_add(time_ns, Ordering::Relaxed);
         if result.as_ref().err().is_none_or(CallError::is_answer) {
             self.idle.lock().push(pooled);

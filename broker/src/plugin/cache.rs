@@ -85,7 +85,9 @@ impl CodeCache {
             std::thread::current().id(),
         ));
         let mut file = fs::File::create(&aside)?;
-        let result = file.write_all(bytes).and_then(|()| fs::rename(&aside, path));
+        let result = file
+            .write_all(bytes)
+            .and_then(|()| fs::rename(&aside, path));
         if result.is_err() {
             let _ = fs::remove_file(&aside);
         }

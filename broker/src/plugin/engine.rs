@@ -38,7 +38,7 @@ pub struct PluginEngine(pub(super) Arc<Shared>);
 pub(super) struct Shared {
     pub(super) wasmtime: Engine,
     linker: Linker<HostState>,
-    cache: CodeCache,
+    cache: Option<CodeCache>,
     /// Plugins in use, so that the bindings of one share its code.
     loaded: Mutex<HashMap<Digest, Weak<Loaded>>>,
     pub(super) ticker: Ticker,
@@ -67,14 +67,23 @@ pub(super) enum Exports {
 impl PluginEngine {
     /// An engine that keeps compiled plugins in `dir`.
     pub fn new(dir: &Path) -> Result<Self, EngineError> {
-        let runtime = |error: wasmtime::Error| EngineError::Runtime(format!("{error:#}"));
-        let wasmtime = Engine::new(&config()).map_err(runtime)?;
-        let mut linker = Linker::new(&wasmtime);
-        host::offer(&mut linker).map_err(runtime)?;
         let cache = CodeCache::open(dir).map_err(|source| EngineError::Directory {
             path: dir.to_owned(),
             source,
         })?;
+        Self::with_cache(Some(cache))
+    }
+
+    /// An engine that keeps nothing on disk.
+    pub fn without_cache() -> Result<Self, EngineError> {
+        Self::with_cache(None)
+    }
+
+    fn with_cache(cache: Option<CodeCache>) -> Result<Self, EngineError> {
+        let runtime = |error: wasmtime::Error| EngineError::Runtime(format!("{error:#}"));
+        let wasmtime = Engine::new(&config()).map_err(runtime)?;
+        let mut linker = Linker::new(&wasmtime);
+        host::offer(&mut linker).map_err(runtime)?;
         let ticker = Ticker::start({
             let wasmtime = wasmtime.clone();
             move || wasmtime.increment_epoch()
@@ -133,7 +142,9 @@ impl PluginEngine {
 
     /// Forgets the compiled code of a plugin that was removed.
     pub fn forget(&self, digest: Digest) {
-        self.0.cache.remove(digest);
+        if let Some(cache) = &self.0.cache {
+            cache.remove(digest);
+        }
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Compiled, DeployError> {
@@ -146,19 +157,28 @@ impl PluginEngine {
             return Ok(Compiled::Known(Plugin(known)));
         }
         inspect::check_kind(bytes)?;
-        let component = match cache.load(wasmtime, digest) {
+        let kept = cache
+            .as_ref()
+            .and_then(|cache| cache.load(wasmtime, digest));
+        let component = match kept {
             Some(component) => component,
             None => {
                 let component = Component::from_binary(wasmtime, bytes)
                     .map_err(|error| DeployError::Invalid(format!("{error:#}")))?;
                 inspect::check_interfaces(wasmtime, &component)?;
-                cache.store(wasmtime, digest, &component);
+                if let Some(cache) = cache {
+                    cache.store(wasmtime, digest, &component);
+                }
                 component
             }
         };
         let world = inspect::check_interfaces(wasmtime, &component)?;
         let wrong_types = |error: wasmtime::Error| DeployError::WrongTypes(format!("{error:#}"));
-        let pre = self.0.linker.instantiate_pre(&component).map_err(wrong_types)?;
+        let pre = self
+            .0
+            .linker
+            .instantiate_pre(&component)
+            .map_err(wrong_types)?;
         let exports = match world {
             World::Filter => filtering::GuestIndices::new(&pre).map(Exports::Filter),
             World::Transform => transforming::GuestIndices::new(&pre).map(Exports::Transform),

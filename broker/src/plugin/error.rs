@@ -169,6 +169,9 @@ pub enum CallError {
         /// Which record of the call it named.
         index: Option<u32>,
     },
+    /// Its functions are not those of its world.
+    #[error("its functions have other types than its world says: {0}")]
+    Types(String),
     /// It trapped without a word.
     #[error("it trapped: {0}")]
     Trap(String),

@@ -150,8 +150,12 @@ impl Shared {
             }
             origins = origins.then(kept);
             let is_last = index + 1 == self.bindings.len();
-            let codec = if is_last { batch.header().codec } else { Codec::None };
-            let next = seal(builder, codec, batch)?;
+            let codec = if is_last {
+                batch.header().codec
+            } else {
+                Codec::None
+            };
+            let next = seal(*builder, codec, batch)?;
             if !is_last {
                 columns = next.columns().map_err(|error| corrupt(&error))?;
             }
@@ -219,7 +223,11 @@ fn recompress(columns: &Columns, original: &Batch) -> Result<Batch, Rejection> {
     let mut builder = BatchBuilder::with_capacity(columns.values().len());
     let pushed = builder
         .set_content_type(columns.content_type())
-        .and_then(|()| columns.records().try_for_each(|record| builder.push(&record)));
+        .and_then(|()| {
+            columns
+                .records()
+                .try_for_each(|record| builder.push(&record))
+        });
     pushed.map_err(|error| too_large(&error.to_string()))?;
     seal(builder, original.header().codec, original)
 }

@@ -1,11 +1,6 @@
 //! What stands behind an instance: the limits that it grows against, the few host functions
 //! that it may call, and what it has said.
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -143,7 +138,9 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let grown = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        let grown = self
+            .memory_bytes
+            .saturating_add(desired.saturating_sub(current));
         let allowed = grown <= self.memory_bytes_max;
         if allowed {
             self.memory_bytes = grown;
@@ -159,7 +156,9 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let grown = self.table_elements.saturating_add(desired.saturating_sub(current));
+        let grown = self
+            .table_elements
+            .saturating_add(desired.saturating_sub(current));
         let allowed = grown <= TABLE_ELEMENTS_MAX;
         if allowed {
             self.table_elements = grown;

@@ -70,8 +70,14 @@ pub(super) fn check_interfaces(
     component: &Component,
 ) -> Result<World, DeployError> {
     let types = component.component_type();
-    let exports: Vec<_> = types.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    let imports: Vec<_> = types.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports: Vec<_> = types
+        .exports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let imports: Vec<_> = types
+        .imports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
 
     for name in exports.iter().chain(&imports) {
         if name.starts_with(PACKAGE) && version(name) != OFFERED_VERSION {

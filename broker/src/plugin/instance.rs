@@ -76,12 +76,13 @@ impl Instance {
         let deadline = begin(&mut store, INIT_TIMEOUT);
         let started = async {
             let instance = plugin.0.pre.instantiate_async(&mut store).await?;
-            Ok(match &plugin.0.exports {
-                Exports::Filter(indices) => Guest::Filter(indices.load(&mut store, &instance)?),
+            let guest = match &plugin.0.exports {
+                Exports::Filter(indices) => indices.load(&mut store, &instance).map(Guest::Filter),
                 Exports::Transform(indices) => {
-                    Guest::Transform(indices.load(&mut store, &instance)?)
+                    indices.load(&mut store, &instance).map(Guest::Transform)
                 }
-            })
+            };
+            Ok(guest.map_err(|error| CallError::Types(cut(format!("{error:#}")))))
         };
         let running = engine.0.ticker.running();
         let result = until(deadline, started).await;
@@ -89,6 +90,7 @@ impl Instance {
         let timeout = CallError::InitTimeout;
         match result {
             Ok(guest) => {
+                let guest = guest?;
                 store.data_mut().end();
                 Ok(Self {
                     store,
@@ -109,9 +111,7 @@ impl Instance {
         };
         match Self::start(&engine, &plugin, *MEMORY_BYTES_RANGE.end(), voice).await {
             Ok(_) => Ok(()),
-            Err(CallError::Trap(text)) if text.contains("type mismatch") => {
-                Err(DeployError::WrongTypes(text))
-            }
+            Err(CallError::Types(text)) => Err(DeployError::WrongTypes(text)),
             Err(error) => Err(DeployError::Start(error)),
         }
     }
@@ -125,9 +125,7 @@ impl Instance {
         let deadline = begin(&mut self.store, INIT_TIMEOUT);
         let running = engine.0.ticker.running();
         let result = match &self.guest {
-            Guest::Filter(guest) => {
-                until(deadline, guest.call_init(&mut self.store, config)).await
-            }
+            Guest::Filter(guest) => until(deadline, guest.call_init(&mut self.store, config)).await,
             Guest::Transform(guest) => {
                 until(deadline, guest.call_init(&mut self.store, config)).await
             }
@@ -189,7 +187,11 @@ impl Instance {
         self.store.data().limiter.memory_bytes()
     }
 
-    fn finish<T>(&mut self, result: wasmtime::Result<T>, timeout: CallError) -> Result<T, CallError> {
+    fn finish<T>(
+        &mut self,
+        result: wasmtime::Result<T>,
+        timeout: CallError,
+    ) -> Result<T, CallError> {
         match result {
             Ok(value) => {
                 self.store.data_mut().end();

@@ -68,7 +68,7 @@ pub const FAILURES_IN_A_ROW_MAX: u32 = 10;
 pub const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 
 /// How long a binding is suspended at most.
-pub const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+pub const BACK_OFF_MAX: Duration = Duration::from_mins(1);
 
 /// Bytes of a line that a plugin logs, of its last words, and of the text of a failure.
 pub const TEXT_BYTES_MAX: usize = 1024;

@@ -37,8 +37,9 @@ pub(super) fn check_transformed(
     check_records(&transformed.records)?;
     let returned = transformed.records.count;
     check_failures(transformed.failures.iter().map(|at| &at.failure), count)?;
-    let positions = transformed.failures.iter().map(|at| at.position);
-    if !positions.clone().is_sorted() || positions.last().is_some_and(|last| last > returned) {
+    let failures = &transformed.failures;
+    let last = failures.last().map_or(0, |at| at.position);
+    if !failures.is_sorted_by_key(|at| at.position) || last > returned {
         return misfit(format!(
             "failures at positions that fall or lie beyond its {returned} records"
         ));
@@ -74,7 +75,11 @@ fn check_routes(routes: &Routes, returned: u32) -> Result<Vec<TopicName>, CallEr
         ));
     }
     let topics = routes.topics.len();
-    if let Some(target) = routes.targets.iter().find(|target| **target as usize > topics) {
+    if let Some(target) = routes
+        .targets
+        .iter()
+        .find(|target| **target as usize > topics)
+    {
         return misfit(format!("a target {target}, where it names {topics} topics"));
     }
     let names = routes.topics.iter().map(TopicName::new);
@@ -179,7 +184,10 @@ pub(super) fn record(records: &RecordsResult, index: usize) -> RecordRef<'_> {
         .map_or(0, |deltas| deltas[index]);
     RecordRef {
         timestamp_ms: records.timestamp_base.saturating_add(delta.into()),
-        key: records.keys.as_ref().and_then(|keys| valid_part(keys, index)),
+        key: records
+            .keys
+            .as_ref()
+            .and_then(|keys| valid_part(keys, index)),
         value: valid_part(&records.values, index),
         headers: Headers::from_encoded(
             records
@@ -199,7 +207,11 @@ fn valid_part(column: &ColumnResult, index: usize) -> Option<&[u8]> {
 }
 
 fn part(column: &ColumnResult, index: usize) -> &[u8] {
-    let start = if index == 0 { 0 } else { column.ends[index - 1] };
+    let start = if index == 0 {
+        0
+    } else {
+        column.ends[index - 1]
+    };
     &column.bytes[start as usize..column.ends[index] as usize]
 }
 

@@ -33,10 +33,12 @@ impl Ticker {
             asleep: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
-        let thread = thread::Builder::new().name("plugin-ticker".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.run(&tick)
-        })?;
+        let thread = thread::Builder::new()
+            .name("plugin-ticker".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.run(&tick)
+            })?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -98,7 +100,10 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicU64, time::{Duration, Instant}};
+    use std::{
+        sync::atomic::AtomicU64,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
@@ -129,7 +134,9 @@ mod tests {
             let before = ticks.load(Ordering::SeqCst);
             wait_until("ticks come", || ticks.load(Ordering::SeqCst) > before + 5);
             drop(running);
-            wait_until("it falls asleep", || ticker.shared.asleep.load(Ordering::SeqCst));
+            wait_until("it falls asleep", || {
+                ticker.shared.asleep.load(Ordering::SeqCst)
+            });
         }
     }
 
@@ -138,7 +145,9 @@ mod tests {
         let (ticker, _) = ticking();
         drop(ticker);
         let (ticker, _) = ticking();
-        wait_until("it falls asleep", || ticker.shared.asleep.load(Ordering::SeqCst));
+        wait_until("it falls asleep", || {
+            ticker.shared.asleep.load(Ordering::SeqCst)
+        });
         drop(ticker);
     }
 }

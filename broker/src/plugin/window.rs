@@ -27,7 +27,11 @@ struct Scratch {
 
 impl Window {
     /// The records of `range`, ready for a call.
-    pub(super) fn of<'a>(&'a mut self, columns: &'a Columns, range: &Range<usize>) -> RecordsParam<'a> {
+    pub(super) fn of<'a>(
+        &'a mut self,
+        columns: &'a Columns,
+        range: &Range<usize>,
+    ) -> RecordsParam<'a> {
         RecordsParam {
             count: range.len() as u32,
             keys: columns.key_ends().map(|ends| {
@@ -138,13 +142,20 @@ mod tests {
         builder.build(Codec::None).unwrap().columns().unwrap()
     }
 
+    /// Key, value, headers and timestamp of a record.
+    type Parts = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, i64);
+
     /// What a plugin reads out of a window.
-    fn read(window: &RecordsParam<'_>) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>, Vec<u8>, i64)> {
+    fn read(window: &RecordsParam<'_>) -> Vec<Parts> {
         let part = |column: &ColumnParam<'_>, index: usize| {
             let valid = column
                 .validity
                 .is_none_or(|bits| bits[index / 8] >> (index % 8) & 1 == 1);
-            let start = if index == 0 { 0 } else { column.ends[index - 1] };
+            let start = if index == 0 {
+                0
+            } else {
+                column.ends[index - 1]
+            };
             valid.then(|| column.bytes[start as usize..column.ends[index] as usize].to_vec())
         };
         (0..window.count as usize)
@@ -200,10 +211,10 @@ mod tests {
     }
 
     #[test]
-    fn a_small_batch_is_one_piece() {
+    fn a_small_batch_is_one_piece_and_an_empty_one_none() {
+        assert!(pieces(&columns(&[])).is_empty());
         let columns = columns(&[RecordRef::new(0, b"1"), RecordRef::new(0, b"2")]);
-        assert_eq!(pieces(&columns), [0..2]);
-        assert!(pieces(&super::tests::columns(&[])).is_empty());
+        assert_eq!(pieces(&columns).as_slice(), &[Range { start: 0, end: 2 }]);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! the first test that asks for a guest; a build that is up to date costs a look at the
 //! sources' times.
 //!
-//! They are WebAssembly components, built by a second run of cargo into `guests/` of the target
-//! directory. What that needs beyond Rust is the target `wasm32-wasip2`, which is added by
+//! They are WebAssembly components, built by a second run of cargo into `target/guests-build`
+//! and put into `target/guests`, whatever `CARGO_TARGET_DIR` says. What that needs beyond Rust is the target `wasm32-wasip2`, which is added by
 //! rustup if it is missing. Where that is not possible, set `FLUMEN_GUESTS_DIR` to a folder of
 //! components that were built elsewhere; plugins/README.md says how.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -27,7 +27,13 @@ pub const GUESTS_DIR_VARIABLE: &str = "FLUMEN_GUESTS_DIR";
 const WORKSPACES: &[&str] = &["plugins/samples", "plugins/hostile"];
 
 /// What guests are made of: when nothing of it is newer than the last build, that build is good.
-const SOURCES: &[&str] = &["wit", "plugins/sdk", "plugins/sdk-macros", "plugins/samples", "plugins/hostile"];
+const SOURCES: &[&str] = &[
+    "wit",
+    "plugins/sdk",
+    "plugins/sdk-macros",
+    "plugins/samples",
+    "plugins/hostile",
+];
 
 /// Why there is no guest.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +102,12 @@ pub fn build() -> Result<PathBuf, GuestError> {
         return Ok(dir.into());
     }
     let root = root();
-    let target_dir = target_dir(&root).join("guests");
-    let built = target_dir.join(TARGET).join("release");
-    fs::create_dir_all(&target_dir)
-        .map_err(|source| io_error(format!("create {}", target_dir.display()), source))?;
+    let target_dir = build_dir();
+    let guests = root.join("target/guests");
+    for dir in [&target_dir, &guests] {
+        fs::create_dir_all(dir)
+            .map_err(|source| io_error(format!("create {}", dir.display()), source))?;
+    }
     // Tests run in many processes; the first one builds.
     let lock_path = target_dir.join("flumen.lock");
     let lock = File::create(&lock_path)
@@ -112,23 +120,48 @@ pub fn build() -> Result<PathBuf, GuestError> {
         for workspace in WORKSPACES {
             run_cargo(&root.join(workspace), &target_dir)?;
         }
+        let built = target_dir.join(TARGET).join("release");
+        collect(&built, &guests)
+            .map_err(|source| io_error(format!("copy from {}", built.display()), source))?;
         File::create(&stamp)
             .and_then(|stamp| stamp.set_modified(started))
             .map_err(|source| io_error(format!("write {}", stamp.display()), source))?;
     }
     drop(lock);
-    Ok(built)
+    Ok(guests)
+}
+
+/// The workspaces of guests.
+pub fn workspaces() -> Vec<PathBuf> {
+    WORKSPACES
+        .iter()
+        .map(|folder| root().join(folder))
+        .collect()
+}
+
+/// Where guests, and their own tests, are built.
+pub fn build_dir() -> PathBuf {
+    root().join("target/guests-build")
+}
+
+/// Copies the components that a build has left.
+fn collect(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        if let (Some(name), Some("wasm")) = (
+            path.file_name(),
+            path.extension().and_then(|extension| extension.to_str()),
+        ) {
+            fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// The root of the repository, two folders up from this crate.
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
-}
-
-/// Where cargo builds: as the environment says, or in the root.
-fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
 fn is_current(root: &Path, stamp: &Path) -> Result<bool, GuestError> {
@@ -173,7 +206,10 @@ fn ensure_target() -> Result<(), GuestError> {
     }) {
         return Ok(());
     }
-    match Command::new("rustup").args(["target", "add", TARGET]).status() {
+    match Command::new("rustup")
+        .args(["target", "add", TARGET])
+        .status()
+    {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(GuestError::TargetMissing(status.to_string())),
         Err(error) => Err(GuestError::TargetMissing(error.to_string())),
@@ -183,7 +219,14 @@ fn ensure_target() -> Result<(), GuestError> {
 fn run_cargo(workspace: &Path, target_dir: &Path) -> Result<(), GuestError> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--locked", "--quiet", "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--target",
+            TARGET,
+        ])
         .arg("--target-dir")
         .arg(target_dir)
         .current_dir(workspace)

@@ -134,7 +134,9 @@ fn eat_memory() {
 }
 
 fn look_around() -> String {
-    let unix = SystemTime::UNIX_EPOCH.elapsed().is_ok_and(|time| time.as_secs() > 1_700_000_000);
+    let unix = SystemTime::UNIX_EPOCH
+        .elapsed()
+        .is_ok_and(|time| time.as_secs() > 1_700_000_000);
     let clock = Instant::now().elapsed() < Duration::from_secs(1);
     format!(
         "clocks {} {}, {} variables, {} arguments, root {}, file {}",
