@@ -1,0 +1,299 @@
+//! The catalog: the metadata of the cluster, kept by a Raft group of its own.
+//!
+//! Reading is a pointer: [`Catalog::snapshot`] gives the state as it is, [`Catalog::watch`] tells
+//! of changes. Writing goes through the log, and is answered once it is durable and applied.
+//! All rules are in [`CatalogState::apply`].
+
+mod command;
+mod error;
+mod machine;
+mod plugins;
+mod state;
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use flumen_protocol::{
+    message::{BrokerInfo, ShardStatus},
+    plugin::{BindingConfig, PluginInfo, World},
+    topic::{Name, TopicChanges, TopicConfig, TopicName},
+};
+use tokio::sync::watch;
+
+pub use self::{
+    command::{CatalogCommand, CatalogResponse},
+    error::CatalogError,
+    plugins::{PluginBytesError, digest},
+    state::{
+        CatalogState, ClusterId, PARTITIONS_MAX, PLUGINS_MAX, Plugin, TOPICS_MAX, Topic,
+    },
+};
+use self::{
+    machine::{CatalogMachine, Outcome},
+    plugins::PluginFiles,
+};
+use crate::{
+    disk::Disk,
+    ids::ShardId,
+    shard::raft::{Command, Group, GroupParts, Response, ShardError, now_ms, reserve},
+    wal::Wal,
+};
+
+/// The shard that holds the catalog.
+pub const CATALOG_SHARD: ShardId = ShardId(0);
+
+/// A plugin to be deployed, or a new version of one.
+#[derive(Clone, Debug)]
+pub struct NewPlugin {
+    /// Its name.
+    pub name: Name,
+    /// The version that its author gave it.
+    pub version: String,
+    /// What it implements.
+    pub world: World,
+    /// Its component.
+    pub bytes: Bytes,
+}
+
+/// The catalog. Cheap to clone: all clones are the same.
+#[derive(Clone)]
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: Group,
+    wal: Wal,
+    plugins: Arc<PluginFiles>,
+    state: watch::Receiver<Arc<CatalogState>>,
+}
+
+/// What the catalog stands on, besides its Raft group.
+pub(crate) struct CatalogParts {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) wal: Wal,
+}
+
+impl Catalog {
+    /// Opens the catalog as of its last checkpoint; `group` gives the Raft group what else it
+    /// needs.
+    pub(crate) async fn open(
+        parts: CatalogParts,
+        group: impl FnOnce(Arc<dyn crate::shard::raft::Machine>) -> GroupParts,
+    ) -> Result<Self, ShardError> {
+        let CatalogParts { disk, dir, wal } = parts;
+        let open = move || {
+            let plugins_dir = dir.join("plugins");
+            let plugins = PluginFiles::open(Arc::clone(&disk), plugins_dir.clone());
+            let plugins = Arc::new(plugins.map_err(|source| ShardError::Dir {
+                dir: plugins_dir,
+                source,
+            })?);
+            let path = dir.join("catalog.checkpoint");
+            let machine = CatalogMachine::open(disk, path, Arc::clone(&plugins))?;
+            Ok::<_, ShardError>((machine, plugins))
+        };
+        let (machine, plugins) = tokio::task::spawn_blocking(open)
+            .await
+            .map_err(|error| ShardError::start(CATALOG_SHARD, &error))??;
+        let state = machine.watch();
+        let group = Group::start(group(Arc::new(machine))).await?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                group,
+                wal,
+                plugins,
+                state,
+            }),
+        })
+    }
+
+    /// Waits until all that was acknowledged before the start is there, and names the cluster if
+    /// it is new.
+    pub(crate) async fn ready(&self) -> Result<(), ShardError> {
+        self.shared.group.ready().await?;
+        if self.snapshot().cluster_id.is_none() {
+            let cluster_id = ClusterId(rand::random());
+            self.change(CatalogCommand::NameCluster { cluster_id }, Bytes::new())
+                .await
+                .map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The state as it is now.
+    pub fn snapshot(&self) -> Arc<CatalogState> {
+        Arc::clone(&self.shared.state.borrow())
+    }
+
+    /// The state as it is now and will be.
+    pub fn watch(&self) -> watch::Receiver<Arc<CatalogState>> {
+        self.shared.state.clone()
+    }
+
+    /// Says where a broker can be reached.
+    pub async fn register_broker(&self, broker: BrokerInfo) -> Result<(), CatalogError> {
+        if self.snapshot().brokers.get(&broker.id) == Some(&broker) {
+            return Ok(());
+        }
+        self.change(CatalogCommand::RegisterBroker { broker }, Bytes::new())
+            .await
+            .map(|_| ())
+    }
+
+    /// Makes a topic.
+    pub async fn create_topic(
+        &self,
+        name: TopicName,
+        config: TopicConfig,
+    ) -> Result<Topic, CatalogError> {
+        let time_ms = now_ms();
+        self.change_topic(CatalogCommand::CreateTopic {
+            name,
+            config,
+            time_ms,
+        })
+        .await
+    }
+
+    /// Changes a topic's settings. Partitions can be added, never taken away.
+    pub async fn alter_topic(
+        &self,
+        name: TopicName,
+        changes: TopicChanges,
+    ) -> Result<Topic, CatalogError> {
+        self.change_topic(CatalogCommand::AlterTopic { name, changes })
+            .await
+    }
+
+    /// Removes a topic, and gives back what it was.
+    pub async fn delete_topic(&self, name: TopicName) -> Result<Topic, CatalogError> {
+        self.change_topic(CatalogCommand::DeleteTopic { name })
+            .await
+    }
+
+    /// Adds a plugin. The caller has made sure that the bytes are one.
+    pub async fn deploy_plugin(&self, plugin: NewPlugin) -> Result<Plugin, CatalogError> {
+        let (info, bytes) = plugin.describe().await?;
+        self.change_plugin(CatalogCommand::DeployPlugin { info }, bytes)
+            .await
+    }
+
+    /// Replaces a plugin by a new version, also for the bindings that exist.
+    pub async fn upgrade_plugin(&self, plugin: NewPlugin) -> Result<Plugin, CatalogError> {
+        let (info, bytes) = plugin.describe().await?;
+        self.change_plugin(CatalogCommand::UpgradePlugin { info }, bytes)
+            .await
+    }
+
+    /// Goes back to the version before the last upgrade; doing so again undoes it.
+    pub async fn roll_back_plugin(&self, name: Name) -> Result<Plugin, CatalogError> {
+        self.change_plugin(CatalogCommand::RollBackPlugin { name }, Bytes::new())
+            .await
+    }
+
+    /// Removes a plugin that is bound to no topic, and gives back what it was.
+    pub async fn remove_plugin(&self, name: Name) -> Result<Plugin, CatalogError> {
+        self.change_plugin(CatalogCommand::RemovePlugin { name }, Bytes::new())
+            .await
+    }
+
+    /// The bytes of a version of a plugin that is current or previous. Blocks on the disk.
+    pub fn plugin_bytes(&self, plugin: &PluginInfo) -> Result<Bytes, PluginBytesError> {
+        self.shared.plugins.read(&plugin.name, plugin.digest)
+    }
+
+    /// Attaches a plugin to a topic, after those that are bound already.
+    pub async fn bind(
+        &self,
+        topic: TopicName,
+        binding: BindingConfig,
+    ) -> Result<Topic, CatalogError> {
+        self.change_topic(CatalogCommand::Bind { topic, binding })
+            .await
+    }
+
+    /// Detaches a plugin from a topic.
+    pub async fn unbind(&self, topic: TopicName, plugin: Name) -> Result<Topic, CatalogError> {
+        self.change_topic(CatalogCommand::Unbind { topic, plugin })
+            .await
+    }
+
+    /// The state of the catalog's shard.
+    pub fn status(&self) -> ShardStatus {
+        let (leader, term) = self.shared.group.leader();
+        ShardStatus {
+            id: flumen_protocol::ids::ShardId(CATALOG_SHARD.0),
+            leader: leader.map(Into::into),
+            term,
+            applied_index: self.shared.group.applied_index(),
+            partitions: 0,
+        }
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.shared.group
+    }
+
+    async fn change_topic(&self, command: CatalogCommand) -> Result<Topic, CatalogError> {
+        match self.change(command, Bytes::new()).await? {
+            CatalogResponse::Topic(topic) => Ok(topic),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn change_plugin(
+        &self,
+        command: CatalogCommand,
+        bytes: Bytes,
+    ) -> Result<Plugin, CatalogError> {
+        match self.change(command, bytes).await? {
+            CatalogResponse::Plugin(plugin) => Ok(plugin),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn change(&self, command: CatalogCommand, attachment: Bytes) -> Outcome {
+        let internal = |error: postcard::Error| CatalogError::Internal(error.to_string());
+        let command = Command::Custom {
+            command: postcard::to_allocvec(&command).map_err(internal)?.into(),
+            attachment,
+        };
+        let _reserved = reserve(&self.shared.wal, &command)?;
+        match self.shared.group.propose(command).await? {
+            Response::Custom(bytes) => postcard::from_bytes::<Outcome>(&bytes).map_err(internal)?,
+            _ => Err(CatalogError::Internal("no answer".to_owned())),
+        }
+    }
+}
+
+fn unexpected(response: &CatalogResponse) -> CatalogError {
+    CatalogError::Internal(format!("unexpected answer {response:?}"))
+}
+
+impl NewPlugin {
+    async fn describe(self) -> Result<(PluginInfo, Bytes), CatalogError> {
+        let Self {
+            name,
+            version,
+            world,
+            bytes,
+        } = self;
+        let size_bytes = bytes.len() as u64;
+        let hashed = bytes.clone();
+        // 16 MiB take milliseconds: not on an async worker thread.
+        let digest = tokio::task::spawn_blocking(move || digest(&hashed))
+            .await
+            .map_err(|error| CatalogError::Internal(error.to_string()))?;
+        let info = PluginInfo {
+            name,
+            version,
+            world,
+            digest,
+            size_bytes,
+            deployed_ms: now_ms(),
+        };
+        Ok((info, bytes))
+    }
+}

@@ -1,0 +1,153 @@
+//! The catalog under Raft.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::{
+    CatalogError,
+    command::{CatalogCommand, CatalogResponse},
+    plugins::PluginFiles,
+    state::CatalogState,
+};
+use crate::{
+    disk::Disk,
+    shard::raft::{
+        Applied, Checkpoint, Command, Entry, Machine, Payload, Response, ShardError,
+        checkpoint_file,
+    },
+};
+
+/// What a command is answered, in the Raft group's own words.
+pub(super) type Outcome = Result<CatalogResponse, CatalogError>;
+
+pub(super) struct CatalogMachine {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    plugins: Arc<PluginFiles>,
+    image: Mutex<Image>,
+    published: watch::Sender<Arc<CatalogState>>,
+    last_checkpoint: Mutex<Option<Checkpoint>>,
+    /// One checkpoint at a time.
+    checkpointing: Mutex<()>,
+}
+
+/// A checkpoint of the catalog: all of it.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Image {
+    applied: Applied,
+    state: Arc<CatalogState>,
+}
+
+impl CatalogMachine {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        plugins: Arc<PluginFiles>,
+    ) -> Result<Self, ShardError> {
+        let saved = checkpoint_file::load(&*disk, &path)?;
+        let image: Image = match &saved {
+            Some(body) => checkpoint_file::decode(&path, body)?,
+            None => Image::default(),
+        };
+        let last_checkpoint = saved.map(|bytes| Checkpoint {
+            applied: image.applied.clone(),
+            bytes,
+        });
+        Ok(Self {
+            disk,
+            path,
+            plugins,
+            published: watch::Sender::new(Arc::clone(&image.state)),
+            image: Mutex::new(image),
+            last_checkpoint: Mutex::new(last_checkpoint),
+            checkpointing: Mutex::new(()),
+        })
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<CatalogState>> {
+        self.published.subscribe()
+    }
+
+    fn apply_command(&self, image: &mut Image, command: &[u8], attachment: &Bytes) -> Outcome {
+        let command: CatalogCommand = postcard::from_bytes(command)
+            .map_err(|error| CatalogError::Internal(error.to_string()))?;
+        let brought = match &command {
+            CatalogCommand::DeployPlugin { info } | CatalogCommand::UpgradePlugin { info } => {
+                Some(info.digest)
+            }
+            _ => None,
+        };
+        let mut state = CatalogState::clone(&image.state);
+        let response = state.apply(command)?;
+        if let Some(digest) = brought {
+            self.plugins.insert(digest, attachment.clone());
+        }
+        image.state = Arc::new(state);
+        self.published.send_replace(Arc::clone(&image.state));
+        Ok(response)
+    }
+
+    fn save(&self, image: &Image) -> io::Result<Checkpoint> {
+        let wanted: Vec<_> = image.state.digests().collect();
+        self.plugins.write(&wanted)?;
+        let bytes: Bytes = postcard::to_allocvec(image)
+            .map_err(io::Error::other)?
+            .into();
+        checkpoint_file::save(&*self.disk, &self.path, &bytes)?;
+        let checkpoint = Checkpoint {
+            applied: image.applied.clone(),
+            bytes,
+        };
+        *self.last_checkpoint.lock() = Some(checkpoint.clone());
+        // Commands are applied under this lock, so that none brings bytes in between.
+        let now = self.image.lock();
+        let in_use: Vec<_> = now.state.digests().collect();
+        self.plugins.clean(&wanted, &in_use);
+        Ok(checkpoint)
+    }
+}
+
+impl Machine for CatalogMachine {
+    fn applied(&self) -> Applied {
+        self.image.lock().applied.clone()
+    }
+
+    fn apply(&self, entry: &Entry) -> io::Result<Response> {
+        let mut image = self.image.lock();
+        image.applied.note(entry);
+        let Payload::Normal(command) = &entry.payload else {
+            return Ok(Response::None);
+        };
+        let outcome = match &**command {
+            Command::Custom {
+                command,
+                attachment,
+            } => self.apply_command(&mut image, command, attachment),
+            other => Err(CatalogError::Internal(format!("{other} is none of its"))),
+        };
+        let bytes = postcard::to_allocvec(&outcome).map_err(io::Error::other)?;
+        Ok(Response::Custom(bytes))
+    }
+
+    fn checkpoint(&self) -> io::Result<Checkpoint> {
+        let _one = self.checkpointing.lock();
+        let image = self.image.lock().clone();
+        self.save(&image)
+    }
+
+    fn last_checkpoint(&self) -> Option<Checkpoint> {
+        self.last_checkpoint.lock().clone()
+    }
+
+    fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
+        let _one = self.checkpointing.lock();
+        let image: Image = postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
+        *self.image.lock() = image.clone();
+        self.published.send_replace(Arc::clone(&image.state));
+        self.save(&image).map(drop)
+    }
+}

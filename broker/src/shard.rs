@@ -1,0 +1,114 @@
+//! Shards: the Raft groups of a broker. Partitions live in data shards; the catalog is a shard
+//! of its own kind.
+//!
+//! The consensus engine is openraft, and this module is its only user: nothing of it shows in
+//! the face. An append goes this way:
+//!
+//! ```text
+//! DataShard::make_room   waits for room in memory, in the WAL and in the partition logs
+//!   AppendRoom::append   queues the batch ............................ proposer
+//!     one Raft entry for all that waits .............................. command
+//!       written, and synced as the policy says ....................... log_storage -> wal
+//!         committed; applied: offsets, duplicates, partition logs .... machine, data/state
+//!           readers are woken, the producer gets its offset
+//! ```
+//!
+//! What is applied is made durable by checkpoints, and the write-ahead log is purged up to them.
+
+mod admission;
+mod checkpoint_file;
+mod command;
+mod data;
+mod failure;
+mod group;
+mod log_storage;
+mod machine;
+mod network;
+mod proposer;
+mod types;
+
+use std::{fmt, path::PathBuf};
+
+pub use self::{
+    admission::ROOM_WAIT_MAX,
+    checkpoint_file::CheckpointError,
+    data::{
+        AppendError, AppendRoom, Appended, DataShard, News, PRODUCERS_MAX, PartitionReader,
+        PendingAppend, REMEMBERED_BATCHES, Subscription,
+    },
+    group::ProposeError,
+    proposer::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BATCHES_MAX, ENTRY_BYTES_MAX},
+};
+use crate::{
+    ids::ShardId,
+    wal::{Reservation, Wal, WalError},
+};
+
+/// What the rooms above build shards from: data shards, and other kinds of their own.
+pub(crate) mod raft {
+    pub(crate) use super::{
+        ShardError,
+        admission::Admission,
+        checkpoint_file,
+        command::Command,
+        data::DataShardParts,
+        failure::Failure,
+        group::{Group, GroupParts},
+        machine::{Applied, Checkpoint, Machine},
+        network::{NoPeers, PeerNetwork},
+        proposer::now_ms,
+        reserve,
+        types::{Entry, Payload, Response},
+    };
+}
+
+/// Why shards do not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShardError {
+    /// A checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A partition log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] crate::log::OpenError),
+    /// The directory of the checkpoints cannot be made.
+    #[error("cannot use the directory {dir} for checkpoints: {source}")]
+    Dir {
+        /// The directory.
+        dir: PathBuf,
+        /// What the disk said.
+        source: std::io::Error,
+    },
+    /// The Raft group does not start.
+    #[error("{shard} does not start: {reason}")]
+    Start {
+        /// The shard.
+        shard: ShardId,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The storage has failed while it started.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ShardError {
+    pub(crate) fn start(shard: ShardId, reason: &impl fmt::Display) -> Self {
+        Self::Start {
+            shard,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// Sets room aside for a command that is not an append.
+pub(crate) fn reserve(wal: &Wal, command: &Command) -> Result<Reservation, ProposeError> {
+    let bytes = command.len_bytes() as u64 + 1024;
+    wal.reserve(bytes).map_err(|error| match error {
+        WalError::Failed { .. } | WalError::Closed => ProposeError::Stopped,
+        error => ProposeError::NoRoom {
+            reason: error.to_string(),
+        },
+    })
+}

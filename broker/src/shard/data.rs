@@ -1,0 +1,380 @@
+//! A data shard: a Raft group that holds partitions.
+
+mod machine;
+mod manifest;
+mod partition;
+mod producers;
+mod state;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use flumen_protocol::{
+    batch::Batch,
+    error::{ErrorCode, WireError},
+    ids::{Offset, PartitionId, TopicId},
+    message::ShardStatus,
+    topic::TopicConfig,
+};
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use self::{machine::DataMachine, state::Directory};
+pub use self::{
+    partition::{News, PartitionReader, Subscription},
+    producers::{PRODUCERS_MAX, REMEMBERED_BATCHES},
+};
+use super::{
+    ProposeError, ShardError,
+    admission::{Admission, Room},
+    command::Command,
+    failure::Failure,
+    group::{Group, GroupParts},
+    network::PeerNetwork,
+    proposer::Proposer,
+};
+use crate::{disk::Disk, ids::ShardId, log::LogStore, wal::Wal};
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// The offset of its first record. `None` if it had none, or if it is a duplicate so old
+    /// that its offset is forgotten.
+    pub base_offset: Option<Offset>,
+    /// How many records were stored.
+    pub stored: u32,
+    /// When it was appended, in milliseconds since the epoch.
+    pub append_time_ms: u64,
+    /// Whether it was there already; then the rest is what was answered the first time.
+    pub duplicate: bool,
+}
+
+/// Why a batch was not appended although its entry was: the same on every replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Refusal {
+    UnknownPartition,
+    OutOfSequence { expected: u64 },
+    ProducerFenced { epoch: u32 },
+    UnknownProducer,
+}
+
+pub(crate) type AppendOutcome = Result<Appended, Refusal>;
+
+/// Why a batch was not appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The partition is not in this shard: it was never created, or deleted.
+    #[error("partition {0} does not exist")]
+    UnknownPartition(PartitionId),
+    /// A batch of this producer is missing.
+    #[error(
+        "partition {partition} expects batch {expected} of this producer next; send that first"
+    )]
+    OutOfSequence {
+        /// The partition.
+        partition: PartitionId,
+        /// The sequence that is next.
+        expected: u64,
+    },
+    /// A later producer with the same id has taken over.
+    #[error(
+        "a producer with the same id and epoch {epoch} has taken over partition {partition}; \
+         this one is done"
+    )]
+    ProducerFenced {
+        /// The partition.
+        partition: PartitionId,
+        /// The epoch of the later one.
+        epoch: u32,
+    },
+    /// The producer was forgotten, so a duplicate could not be told.
+    #[error(
+        "partition {0} does not remember this producer, so it cannot tell a duplicate; \
+         start again with a new producer id"
+    )]
+    UnknownProducer(PartitionId),
+    /// There was no room for it for too long.
+    #[error(
+        "no room for the batch after waiting {waited:?}: the disk does not keep up with what is \
+         produced; try again later"
+    )]
+    Overloaded {
+        /// How long it waited.
+        waited: Duration,
+    },
+    /// The disk is full.
+    #[error("{reason}; nothing can be produced until there is room")]
+    NoSpace {
+        /// What is full, and since when.
+        reason: String,
+    },
+    /// The batch can never be appended.
+    #[error("a batch of {bytes} bytes is larger than the {bytes_max} the write-ahead log takes")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The largest size.
+        bytes_max: u64,
+    },
+    /// Another broker leads the shard.
+    #[error("this broker does not lead the partition's shard; ask the one that does")]
+    NotLeader,
+    /// The storage has failed for good.
+    #[error("the broker's storage has failed: {reason}")]
+    Failed {
+        /// What failed.
+        reason: String,
+    },
+    /// The shard has stopped; whether the batch was appended is not known.
+    #[error("the broker is stopping; whether the batch was appended is not known")]
+    Stopped,
+}
+
+impl AppendError {
+    /// The error's code on the wire.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::UnknownPartition(_) => ErrorCode::UnknownPartition,
+            Self::OutOfSequence { .. } => ErrorCode::OutOfSequence,
+            Self::ProducerFenced { .. } => ErrorCode::ProducerFenced,
+            Self::UnknownProducer(_) => ErrorCode::UnknownProducer,
+            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::NoSpace { .. } => ErrorCode::NoSpace,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::NotLeader => ErrorCode::NotLeader,
+            Self::Failed { .. } => ErrorCode::StorageFailed,
+            Self::Stopped => ErrorCode::Unavailable,
+        }
+    }
+}
+
+impl From<AppendError> for WireError {
+    fn from(error: AppendError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl Refusal {
+    pub(crate) fn into_error(self, partition: PartitionId) -> AppendError {
+        match self {
+            Self::UnknownPartition => AppendError::UnknownPartition(partition),
+            Self::OutOfSequence { expected } => AppendError::OutOfSequence {
+                partition,
+                expected,
+            },
+            Self::ProducerFenced { epoch } => AppendError::ProducerFenced { partition, epoch },
+            Self::UnknownProducer => AppendError::UnknownProducer(partition),
+        }
+    }
+}
+
+/// A data shard. Cheap to clone: all clones are the same shard.
+#[derive(Clone)]
+pub struct DataShard {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: ShardId,
+    group: Group,
+    machine: Arc<DataMachine>,
+    proposer: Arc<Proposer>,
+    admission: Admission,
+    directory: Directory,
+    failure: Failure,
+    wal: Wal,
+}
+
+/// What a data shard stands on.
+pub(crate) struct DataShardParts {
+    pub(crate) broker: u64,
+    pub(crate) id: ShardId,
+    pub(crate) checkpoint: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) wal: Wal,
+    pub(crate) logs: LogStore,
+    pub(crate) admission: Admission,
+    pub(crate) network: Arc<dyn PeerNetwork>,
+    pub(crate) failure: Failure,
+}
+
+impl DataShard {
+    pub(crate) async fn open(parts: DataShardParts) -> Result<Self, ShardError> {
+        let directory: Directory = Arc::new(RwLock::new(FxHashMap::default()));
+        let machine = {
+            let (disk, path) = (Arc::clone(&parts.disk), parts.checkpoint);
+            let logs = parts.logs;
+            let directory = Arc::clone(&directory);
+            let open = move || DataMachine::open(disk, path, logs, directory);
+            let opened = tokio::task::spawn_blocking(open).await;
+            Arc::new(opened.map_err(|error| ShardError::start(parts.id, &error))??)
+        };
+        let group = Group::start(GroupParts {
+            broker: parts.broker,
+            shard: parts.id,
+            wal: parts.wal.clone(),
+            machine: Arc::clone(&machine) as _,
+            network: parts.network,
+            failure: parts.failure.clone(),
+        })
+        .await?;
+        let shared = Shared {
+            id: parts.id,
+            proposer: Proposer::new(group.raft().clone()),
+            group,
+            machine,
+            admission: parts.admission,
+            directory,
+            failure: parts.failure,
+            wal: parts.wal,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The shard.
+    pub fn id(&self) -> ShardId {
+        self.shared.id
+    }
+
+    /// Appends a batch, and waits until it is durable as the sync policy says, and applied.
+    ///
+    /// A producer that has several batches in flight uses [`DataShard::make_room`], which keeps
+    /// their order.
+    pub async fn append(
+        &self,
+        partition: PartitionId,
+        batch: Batch,
+    ) -> Result<Appended, AppendError> {
+        let room = self.make_room(batch.encoded_len()).await?;
+        room.append(partition, batch).await
+    }
+
+    /// Waits until there is room for a batch of `bytes`: the back-pressure of appends.
+    pub async fn make_room(&self, bytes: usize) -> Result<AppendRoom, AppendError> {
+        let room = self.shared.admission.room(bytes).await?;
+        Ok(AppendRoom {
+            shard: self.clone(),
+            room,
+        })
+    }
+
+    /// Makes partitions of a topic; those that exist are left alone.
+    pub async fn create_partitions(
+        &self,
+        topic: TopicId,
+        indexes: Vec<u32>,
+        config: &TopicConfig,
+    ) -> Result<(), ProposeError> {
+        self.propose(Command::CreatePartitions {
+            topic,
+            config: config.clone(),
+            indexes,
+        })
+        .await
+    }
+
+    /// Gives all partitions of a topic in this shard new settings.
+    pub async fn configure_partitions(
+        &self,
+        topic: TopicId,
+        config: &TopicConfig,
+    ) -> Result<(), ProposeError> {
+        self.propose(Command::ConfigurePartitions {
+            topic,
+            config: config.clone(),
+        })
+        .await
+    }
+
+    /// Removes all partitions of a topic in this shard, with their records. Appends that come
+    /// later are refused.
+    pub async fn delete_partitions(&self, topic: TopicId) -> Result<(), ProposeError> {
+        self.propose(Command::DeletePartitions { topic }).await
+    }
+
+    /// A reader of a partition, if the shard holds it.
+    pub fn reader(&self, partition: PartitionId) -> Option<PartitionReader> {
+        let directory = self.shared.directory.read();
+        let shared = directory.get(&partition)?;
+        Some(PartitionReader::new(Arc::clone(shared)))
+    }
+
+    /// The partitions that the shard holds, in no order.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.shared.directory.read().keys().copied().collect()
+    }
+
+    /// The state of the shard.
+    pub fn status(&self) -> ShardStatus {
+        let (leader, term) = self.shared.group.leader();
+        ShardStatus {
+            id: flumen_protocol::ids::ShardId(self.shared.id.0),
+            leader: leader.map(Into::into),
+            term,
+            applied_index: self.shared.group.applied_index(),
+            partitions: self.shared.machine.partition_count() as u64,
+        }
+    }
+
+    async fn propose(&self, command: Command) -> Result<(), ProposeError> {
+        let _reserved = super::reserve(&self.shared.wal, &command)?;
+        self.shared.group.propose(command).await.map(|_| ())
+    }
+
+    pub(crate) fn group(&self) -> &Group {
+        &self.shared.group
+    }
+
+    /// Applies retention and compaction to the logs. Blocks on the disk.
+    pub(crate) fn look_after_logs(&self, now_ms: u64) {
+        self.shared.machine.look_after_logs(now_ms);
+    }
+}
+
+/// Room for one batch in a shard; given back when dropped.
+pub struct AppendRoom {
+    shard: DataShard,
+    room: Room,
+}
+
+impl AppendRoom {
+    /// Queues the batch at once, and gives what to wait on for its outcome. Batches of one
+    /// partition are appended in the order of these calls.
+    pub fn append(self, partition: PartitionId, batch: Batch) -> PendingAppend {
+        let shared = &self.shard.shared;
+        let outcome = shared.proposer.append(partition, batch, self.room);
+        PendingAppend {
+            outcome,
+            failure: shared.failure.clone(),
+        }
+    }
+}
+
+/// An append whose outcome is on its way. Dropping it does not take the batch back.
+#[must_use = "the outcome of an append is not known before it is awaited"]
+pub struct PendingAppend {
+    outcome: oneshot::Receiver<Result<Appended, AppendError>>,
+    failure: Failure,
+}
+
+impl Future for PendingAppend {
+    type Output = Result<Appended, AppendError>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        let outcome = std::pin::Pin::new(&mut self.outcome).poll(cx);
+        outcome.map(|outcome| match outcome {
+            Ok(Err(AppendError::Stopped)) | Err(_) => Err(match self.failure.get() {
+                Some(reason) => AppendError::Failed { reason },
+                None => AppendError::Stopped,
+            }),
+            Ok(outcome) => outcome,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! A data shard under Raft: applies entries to the state, takes checkpoints, and looks after the
+//! partition logs from time to time.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use flumen_protocol::ids::PartitionId;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use super::{
+    manifest::Manifest,
+    state::{Cut, DataState, Directory},
+};
+use crate::{
+    disk::Disk,
+    log::{LogCheckpoint, LogStore},
+    shard::{
+        ShardError, checkpoint_file,
+        machine::{Applied, Checkpoint, Machine},
+        types::{Entry, Payload, Response},
+    },
+};
+
+pub(super) struct DataMachine {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    logs: LogStore,
+    state: Mutex<DataState>,
+    last_checkpoint: Mutex<Option<Checkpoint>>,
+    /// One checkpoint at a time.
+    checkpointing: Mutex<()>,
+}
+
+impl DataMachine {
+    /// Opens the shard as of its last checkpoint.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        logs: LogStore,
+        directory: Directory,
+    ) -> Result<Self, ShardError> {
+        let saved = checkpoint_file::load(&*disk, &path)?;
+        let manifest: Manifest = match &saved {
+            Some(body) => checkpoint_file::decode(&path, body)?,
+            None => Manifest::default(),
+        };
+        let last_checkpoint = saved.map(|bytes| Checkpoint {
+            applied: manifest.applied.clone(),
+            bytes,
+        });
+        let state = DataState::open(manifest, logs.clone(), directory)?;
+        Ok(Self {
+            disk,
+            path,
+            logs,
+            state: Mutex::new(state),
+            last_checkpoint: Mutex::new(last_checkpoint),
+            checkpointing: Mutex::new(()),
+        })
+    }
+
+    pub(super) fn partition_count(&self) -> usize {
+        self.state.lock().partition_count()
+    }
+
+    /// Removes what retention and compaction say. Blocks on the disk.
+    pub(super) fn look_after_logs(&self, now_ms: u64) {
+        let _ = (self.state.lock().logs(), now_ms);
+    }
+
+    fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
+        let saved = self.logs.checkpoint(&cut.dirty).map_err(io::Error::other)?;
+        let checkpoints: FxHashMap<PartitionId, LogCheckpoint> = cut
+            .dirty
+            .iter()
+            .map(|(log, _)| log.id())
+            .zip(saved)
+            .collect();
+        for topic in &mut cut.manifest.topics {
+            for partition in &mut topic.partitions {
+                let id = PartitionId {
+                    topic: topic.id,
+                    index: partition.index,
+                };
+                if let Some(checkpoint) = checkpoints.get(&id) {
+                    partition.checkpoint.clone_from(checkpoint);
+                }
+            }
+        }
+        let bytes: Bytes = postcard::to_allocvec(&cut.manifest)
+            .map_err(io::Error::other)?
+            .into();
+        checkpoint_file::save(&*self.disk, &self.path, &bytes)?;
+        for (log, _) in &cut.dirty {
+            if let Some(checkpoint) = checkpoints.get(&log.id()) {
+                log.checkpoint_saved(checkpoint);
+            }
+        }
+        self.state.lock().saved(checkpoints);
+        Ok(Checkpoint {
+            applied: cut.manifest.applied.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Machine for DataMachine {
+    fn applied(&self) -> Applied {
+        self.state.lock().applied.clone()
+    }
+
+    fn apply(&self, entry: &Entry) -> io::Result<Response> {
+        let mut state = self.state.lock();
+        state.applied.note(entry);
+        match &entry.payload {
+            Payload::Normal(command) => state.apply(command).map_err(io::Error::other),
+            Payload::Blank | Payload::Membership(_) => Ok(Response::None),
+        }
+    }
+
+    fn checkpoint(&self) -> io::Result<Checkpoint> {
+        let _one = self.checkpointing.lock();
+        let mut cut = self.state.lock().cut();
+        match self.make_durable(&mut cut) {
+            Ok(checkpoint) => {
+                for id in cut.deleted {
+                    self.logs.remove(id);
+                }
+                *self.last_checkpoint.lock() = Some(checkpoint.clone());
+                Ok(checkpoint)
+            }
+            Err(error) => {
+                self.state.lock().aborted(cut);
+                Err(error)
+            }
+        }
+    }
+
+    fn last_checkpoint(&self) -> Option<Checkpoint> {
+        self.last_checkpoint.lock().clone()
+    }
+
+    /// A data shard's checkpoint names the files of the partition logs, which do not travel in
+    /// it. There is no one to send it yet: a single broker has no other replica.
+    fn install(&self, _: Checkpoint) -> io::Result<()> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "segment files cannot be taken over from another broker yet",
+        ))
+    }
+}

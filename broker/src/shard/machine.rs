@@ -1,0 +1,187 @@
+//! The state machine of a shard, as openraft drives it and as a kind of shard implements it.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder,
+    entry::RaftEntry,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failure::Failure,
+    log_storage::LogStorage,
+    types::{Entry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
+};
+
+/// Up to where a machine has applied its log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Applied {
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+}
+
+impl Applied {
+    /// Notes that an entry is applied.
+    pub(crate) fn note(&mut self, entry: &Entry) {
+        self.log_id = Some(entry.log_id);
+        if let EntryPayload::Membership(membership) = &entry.payload {
+            self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+        }
+    }
+
+    pub(crate) fn index(&self) -> Option<u64> {
+        self.log_id.map(|log_id| log_id.index)
+    }
+}
+
+/// A durable image of a machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) applied: Applied,
+    pub(crate) bytes: Bytes,
+}
+
+/// What a kind of shard does with the entries of its log.
+///
+/// A machine is persistent: it opens where its last checkpoint was taken, and openraft applies
+/// the entries after it again. The same entries give the same state on every replica, so
+/// [`Machine::apply`] looks neither at a clock nor at the disk.
+pub(crate) trait Machine: Send + Sync + 'static {
+    /// Up to where it has applied.
+    fn applied(&self) -> Applied;
+
+    /// Applies the next entry. Never blocks on the disk. An error is final: it ends the shard.
+    fn apply(&self, entry: &Entry) -> io::Result<Response>;
+
+    /// Makes the present state durable. Blocks on the disk; entries are applied meanwhile.
+    fn checkpoint(&self) -> io::Result<Checkpoint>;
+
+    /// The last checkpoint that was taken, if any.
+    fn last_checkpoint(&self) -> Option<Checkpoint>;
+
+    /// Replaces the state by another replica's checkpoint. Blocks on the disk.
+    fn install(&self, checkpoint: Checkpoint) -> io::Result<()>;
+}
+
+/// A [`Machine`] under openraft.
+#[derive(Clone)]
+pub(crate) struct RaftMachine {
+    machine: Arc<dyn Machine>,
+    storage: LogStorage,
+    failure: Failure,
+}
+
+impl RaftMachine {
+    pub(crate) fn new(machine: Arc<dyn Machine>, storage: LogStorage, failure: Failure) -> Self {
+        Self {
+            machine,
+            storage,
+            failure,
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for RaftMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.machine.applied();
+        Ok((applied.log_id, applied.membership))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut last = None;
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next.inspect_err(|error| {
+                self.failure
+                    .report(format!("reading the Raft log back: {error}"));
+            })?;
+            let response = self.machine.apply(&entry).inspect_err(|error| {
+                self.failure
+                    .report(format!("applying entry {}: {error}", entry.log_id));
+            })?;
+            last = Some(entry.index());
+            if let Some(responder) = responder {
+                responder.send(response);
+            }
+        }
+        if let Some(index) = last {
+            self.storage.applied(index);
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        Some(Builder {
+            machine: Arc::clone(&self.machine),
+            anew: force,
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder {
+            machine: Arc::clone(&self.machine),
+            anew: true,
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
+        let checkpoint = Checkpoint {
+            applied: Applied {
+                log_id: meta.last_log_id,
+                membership: meta.last_membership.clone(),
+            },
+            bytes: data,
+        };
+        let machine = Arc::clone(&self.machine);
+        tokio::task::spawn_blocking(move || machine.install(checkpoint))
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.machine.last_checkpoint().map(snapshot))
+    }
+}
+
+/// Hands openraft a checkpoint. The shard takes checkpoints itself, before it tells openraft to
+/// build a snapshot, so that a full disk is no error that would stop the Raft group.
+pub(crate) struct Builder {
+    machine: Arc<dyn Machine>,
+    anew: bool,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        if !self.anew
+            && let Some(checkpoint) = self.machine.last_checkpoint()
+        {
+            return Ok(snapshot(checkpoint));
+        }
+        let machine = Arc::clone(&self.machine);
+        let checkpoint = tokio::task::spawn_blocking(move || machine.checkpoint())
+            .await
+            .map_err(io::Error::other)??;
+        Ok(snapshot(checkpoint))
+    }
+}
+
+fn snapshot(checkpoint: Checkpoint) -> Snapshot {
+    Snapshot {
+        meta: SnapshotMeta {
+            last_log_id: checkpoint.applied.log_id,
+            last_membership: checkpoint.applied.membership,
+        },
+        snapshot: checkpoint.bytes,
+    }
+}

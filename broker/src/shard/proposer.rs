@@ -1,0 +1,237 @@
+//! Turns appends into Raft entries. What waits while earlier entries are on their way goes into
+//! one entry together, so that the cost of an entry is shared by all batches that come at once,
+//! while a batch that comes alone is proposed at once.
+//!
+//! There is no task behind it: whoever brings a batch, or completes an entry, proposes what
+//! waits. One at a time does so, which keeps the order.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use flumen_protocol::{batch::Batch, ids::PartitionId};
+use openraft::{Raft, raft::ClientWriteResult};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    admission::Room,
+    command::Command,
+    data::{AppendError, AppendOutcome, Appended},
+    machine::RaftMachine,
+    types::{Callback, Response, TypeConfig},
+};
+
+/// Bytes of batches in one entry, unless a single batch is larger.
+pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Batches in one entry.
+pub const ENTRY_BATCHES_MAX: usize = 4096;
+
+/// Entries of one shard on their way at the same time. Enough to keep the write-ahead log busy
+/// while the outcome of the one before is dealt with; more would only make entries smaller.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+
+type Outcome = Result<Appended, AppendError>;
+
+/// An append that waits to be proposed.
+struct Waiting {
+    partition: PartitionId,
+    batch: Batch,
+    waiter: Waiter,
+}
+
+/// Who is told what became of a batch, and the room it takes until then.
+struct Waiter {
+    partition: PartitionId,
+    outcome: oneshot::Sender<Outcome>,
+    _room: Room,
+}
+
+pub(crate) struct Proposer {
+    raft: Raft<TypeConfig, RaftMachine>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    in_flight: usize,
+    /// Someone is proposing; what comes meanwhile is seen by them.
+    proposing: bool,
+    last_time_ms: u64,
+}
+
+type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Proposer {
+    pub(crate) fn new(raft: Raft<TypeConfig, RaftMachine>) -> Arc<Self> {
+        Arc::new(Self {
+            raft,
+            queue: Mutex::default(),
+        })
+    }
+
+    /// Queues a batch; the order of the calls is the order in the log.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        batch: Batch,
+        room: Room,
+    ) -> oneshot::Receiver<Outcome> {
+        let (tx, rx) = oneshot::channel();
+        let waiting = Waiting {
+            partition,
+            batch,
+            waiter: Waiter {
+                partition,
+                outcome: tx,
+                _room: room,
+            },
+        };
+        self.queue.lock().waiting.push_back(waiting);
+        self.propose();
+        rx
+    }
+
+    /// Proposes what waits, as far as there may be entries in flight.
+    fn propose(self: &Arc<Self>) {
+        while let Some((command, in_flight)) = self.next_entry() {
+            let mut sending = self.send(command, in_flight);
+            // The channel to openraft is far larger than what is in flight, so the first poll
+            // sends; going the long way round costs a task only in the case that it does not.
+            let sent = sending
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            if sent == Poll::Pending {
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    sending.await;
+                    this.queue.lock().proposing = false;
+                    this.propose();
+                });
+                return;
+            }
+            self.queue.lock().proposing = false;
+        }
+    }
+
+    fn next_entry(self: &Arc<Self>) -> Option<(Command, InFlight)> {
+        let mut queue = self.queue.lock();
+        if queue.proposing || queue.waiting.is_empty() || queue.in_flight >= ENTRIES_IN_FLIGHT_MAX {
+            return None;
+        }
+        queue.proposing = true;
+        queue.in_flight += 1;
+        let count = queue.entry_len();
+        let mut batches = Vec::with_capacity(count);
+        let mut waiters = Vec::with_capacity(count);
+        for waiting in queue.waiting.drain(..count) {
+            batches.push((waiting.partition, waiting.batch));
+            waiters.push(waiting.waiter);
+        }
+        // The clock may step back; the log's times do not.
+        let time_ms = queue.last_time_ms.max(now_ms());
+        queue.last_time_ms = time_ms;
+        let in_flight = InFlight {
+            proposer: Arc::clone(self),
+            waiters,
+        };
+        Some((Command::Append { time_ms, batches }, in_flight))
+    }
+
+    fn send(&self, command: Command, in_flight: InFlight) -> Sending {
+        let raft = self.raft.clone();
+        let callback = Callback::new(|result| in_flight.complete(result));
+        let send = async move {
+            // On failure the callback is dropped, and with it the waiters are told.
+            if let Err(error) = raft
+                .client_write_ff(Arc::new(command), Some(callback))
+                .await
+            {
+                tracing::debug!("cannot propose an entry: {error}");
+            }
+        };
+        Box::pin(tokio::task::coop::unconstrained(send))
+    }
+}
+
+impl Queue {
+    /// How many of the waiting batches make the next entry.
+    fn entry_len(&self) -> usize {
+        let mut bytes = 0;
+        let fitting = self
+            .waiting
+            .iter()
+            .take(ENTRY_BATCHES_MAX)
+            .take_while(|waiting| {
+                bytes += waiting.batch.encoded_len();
+                bytes <= ENTRY_BYTES_MAX
+            })
+            .count();
+        fitting.max(1)
+    }
+}
+
+/// An entry on its way. Dropped without an outcome, as when the shard stops, it tells its waiters
+/// that theirs is not known.
+struct InFlight {
+    proposer: Arc<Proposer>,
+    waiters: Vec<Waiter>,
+}
+
+impl InFlight {
+    fn complete(mut self, result: ClientWriteResult<TypeConfig>) {
+        let waiters = std::mem::take(&mut self.waiters);
+        match result {
+            Ok(written) => {
+                let Response::Appended(outcomes) = written.data else {
+                    return self.fail(waiters, &AppendError::Stopped);
+                };
+                for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
+                    waiter.finish(outcome);
+                }
+            }
+            Err(error) => {
+                tracing::debug!("an entry was refused: {error}");
+                self.fail(waiters, &AppendError::NotLeader);
+            }
+        }
+    }
+
+    #[expect(clippy::unused_self, reason = "the entry is over when it is dropped")]
+    fn fail(self, waiters: Vec<Waiter>, error: &AppendError) {
+        for waiter in waiters {
+            // A producer that no longer waits is no concern of the shard's.
+            let _ = waiter.outcome.send(Err(error.clone()));
+        }
+    }
+}
+
+impl Waiter {
+    fn finish(self, outcome: AppendOutcome) {
+        let outcome = outcome.map_err(|refusal| refusal.into_error(self.partition));
+        let _ = self.outcome.send(outcome);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        for waiter in self.waiters.drain(..) {
+            let _ = waiter.outcome.send(Err(AppendError::Stopped));
+        }
+        self.proposer.queue.lock().in_flight -= 1;
+        self.proposer.propose();
+    }
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,172 @@
+//! Takes checkpoints of the shards when the write-ahead log grows, and now and then; and sees to
+//! retention and compaction. One task for all shards, so that they do not all hit the disk at
+//! once.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+
+use super::ShardsOptions;
+use crate::{
+    catalog::{CATALOG_SHARD, Catalog},
+    ids::ShardId,
+    shard::{
+        DataShard,
+        raft::{Group, now_ms},
+    },
+    wal::Wal,
+};
+
+/// How long to wait after a checkpoint has failed before the next try.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) struct Checkpointer {
+    groups: Groups,
+    stop: Arc<Notify>,
+    task: parking_lot::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Checkpointer {
+    pub(super) fn start(
+        options: &ShardsOptions,
+        catalog: Catalog,
+        data: Vec<DataShard>,
+        wal: Wal,
+        wanted: Arc<Notify>,
+    ) -> Self {
+        let groups = Groups {
+            catalog,
+            data: data.into(),
+        };
+        let stop = Arc::new(Notify::new());
+        let work = Work {
+            groups: groups.clone(),
+            wal,
+            wanted,
+            checkpoint_interval: options.checkpoint_interval,
+            retention_interval: options.retention_interval,
+        };
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = work.run() => {}
+                () = stopped.notified() => {}
+            }
+        });
+        Self {
+            groups,
+            stop,
+            task: parking_lot::Mutex::new(Some(task)),
+        }
+    }
+
+    pub(super) async fn checkpoint_all(&self) -> io::Result<()> {
+        self.groups.checkpoint_changed().await
+    }
+
+    pub(super) async fn stop(&self) {
+        self.stop.notify_one();
+        let task = self.task.lock().take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!("the checkpoint task has failed: {error}");
+        }
+    }
+}
+
+struct Work {
+    groups: Groups,
+    wal: Wal,
+    wanted: Arc<Notify>,
+    checkpoint_interval: Duration,
+    retention_interval: Duration,
+}
+
+impl Work {
+    async fn run(self) {
+        let mut wal_wants = self.wal.checkpoint_wanted();
+        let mut checkpoint = timer(self.checkpoint_interval);
+        let mut retention = timer(self.retention_interval);
+        loop {
+            let done = tokio::select! {
+                changed = wal_wants.changed() => match changed {
+                    Ok(()) => self.relieve_wal().await,
+                    Err(_) => return,
+                },
+                () = self.wanted.notified() => self.relieve_wal().await,
+                _ = checkpoint.tick() => self.groups.checkpoint_changed().await,
+                _ = retention.tick() => {
+                    self.look_after_logs().await;
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                tracing::warn!("cannot take a checkpoint, trying again: {error}");
+                tokio::time::sleep(RETRY_AFTER).await;
+                self.wanted.notify_one();
+            }
+        }
+    }
+
+    /// Checkpoints those shards whose entries the WAL has kept longest.
+    async fn relieve_wal(&self) -> io::Result<()> {
+        for id in self.wal.shards_to_checkpoint() {
+            if let Some(group) = self.groups.get(id)
+                && group.has_changed()
+            {
+                group.checkpoint().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_after_logs(&self) {
+        let data = Arc::clone(&self.groups.data);
+        let work = move || {
+            for shard in data.iter() {
+                shard.look_after_logs(now_ms());
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            tracing::error!("retention has failed: {error}");
+        }
+    }
+}
+
+/// The Raft groups of the broker.
+#[derive(Clone)]
+struct Groups {
+    catalog: Catalog,
+    data: Arc<[DataShard]>,
+}
+
+impl Groups {
+    fn get(&self, id: ShardId) -> Option<&Group> {
+        if id == CATALOG_SHARD {
+            return Some(self.catalog.group());
+        }
+        let mut data = self.data.iter();
+        data.find(|shard| shard.id() == id).map(DataShard::group)
+    }
+
+    async fn checkpoint_changed(&self) -> io::Result<()> {
+        let data = self.data.iter().map(DataShard::group);
+        for group in data.chain([self.catalog.group()]) {
+            if group.has_changed() {
+                group.checkpoint().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn timer(period: Duration) -> tokio::time::Interval {
+    let mut timer = interval_at(Instant::now() + period, period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
