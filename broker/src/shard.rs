@@ -16,7 +16,7 @@
 //! What is applied is made durable by checkpoints, and the write-ahead log is purged up to them.
 
 mod admission;
-mod checkpoint_file;
+pub(crate) mod checkpoint_file;
 mod command;
 mod data;
 mod failure;
@@ -39,6 +39,7 @@ pub use self::{
     group::ProposeError,
     proposer::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BATCHES_MAX, ENTRY_BYTES_MAX},
 };
+use self::command::Command;
 use crate::{
     ids::ShardId,
     wal::{Reservation, Wal, WalError},
@@ -49,7 +50,6 @@ pub(crate) mod raft {
     pub(crate) use super::{
         ShardError,
         admission::Admission,
-        checkpoint_file,
         command::Command,
         data::DataShardParts,
         failure::Failure,

@@ -194,6 +194,11 @@ impl Wal {
         })
     }
 
+    /// The largest payload of an entry, in bytes.
+    pub fn entry_bytes_max(&self) -> u64 {
+        self.0.engine.options.entry_bytes_max()
+    }
+
     /// How full it is.
     pub fn usage(&self) -> Usage {
         self.0.engine.usage()

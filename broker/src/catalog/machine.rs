@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    shard::raft::{
-        Applied, Checkpoint, Command, Entry, Machine, Payload, Response, ShardError,
+    shard::{
         checkpoint_file,
+        raft::{Applied, Checkpoint, Command, Entry, Machine, Payload, Response, ShardError},
     },
 };
 

@@ -22,7 +22,7 @@ pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 const ROOM_WAIT_STEP: Duration = Duration::from_millis(2);
 
 /// Bytes that an entry's head takes in the log for each batch, at most.
-pub(crate) const BATCH_HEAD_BYTES_MAX: u64 = 64;
+pub(crate) const BATCH_HEAD_BYTES_MAX: usize = 64;
 
 /// Lets in as much as there is room for. Shared by all shards of a broker.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ impl Admission {
         if !self.shared.logs.has_room() {
             return Ok(None);
         }
-        match self.shared.wal.reserve(bytes as u64 + BATCH_HEAD_BYTES_MAX) {
+        match self.shared.wal.reserve((bytes + BATCH_HEAD_BYTES_MAX) as u64) {
             Ok(reservation) => Ok(Some(reservation)),
             Err(WalError::Full { .. }) => Ok(None),
             Err(error @ WalError::NoSpace { .. }) => Err(AppendError::NoSpace {

@@ -222,7 +222,7 @@ impl DataShard {
         .await?;
         let shared = Shared {
             id: parts.id,
-            proposer: Proposer::new(group.raft().clone()),
+            proposer: Proposer::new(group.raft().clone(), &parts.wal),
             group,
             machine,
             admission: parts.admission,

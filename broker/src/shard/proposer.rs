@@ -19,14 +19,16 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{
-    admission::Room,
+    admission::{BATCH_HEAD_BYTES_MAX, Room},
     command::Command,
     data::{AppendError, AppendOutcome, Appended},
     machine::RaftMachine,
     types::{Callback, Response, TypeConfig},
 };
+use crate::wal::Wal;
 
-/// Bytes of batches in one entry, unless a single batch is larger.
+/// Bytes of batches in one entry, unless a single batch is larger or the write-ahead log takes
+/// less.
 pub const ENTRY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Batches in one entry.
@@ -54,6 +56,7 @@ struct Waiter {
 
 pub(crate) struct Proposer {
     raft: Raft<TypeConfig, RaftMachine>,
+    entry_bytes_max: usize,
     queue: Mutex<Queue>,
 }
 
@@ -69,9 +72,10 @@ struct Queue {
 type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Proposer {
-    pub(crate) fn new(raft: Raft<TypeConfig, RaftMachine>) -> Arc<Self> {
+    pub(crate) fn new(raft: Raft<TypeConfig, RaftMachine>, wal: &Wal) -> Arc<Self> {
         Arc::new(Self {
             raft,
+            entry_bytes_max: ENTRY_BYTES_MAX.min(wal.entry_bytes_max() as usize),
             queue: Mutex::default(),
         })
     }
@@ -127,7 +131,7 @@ impl Proposer {
         }
         queue.proposing = true;
         queue.in_flight += 1;
-        let count = queue.entry_len();
+        let count = queue.entry_len(self.entry_bytes_max);
         let mut batches = Vec::with_capacity(count);
         let mut waiters = Vec::with_capacity(count);
         for waiting in queue.waiting.drain(..count) {
@@ -162,15 +166,15 @@ impl Proposer {
 
 impl Queue {
     /// How many of the waiting batches make the next entry.
-    fn entry_len(&self) -> usize {
+    fn entry_len(&self, bytes_max: usize) -> usize {
         let mut bytes = 0;
         let fitting = self
             .waiting
             .iter()
             .take(ENTRY_BATCHES_MAX)
             .take_while(|waiting| {
-                bytes += waiting.batch.encoded_len();
-                bytes <= ENTRY_BYTES_MAX
+                bytes += waiting.batch.encoded_len() + BATCH_HEAD_BYTES_MAX;
+                bytes <= bytes_max
             })
             .count();
         fitting.max(1)
