@@ -24,9 +24,7 @@ pub use self::{
     command::{CatalogCommand, CatalogResponse},
     error::CatalogError,
     plugins::{PluginBytesError, digest},
-    state::{
-        CatalogState, ClusterId, PARTITIONS_MAX, PLUGINS_MAX, Plugin, TOPICS_MAX, Topic,
-    },
+    state::{CatalogState, ClusterId, PARTITIONS_MAX, PLUGINS_MAX, Plugin, TOPICS_MAX, Topic},
 };
 use self::{
     machine::{CatalogMachine, Outcome},

@@ -29,6 +29,7 @@ mod types;
 
 use std::{fmt, path::PathBuf};
 
+use self::command::Command;
 pub use self::{
     admission::ROOM_WAIT_MAX,
     checkpoint_file::CheckpointError,
@@ -39,7 +40,6 @@ pub use self::{
     group::ProposeError,
     proposer::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BATCHES_MAX, ENTRY_BYTES_MAX},
 };
-use self::command::Command;
 use crate::{
     ids::ShardId,
     wal::{Reservation, Wal, WalError},

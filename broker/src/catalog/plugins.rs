@@ -6,11 +6,7 @@
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use flumen_protocol::{
-    limits::PLUGIN_BYTES_MAX,
-    plugin::Digest,
-    topic::Name,
-};
+use flumen_protocol::{limits::PLUGIN_BYTES_MAX, plugin::Digest, topic::Name};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 

@@ -355,11 +355,7 @@ impl CatalogState {
         Ok(())
     }
 
-    fn unbind(
-        &mut self,
-        name: &TopicName,
-        plugin: &Name,
-    ) -> Result<CatalogResponse, CatalogError> {
+    fn unbind(&mut self, name: &TopicName, plugin: &Name) -> Result<CatalogResponse, CatalogError> {
         let topic = self.topic(name)?;
         let bound = topic
             .bindings

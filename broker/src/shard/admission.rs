@@ -111,7 +111,11 @@ impl Admission {
         if !self.shared.logs.has_room() {
             return Ok(None);
         }
-        match self.shared.wal.reserve((bytes + BATCH_HEAD_BYTES_MAX) as u64) {
+        match self
+            .shared
+            .wal
+            .reserve((bytes + BATCH_HEAD_BYTES_MAX) as u64)
+        {
             Ok(reservation) => Ok(Some(reservation)),
             Err(WalError::Full { .. }) => Ok(None),
             Err(error @ WalError::NoSpace { .. }) => Err(AppendError::NoSpace {

@@ -120,7 +120,10 @@ async fn appended_batches_get_their_offsets_and_can_be_read() {
         .create_partitions(TOPIC, vec![0], &TopicConfig::default())
         .await
         .unwrap();
-    let first = shard.append(partition(0), batch(&[b"a", b"b"])).await.unwrap();
+    let first = shard
+        .append(partition(0), batch(&[b"a", b"b"]))
+        .await
+        .unwrap();
     assert_eq!(first.base_offset, Some(Offset(0)));
     assert_eq!(first.stored, 2);
     assert!(!first.duplicate);
@@ -151,7 +154,9 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
             let appended = shard.append(partition(0), batch(&[&value])).await.unwrap();
             assert_eq!(appended.base_offset, Some(Offset(round * 2 + at)));
         }
-        let expected: Vec<_> = (0..(round + 1) * 2).map(|n| n.to_be_bytes().to_vec()).collect();
+        let expected: Vec<_> = (0..(round + 1) * 2)
+            .map(|n| n.to_be_bytes().to_vec())
+            .collect();
         assert_eq!(values(&reader), expected);
         if round % 2 == 0 {
             broker.stop().await;

@@ -106,7 +106,9 @@ fn a_cluster_is_named_once() {
     let mut state = CatalogState::default();
     for id in [1, 2] {
         let cluster_id = ClusterId(id);
-        state.apply(CatalogCommand::NameCluster { cluster_id }).unwrap();
+        state
+            .apply(CatalogCommand::NameCluster { cluster_id })
+            .unwrap();
     }
     assert_eq!(state.cluster_id, Some(ClusterId(1)));
 }
@@ -279,7 +281,10 @@ fn bindings_keep_their_order() {
     let plugins: Vec<_> = topic.bindings.iter().map(|b| b.plugin.as_str()).collect();
     assert_eq!(plugins, ["a", "c", "b"]);
     let plugin = name("b");
-    let bound: Vec<_> = state.bindings_of(&plugin).map(|(topic, _)| topic.id).collect();
+    let bound: Vec<_> = state
+        .bindings_of(&plugin)
+        .map(|(topic, _)| topic.id)
+        .collect();
     assert_eq!(bound, [topic.id]);
 }
 
