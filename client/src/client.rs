@@ -26,7 +26,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     admin::Admin,
-    config::{ClientConfig, STREAMS_FROM_BROKER_MAX},
+    config::{CLOSE_TIMEOUT, ClientConfig, STREAMS_FROM_BROKER_MAX},
     connection::{Broker, ConnectError, Dialer, control},
     consumer::ConsumerBuilder,
     producer::ProducerBuilder,
@@ -100,12 +100,19 @@ impl Client {
         Admin::new(self.clone())
     }
 
-    /// Closes all connections at once. Close producers first: what they hold is lost.
-    pub fn close(&self) {
+    /// Closes all connections and waits, for up to [`CLOSE_TIMEOUT`](crate::config::CLOSE_TIMEOUT), until the brokers know.
+    /// Close producers first: what they still hold is lost. Without this a broker notices
+    /// that a process is gone only some seconds later.
+    pub async fn close(&self) {
         for broker in self.inner.brokers.lock().values() {
             if let Some(connection) = broker.live() {
                 connection.close(quinn::VarInt::from_u32(0), b"closed by the client");
             }
+        }
+        let endpoints = self.inner.dialer.endpoints.lock().clone();
+        for endpoint in endpoints.into_iter().flatten() {
+            // The brokers notice in any case, only later.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
         }
     }
 

@@ -20,6 +20,9 @@ pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How often producers and consumers look for new partitions of their topics.
 pub const METADATA_REFRESH: Duration = Duration::from_secs(30);
 
+/// How long [`Client::close`](crate::Client::close) waits for brokers to notice.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Streams that a broker may open to a client: none yet.
 pub(crate) const STREAMS_FROM_BROKER_MAX: u32 = 0;
 

@@ -175,6 +175,12 @@ impl<T> Consumer<T> {
                 }
                 Ok(false)
             }
+            Event::Begins(starts) => {
+                for start in &starts {
+                    self.progress.reached(start.partition, start.start_offset);
+                }
+                Ok(false)
+            }
             Event::Batch {
                 partition,
                 columns,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use flumen_protocol::{
@@ -154,6 +154,8 @@ impl<T> ConsumerBuilder<T> {
             events: sender,
             buffer: Buffer::new(self.buffer_bytes),
             follows_growth: self.chosen.is_empty(),
+            stops_at_end: self.stops_at_end,
+            batches: AtomicU64::new(0),
         };
         tokio::spawn(fetch.run(metadata, starts));
         let reading = Reading {

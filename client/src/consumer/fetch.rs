@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,10 @@ pub(super) const EVENTS_MAX: usize = 256;
 /// A consumer that cannot be served says so this often.
 pub(super) const DISCONNECTED_REPORT: Duration = Duration::from_secs(30);
 
+/// A consumer that stops at the end and hears nothing for this long asks whether what it
+/// waits for was removed by retention.
+const END_CHECK: Duration = Duration::from_secs(1);
+
 /// Bytes are counted in units of this many.
 const PERMIT_BYTES: usize = 1024;
 
@@ -43,6 +50,8 @@ const PERMIT_BYTES: usize = 1024;
 #[expect(clippy::large_enum_variant, reason = "it is the usual one")]
 pub(super) enum Event {
     Started(Vec<PartitionStart>),
+    /// Where partitions that have started begin by now.
+    Begins(Vec<PartitionStart>),
     Batch {
         partition: u32,
         columns: Columns,
@@ -69,6 +78,11 @@ pub(super) struct Fetch {
     pub(super) buffer: Arc<Buffer>,
     /// Whether partitions that the topic gets later are consumed, too.
     pub(super) follows_growth: bool,
+    /// Whether the consumer stops at the end, and so must learn of records before it that
+    /// will never come.
+    pub(super) stops_at_end: bool,
+    /// Batches that came so far.
+    pub(super) batches: AtomicU64,
 }
 
 /// The account of bytes that wait for the consumer.
@@ -143,6 +157,7 @@ impl Fetch {
                 streams.spawn(Arc::clone(&fetch).serve(leader, positions));
             }
             let refresh = sleep(fetch.client.config().metadata_refresh);
+            let batches = fetch.batches.load(Ordering::Relaxed);
             tokio::select! {
                 ended = streams.join_next(), if !streams.is_empty() => {
                     let Some(Ok(ended)) = ended else { continue };
@@ -169,6 +184,11 @@ impl Fetch {
                     sleep(backoff.next_delay()).await;
                     fetch.refresh(&mut metadata).await?;
                 }
+                () = sleep(END_CHECK), if fetch.stops_at_end => {
+                    if fetch.batches.load(Ordering::Relaxed) == batches {
+                        fetch.tell_where_partitions_start().await;
+                    }
+                }
                 () = refresh => {
                     fetch.refresh(&mut metadata).await?;
                 }
@@ -192,6 +212,24 @@ impl Fetch {
             Err(error) => tracing::debug!(topic = %self.topic, %error, "cannot look for leaders"),
         }
         Ok(())
+    }
+
+    async fn tell_where_partitions_start(&self) {
+        let Ok(topic) = self
+            .client
+            .admin()
+            .describe_topic(self.topic.as_str())
+            .await
+        else {
+            return;
+        };
+        let starts = topic.partitions.iter().map(|partition| PartitionStart {
+            partition: partition.index,
+            start_offset: partition.start_offset,
+            end_offset: partition.end_offset,
+        });
+        // A consumer that is gone need not be told.
+        let _ = self.events.send(Event::Begins(starts.collect())).await;
     }
 
     fn report_disconnected(&self, since: Duration, text: String) {
@@ -246,6 +284,7 @@ impl Fetch {
                 }
                 Some((ConsumeEvent::Batch { partition, .. }, bytes)) => {
                     ended.was_useful = true;
+                    self.batches.fetch_add(1, Ordering::Relaxed);
                     match self.take(partition, bytes, &mut ended.positions).await {
                         Some(event) => event,
                         None => continue,
@@ -311,7 +350,10 @@ fn is_fatal(error: &WireError) -> bool {
     !error.retryable
         && !matches!(
             error.code,
-            ErrorCode::NotLeader | ErrorCode::Internal | ErrorCode::StorageFailed
+            ErrorCode::NotLeader
+                | ErrorCode::UnknownPartition
+                | ErrorCode::Internal
+                | ErrorCode::StorageFailed
         )
 }
 

@@ -292,7 +292,8 @@ impl<B, W> Delivery<B, W> {
                 self.queue[index].last_error = Some(error);
                 None
             }
-            code if error.retryable => {
+            // The partition is in the catalog; its broker may be about to learn of it.
+            code if error.retryable || code == ErrorCode::UnknownPartition => {
                 self.queue[index].maybe_stored |= code == ErrorCode::Timeout;
                 self.retry_later(now, index, error)
             }

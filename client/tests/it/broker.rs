@@ -14,11 +14,11 @@ use flumen_protocol::{
     ALPN_CLIENT,
     batch::{Batch, BatchBuilder, Headers, ProducerSequence, RecordRef},
     error::{ErrorCode, WireError},
-    ids::{BrokerId, Offset, TopicId},
+    ids::{BrokerId, Offset, ShardId, TopicId},
     message::{
-        BrokerInfo, ConsumeEvent, ConsumeOpen, Metadata, PartitionStart, ProduceAcks, ProduceBatch,
-        ProduceOpen, ProduceOutcome, ProduceReceipt, Reply, Request, Response, StartAt, StreamOpen,
-        TopicMetadata, TopicSummary,
+        BrokerInfo, ConsumeEvent, ConsumeOpen, Metadata, PartitionDescription, PartitionStart,
+        ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt, Reply, Request,
+        Response, StartAt, StreamOpen, TopicDescription, TopicMetadata, TopicSummary,
     },
     topic::Name,
 };
@@ -60,6 +60,8 @@ pub(crate) enum ConsumeFault {
     Damage,
     /// It is sent, and the connection breaks.
     BreakAfter,
+    /// It is not sent, as if retention had removed it meanwhile.
+    Skip,
 }
 
 #[derive(Default)]
@@ -195,6 +197,15 @@ impl Broker {
     pub(crate) fn kick(&self) {
         for connection in self.shared.state.lock().connections.drain(..) {
             connection.close(VarInt::from_u32(9), b"kicked");
+        }
+    }
+
+    /// Waits until the clients have closed their connections.
+    pub(crate) async fn all_connections_closed(&self) {
+        let connections = self.shared.state.lock().connections.clone();
+        for connection in connections {
+            let closed = tokio::time::timeout(PATIENCE, connection.closed()).await;
+            closed.expect("the client closes its connection");
         }
     }
 
@@ -484,6 +495,27 @@ impl Session {
                 });
                 Ok(Response::Topics(topics.collect()))
             }
+            Request::DescribeTopic { name } => {
+                let Some(topic) = state.topics.get(name.as_str()) else {
+                    return Err(WireError::new(ErrorCode::UnknownTopic, "no such topic"));
+                };
+                let describe = |(index, partition): (usize, &Partition)| PartitionDescription {
+                    index: index as u32,
+                    shard: ShardId(1),
+                    leader: Some(BrokerId(1)),
+                    start_offset: Offset(partition.start),
+                    end_offset: Offset(partition.end),
+                    size_bytes: 0,
+                };
+                Ok(Response::Topic(TopicDescription {
+                    name,
+                    id: topic.id,
+                    config: topic.config.clone(),
+                    created_ms: 0,
+                    partitions: topic.partitions.iter().enumerate().map(describe).collect(),
+                    bindings: Vec::new(),
+                }))
+            }
             Request::DeployPlugin { name, .. } => Err(WireError::new(
                 ErrorCode::InvalidPlugin,
                 format!("{name}: {} bytes are no component", payload.len()),
@@ -600,7 +632,11 @@ impl Session {
                     *damaged.last_mut().unwrap() ^= 1;
                     bytes = damaged.into();
                 }
-                let times = 1 + usize::from(matches!(fault, Some(ConsumeFault::Twice)));
+                let times = match fault {
+                    Some(ConsumeFault::Skip) => 0,
+                    Some(ConsumeFault::Twice) => 2,
+                    _ => 1,
+                };
                 for _ in 0..times {
                     self.writer.push(&event, Payload::Bytes(&bytes));
                 }

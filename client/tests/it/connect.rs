@@ -68,6 +68,14 @@ async fn errors_say_which_broker_and_what_to_check() {
 }
 
 #[tokio::test]
+async fn a_closed_client_lets_the_broker_know() {
+    let broker = Broker::start();
+    let client = broker.client().await;
+    client.close().await;
+    broker.all_connections_closed().await;
+}
+
+#[tokio::test]
 async fn one_connection_serves_all_and_is_made_again_when_it_breaks() {
     let broker = Broker::start();
     broker.create_topic("t", 4);

@@ -210,6 +210,22 @@ async fn until_end_does_not_wait_for_what_retention_removed() {
 }
 
 #[tokio::test]
+async fn until_end_notices_retention_on_a_connection_that_stays() {
+    let broker = broker_with(&["0", "1"]);
+    let client = broker.client().await;
+    broker.consume_faults([ConsumeFault::Twice, ConsumeFault::Skip]);
+    let mut consumer = client
+        .consumer::<Raw>("t")
+        .until_end()
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(next_text(&mut consumer).await, "0");
+    broker.retain_from("t", 0, 2);
+    assert!(all(consumer).await.is_empty());
+}
+
+#[tokio::test]
 async fn a_damaged_batch_is_an_error_that_names_the_place_and_the_rest_follows() {
     let broker = broker_with(&["0", "1", "2"]);
     broker.consume_faults([ConsumeFault::Twice, ConsumeFault::Damage]);
