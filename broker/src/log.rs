@@ -44,6 +44,7 @@
 
 mod budget;
 mod checkpoint;
+mod compact;
 mod flusher;
 mod frame;
 mod index;
@@ -53,10 +54,13 @@ mod options;
 mod partition;
 mod read;
 mod recover;
+mod retention;
+mod scan;
 mod segment;
 mod store;
 mod sync;
 mod tail;
+mod time;
 mod walk;
 mod write;
 
@@ -65,6 +69,7 @@ mod tests;
 
 pub use self::{
     checkpoint::{LogCheckpoint, SegmentCheckpoint},
+    compact::{CLEAN_BYTES_PER_DIRTY_BYTE_MAX, COMPACTION_KEYS_MAX, CompactError, Compaction},
     frame::FrameError,
     options::{
         BATCH_OVERHEAD_BYTES, FLUSH_AGE_MAX, FLUSH_BYTES, FlushMode, INDEX_ENTRIES_MAX, LogOptions,
@@ -74,6 +79,7 @@ pub use self::{
     partition::PartitionLog,
     read::{DiskRead, LogReader, READ_BYTES_MAX, ReadError, ReadOutcome},
     recover::OpenError,
+    retention::RetentionError,
     store::LogStore,
     sync::{CheckpointError, SYNC_FILES_MAX},
     write::FlushError,

@@ -6,11 +6,11 @@
 //! ```text
 //! <dir>/<topic>/p7-00000000000000001234-0.segment   batches from offset 1234 on
 //! <dir>/<topic>/p7-00000000000000001234-0.index     its sparse index, once it is sealed
-//! <dir>/<topic>/p7-00000000000000001000.start       retention removed what came before 1000
+//! <dir>/<topic>/p7-00000000000000001000-5.start     retention removed what came before 1000
 //! ```
 //!
 //! The last number of a segment is its generation: compaction never changes a file, it writes
-//! the next generation beside it.
+//! the next generation beside it. The last number of a start is the version of the log with it.
 
 use std::path::{Path, PathBuf};
 
@@ -52,9 +52,22 @@ pub(super) fn topic_dir(dir: &Path, topic: TopicId) -> PathBuf {
     dir.join(topic.to_string())
 }
 
-/// Where it is said that retention removed what came before `start`.
-pub(super) fn start_path(dir: &Path, partition: PartitionId, start: Offset) -> PathBuf {
-    topic_dir(dir, partition.topic).join(format!("p{}-{start:020}.start", partition.index))
+/// A file without contents whose name says that retention removed a log's front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct StartMark {
+    /// Where the log begins.
+    pub(super) offset: Offset,
+    /// The version of the log: checkpoints from it on say so themselves.
+    pub(super) version: u64,
+}
+
+impl StartMark {
+    /// Where it is.
+    pub(super) fn path(&self, dir: &Path, partition: PartitionId) -> PathBuf {
+        let Self { offset, version } = self;
+        let name = format!("p{}-{offset:020}-{version}.start", partition.index);
+        topic_dir(dir, partition.topic).join(name)
+    }
 }
 
 /// What a file in a topic's directory is.
@@ -63,7 +76,7 @@ pub(super) enum FileKind {
     /// Batches or an index.
     Segment(SegmentKey),
     /// The mark of retention.
-    Start(Offset),
+    Start(StartMark),
 }
 
 /// Reads a name in the directory of `topic`. `None` if it is no file of a log.
@@ -74,17 +87,20 @@ pub(super) fn parse(topic: TopicId, name: &str) -> Option<(PartitionId, FileKind
         topic,
         index: numbers.next()?.parse().ok()?,
     };
-    let base_offset = Offset(numbers.next()?.parse().ok()?);
-    let generation = numbers.next();
+    let offset = Offset(numbers.next()?.parse().ok()?);
+    let count = numbers.next()?;
     if numbers.next().is_some() {
         return None;
     }
-    let kind = match (extension, generation) {
-        ("start", None) => FileKind::Start(base_offset),
-        ("segment" | "index", Some(generation)) => FileKind::Segment(SegmentKey {
+    let kind = match extension {
+        "start" => FileKind::Start(StartMark {
+            offset,
+            version: count.parse().ok()?,
+        }),
+        "segment" | "index" => FileKind::Segment(SegmentKey {
             partition,
-            base_offset,
-            generation: generation.parse().ok()?,
+            base_offset: offset,
+            generation: count.parse().ok()?,
         }),
         _ => return None,
     };
@@ -112,8 +128,12 @@ mod tests {
             let read = parse(TopicId(3), &name(path));
             assert_eq!(read, Some((partition, FileKind::Segment(key))));
         }
-        let read = parse(TopicId(3), &name(start_path(dir, partition, Offset(9))));
-        assert_eq!(read, Some((partition, FileKind::Start(Offset(9)))));
+        let mark = StartMark {
+            offset: Offset(9),
+            version: u64::MAX,
+        };
+        let read = parse(TopicId(3), &name(mark.path(dir, partition)));
+        assert_eq!(read, Some((partition, FileKind::Start(mark))));
         for name in [
             "p1.segment",
             "p1-2.segment",

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{
     LogCheckpoint, LogOptions, LogReader,
     flusher::Due,
-    names::start_path,
+    names::StartMark,
     segment::Segment,
     store::StoreShared,
     sync::CheckpointError,
@@ -27,12 +27,14 @@ pub struct PartitionLog {
 
 /// What all handles of a log share.
 ///
-/// Locks are taken in this order: maintenance, writer, state. Only `state` is taken by readers
+/// Locks are taken in this order: compacting, maintenance, writer, state. Only `state` is taken by readers
 /// and appenders, and never held during I/O.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) id: PartitionId,
     pub(super) store: Arc<StoreShared>,
+    /// Held by the one that compacts.
+    pub(super) compacting: Mutex<()>,
     /// Held by those that remove or replace segments.
     pub(super) maintenance: Mutex<()>,
     /// Held by the one that writes.
@@ -51,7 +53,7 @@ pub(super) struct State {
     pub(super) tail: Tail,
     pub(super) compacted_to: Offset,
     pub(super) oldest_tombstone_ms: Option<u64>,
-    /// Counts the times that segments were replaced.
+    /// Counts the times that segments were replaced or removed.
     pub(super) version: u64,
     /// Segments that were replaced, with the version that has them no more. Checkpoints before
     /// that version need their files.
@@ -60,8 +62,8 @@ pub(super) struct State {
     pub(super) unsynced: Vec<Arc<Segment>>,
     /// Whether files were created that the directory may forget in a crash.
     pub(super) names_unsynced: bool,
-    /// The offset in the name of the file that marks what retention removed.
-    pub(super) start_mark: Option<Offset>,
+    /// The files that say what retention removed: one, but for the time right after a crash.
+    pub(super) start_marks: Vec<StartMark>,
     /// Where the log waits for the flusher.
     pub(super) due: Due,
     pub(super) removed: bool,
@@ -172,16 +174,28 @@ impl Log {
         written + state.tail.unflushed_bytes()
     }
 
-    /// Removes the files of segments that were replaced at or before `version`.
+    /// Removes the files that only checkpoints before `version` need.
     fn remove_obsolete(&self, version: u64) {
         let _maintenance = self.maintenance.lock();
-        let obsolete: Vec<_> = {
+        let (obsolete, marks) = {
             let mut state = self.state.lock();
             let old = state.obsolete.extract_if(.., |(at, _)| *at <= version);
-            old.map(|(_, segment)| segment).collect()
+            let obsolete: Vec<_> = old.map(|(_, segment)| segment).collect();
+            let old = state
+                .start_marks
+                .extract_if(.., |mark| mark.version <= version);
+            let marks: Vec<_> = old.collect();
+            (obsolete, marks)
         };
         for segment in obsolete {
             self.store.remove_files(&segment);
+        }
+        self.remove_marks(&marks);
+    }
+
+    pub(super) fn remove_marks(&self, marks: &[StartMark]) {
+        for mark in marks {
+            self.store.remove_file(&mark.path(&self.store.dir, self.id));
         }
     }
 
@@ -189,7 +203,7 @@ impl Log {
     pub(super) fn remove(&self) {
         let _maintenance = self.maintenance.lock();
         let _writer = self.writer.lock();
-        let (segments, mark) = {
+        let (segments, marks) = {
             let mut state = self.state.lock();
             state.removed = true;
             state.start = state.end;
@@ -200,14 +214,11 @@ impl Log {
             let obsolete = std::mem::take(&mut state.obsolete);
             let mut segments: Vec<_> = std::mem::take(&mut state.segments).into();
             segments.extend(obsolete.into_iter().map(|(_, segment)| segment));
-            (segments, state.start_mark.take())
+            (segments, std::mem::take(&mut state.start_marks))
         };
         for segment in segments {
             self.store.remove_files(&segment);
         }
-        if let Some(mark) = mark {
-            self.store
-                .remove_file(&start_path(&self.store.dir, self.id, mark));
-        }
+        self.remove_marks(&marks);
     }
 }

@@ -7,9 +7,11 @@ use flumen_protocol::{batch::Batch, ids::Offset};
 
 use super::{
     frame::{FRAME_LEN, FrameError, decode_batch, decode_front, frame_bytes},
+    index::IndexEntry,
     open_files::OpenSegment,
     partition::Log,
     segment::Segment,
+    walk::Walk,
 };
 
 /// Bytes that one read from the disk takes at most, unless a single batch is larger.
@@ -206,7 +208,14 @@ impl DiskRead {
         // Ends: each round moves on by a batch, or asks for as many bytes as that one has.
         while position < end {
             let buffer = self.fetch(&open, position, bytes_wanted, end)?;
-            let parsed = self.parse(&open, &buffer, position, end)?;
+            let parsed = match self.parse(&open, &buffer, position, end) {
+                Ok(parsed) => parsed,
+                Err((damaged_at, source)) => {
+                    let damaged = self.damaged(damaged_at, source);
+                    position = self.pass_damage(&open, damaged_at).ok_or(damaged)?;
+                    continue;
+                }
+            };
             if !parsed.batches.is_empty() || parsed.reached_limit {
                 return Ok(parsed.batches);
             }
@@ -238,6 +247,22 @@ impl DiskRead {
         Ok(buffer.into())
     }
 
+    /// Where to go on behind damage in an earlier batch. `None` if it may be in the batch that the
+    /// caller asked for.
+    fn pass_damage(&self, open: &OpenSegment, position: u64) -> Option<u64> {
+        let entry = IndexEntry {
+            offset: self.segment.base_offset(),
+            position,
+            max_before_ms: i64::MIN,
+        };
+        let dir = &self.reader.log.store.dir;
+        let info = self.segment.info();
+        let mut walk = Walk::new(&self.segment, dir, &*open.file, info).starting_at(entry);
+        let found = walk.skip_damage().ok()?.then_some(walk.position())?;
+        let next = walk.step().ok()??;
+        (next.header.base_offset <= self.offset).then_some(found)
+    }
+
     /// Takes the batches out of what was read from `start` on. Damage behind a whole batch is
     /// left to the read that begins there.
     fn parse(
@@ -246,7 +271,7 @@ impl DiskRead {
         buffer: &Bytes,
         start: u64,
         end: u64,
-    ) -> Result<Parsed, ReadError> {
+    ) -> Result<Parsed, (u64, FrameError)> {
         let mut parsed = Parsed {
             batches: Vec::new(),
             position: start,
@@ -272,7 +297,7 @@ impl DiskRead {
                     break;
                 }
                 Err(source) if parsed.batches.is_empty() => {
-                    return Err(self.damaged(parsed.position, source));
+                    return Err((parsed.position, source));
                 }
                 Err(_) => break,
             }

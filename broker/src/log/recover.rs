@@ -2,12 +2,12 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use flumen_protocol::ids::{Offset, PartitionId};
+use flumen_protocol::ids::PartitionId;
 use parking_lot::Mutex;
 
 use super::{
     LogCheckpoint, LogOptions, SegmentCheckpoint,
-    names::{FileKind, SegmentKey},
+    names::{FileKind, SegmentKey, StartMark},
     partition::{Log, State},
     segment::Segment,
     store::StoreShared,
@@ -67,7 +67,10 @@ pub(super) fn recover(
     checkpoint: &LogCheckpoint,
     found: &[FileKind],
 ) -> Result<Log, OpenError> {
-    let removed_to = removed_by_retention(found, checkpoint);
+    let marks = retention_marks(found, checkpoint);
+    let marked = marks.iter().map(|mark| mark.offset).max();
+    // What lies behind the checkpoint is appended again, and then removed again.
+    let removed_to = marked.unwrap_or_default().min(checkpoint.end_offset);
     let mut segments = Vec::new();
     for promised in &checkpoint.segments {
         let key = SegmentKey {
@@ -82,10 +85,9 @@ pub(super) fn recover(
     }
     // Only now, when nothing is missing, is anything removed.
     let keys: Vec<_> = segments.iter().map(|segment| segment.key).collect();
-    let mark = Some(removed_to).filter(|at| *at > checkpoint.start_offset);
     let is_needed = |kind: &FileKind| match kind {
         FileKind::Segment(key) => keys.contains(key),
-        FileKind::Start(at) => Some(*at) == mark,
+        FileKind::Start(mark) => marks.contains(mark),
     };
     let leftover: Vec<_> = found
         .iter()
@@ -98,6 +100,7 @@ pub(super) fn recover(
     Ok(Log {
         id,
         store: Arc::clone(store),
+        compacting: Mutex::default(),
         maintenance: Mutex::default(),
         writer: Mutex::new(Writer),
         state: Mutex::new(State {
@@ -108,26 +111,29 @@ pub(super) fn recover(
             tail: Tail::new(checkpoint.end_offset),
             compacted_to: checkpoint.compacted_to,
             oldest_tombstone_ms: checkpoint.oldest_tombstone_ms,
-            version: checkpoint.version,
+            // The next checkpoint has no need of the marks.
+            version: marks
+                .iter()
+                .map(|mark| mark.version)
+                .fold(checkpoint.version, u64::max),
             obsolete: Vec::new(),
             unsynced: Vec::new(),
             names_unsynced: false,
-            start_mark: mark,
+            start_marks: marks,
             due: super::flusher::Due::default(),
             removed: false,
         }),
     })
 }
 
-/// Up to where retention has removed the log, perhaps after the checkpoint. Removing does not
-/// wait for a checkpoint, since a full disk may not be able to take one.
-fn removed_by_retention(found: &[FileKind], checkpoint: &LogCheckpoint) -> Offset {
+/// What retention has removed since the checkpoint. Removing does not wait for a checkpoint, since
+/// a full disk may not be able to take one.
+fn retention_marks(found: &[FileKind], checkpoint: &LogCheckpoint) -> Vec<StartMark> {
     let marks = found.iter().filter_map(|kind| match kind {
-        FileKind::Start(at) => Some(*at),
-        FileKind::Segment(_) => None,
+        FileKind::Start(mark) if mark.version > checkpoint.version => Some(*mark),
+        _ => None,
     });
-    // What lies behind the checkpoint is appended again, and then removed again.
-    marks.max().unwrap_or_default().min(checkpoint.end_offset)
+    marks.collect()
 }
 
 /// Checks that the file of a segment is there and as long as promised, and cuts the rest off.

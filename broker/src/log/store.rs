@@ -285,9 +285,7 @@ impl StoreShared {
                     self.remove_file(&key.segment_path(&self.dir));
                     self.remove_file(&key.index_path(&self.dir));
                 }
-                FileKind::Start(at) => {
-                    self.remove_file(&super::names::start_path(&self.dir, partition, *at));
-                }
+                FileKind::Start(mark) => self.remove_file(&mark.path(&self.dir, partition)),
             }
         }
     }

@@ -8,7 +8,18 @@ use flumen_protocol::{
 };
 
 use super::*;
-use crate::disk::{CrashKeep, SimulatedDisk};
+use crate::disk::{Disk, SimulatedDisk};
+
+mod basics;
+mod compaction;
+mod damage;
+mod model;
+mod race;
+mod recovery;
+mod retention;
+mod scale;
+mod space;
+mod time;
 
 const DIR: &str = "/logs";
 
@@ -19,10 +30,21 @@ fn partition(index: u32) -> PartitionId {
     }
 }
 
+/// Everything by hand, and nothing in memory that need not be.
 fn manual() -> LogStoreOptions {
     LogStoreOptions {
         flush_mode: FlushMode::Manual,
+        tail_bytes_max: 0,
         ..LogStoreOptions::default()
+    }
+}
+
+/// Small segments with several index entries each.
+fn small() -> LogOptions {
+    LogOptions {
+        segment_bytes: 1000,
+        index_interval_bytes: 200,
+        ..LogOptions::default()
     }
 }
 
@@ -30,7 +52,13 @@ fn open_store(disk: &SimulatedDisk, options: LogStoreOptions) -> LogStore {
     LogStore::open(Arc::new(disk.clone()), DIR, options).unwrap()
 }
 
-/// A batch of `values`, each with its offset as timestamp.
+fn open_new(store: &LogStore, options: LogOptions) -> PartitionLog {
+    store
+        .open_partition(partition(0), options, &LogCheckpoint::default())
+        .unwrap()
+}
+
+/// A batch of `values`, each with its offset as timestamp, appended at the time `base`.
 fn batch(base: u64, values: &[&[u8]]) -> Batch {
     let mut builder = BatchBuilder::new();
     for (index, value) in values.iter().enumerate() {
@@ -41,6 +69,13 @@ fn batch(base: u64, values: &[&[u8]]) -> Batch {
         .build(Codec::None)
         .unwrap()
         .placed(Offset(base), base)
+}
+
+/// `count` batches of two records each.
+fn batches(count: u64) -> Vec<Batch> {
+    (0..count)
+        .map(|n| batch(n * 2, &[b"a", &[n as u8; 40]]))
+        .collect()
 }
 
 /// All batches from `offset` on, by as many reads as it takes.
@@ -63,48 +98,10 @@ fn read_all(reader: &LogReader, mut offset: Offset) -> Result<Vec<Batch>, ReadEr
     }
 }
 
-#[test]
-fn what_is_appended_is_read_from_memory_from_disk_and_after_a_crash() {
-    let disk = SimulatedDisk::new();
-    let store = open_store(
-        &disk,
-        LogStoreOptions {
-            tail_bytes_max: 0,
-            ..manual()
-        },
-    );
-    let options = LogOptions {
-        segment_bytes: 1000,
-        index_interval_bytes: 200,
-        ..LogOptions::default()
-    };
-    let log = store
-        .open_partition(partition(0), options, &LogCheckpoint::default())
-        .unwrap();
-    let batches: Vec<_> = (0..50)
-        .map(|n| batch(n * 2, &[b"a", &[n as u8; 40]]))
-        .collect();
-    for batch in &batches {
-        log.append(batch.clone());
-    }
-    assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), batches);
-    log.flush().unwrap();
-    assert_eq!(store.unflushed_bytes(), 0);
-    assert_eq!(store.tail_bytes(), 0);
-    for offset in 0..100 {
-        let found = read_all(&log.reader(), Offset(offset)).unwrap();
-        assert_eq!(found, batches[offset as usize / 2..], "from {offset}");
-    }
-    let checkpoint = log.checkpoint().unwrap();
-    assert!(checkpoint.segments.len() > 5);
-
-    let disk = disk.crash(CrashKeep::Nothing);
-    let store = open_store(&disk, manual());
-    let log = store
-        .open_partition(partition(0), options, &checkpoint)
-        .unwrap();
-    for offset in 0..100 {
-        let found = read_all(&log.reader(), Offset(offset)).unwrap();
-        assert_eq!(found, batches[offset as usize / 2..], "from {offset}");
-    }
+/// The names of all files in the topic's directory.
+fn files(disk: &SimulatedDisk) -> Vec<String> {
+    let dir = std::path::Path::new(DIR).join("7");
+    let entries = disk.list(&dir).unwrap_or_default();
+    let names = entries.iter().map(|entry| entry.name().unwrap().to_owned());
+    names.collect()
 }

@@ -1,0 +1,140 @@
+//! Damaged files: never wrong data. An error names the place, and what is whole stays readable.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+struct Damaged {
+    disk: SimulatedDisk,
+    checkpoint: LogCheckpoint,
+    batches: Vec<Batch>,
+}
+
+impl Damaged {
+    /// A log with a sealed segment or two, and an active one.
+    fn new() -> Self {
+        let disk = SimulatedDisk::new();
+        let store = open_store(&disk, manual());
+        let log = open_new(&store, small());
+        let batches = batches(12);
+        batches.iter().for_each(|batch| log.append(batch.clone()));
+        let checkpoint = log.checkpoint().unwrap();
+        assert!(checkpoint.segments.len() >= 2);
+        Self {
+            disk,
+            checkpoint,
+            batches,
+        }
+    }
+
+    fn path(&self, segment: usize) -> PathBuf {
+        let base = self.checkpoint.segments[segment].base_offset;
+        Path::new(DIR).join(format!("7/p0-{base:020}-0.segment"))
+    }
+
+    /// Reads every offset and checks: the right batches or an error about this file. Returns how
+    /// many offsets could not be read.
+    fn check(&self, path: &Path, what: &str) -> usize {
+        let store = open_store(&self.disk, manual());
+        let log = store.open_partition(partition(0), small(), &self.checkpoint);
+        let reader = log.unwrap().reader();
+        let end = reader.end_offset();
+        let mut unreadable = 0;
+        for offset in 0..end.0 {
+            let ReadOutcome::Disk(read) = reader.read(Offset(offset), 1 << 20, end) else {
+                panic!("the tail is empty");
+            };
+            match read.run() {
+                Ok(found) => {
+                    let expected = &self.batches[offset as usize / 2..];
+                    assert!(!found.is_empty(), "{what}, from {offset}");
+                    assert_eq!(found, expected[..found.len()], "{what}, from {offset}");
+                }
+                Err(ReadError::Damaged { path: p, .. }) => {
+                    assert_eq!(p, path, "{what}");
+                    unreadable += 1;
+                }
+                Err(other) => panic!("{what}, from {offset}: {other}"),
+            }
+        }
+        unreadable
+    }
+}
+
+#[test]
+fn each_flipped_byte_is_an_error_at_its_batch_and_the_others_can_be_read() {
+    let log = Damaged::new();
+    for segment in 0..2 {
+        let path = log.path(segment);
+        let promised = &log.checkpoint.segments[segment];
+        let file = log.disk.open(&path).unwrap();
+        for at in 0..promised.bytes {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
+            let unreadable = log.check(&path, &format!("byte {at} of segment {segment}"));
+            let records = promised.end_offset.0 - promised.base_offset.0;
+            if at < 36 {
+                assert_eq!(
+                    unreadable as u64, records,
+                    "the file is not known by its header"
+                );
+            } else if at >= 40 {
+                assert_eq!(unreadable, 2, "byte {at}: the records of one batch");
+            }
+            file.write_all_at(&byte, at).unwrap();
+        }
+        assert_eq!(log.check(&path, "repaired"), 0);
+    }
+}
+
+#[test]
+fn damage_under_a_rebuilt_index_is_passed_by_too() {
+    let log = Damaged::new();
+    for name in files(&log.disk).iter().filter(|n| n.ends_with(".index")) {
+        let path = Path::new(DIR).join("7").join(name);
+        log.disk.remove_file(&path).unwrap();
+    }
+    let path = log.path(0);
+    let file = log.disk.open(&path).unwrap();
+    for at in 40..log.checkpoint.segments[0].bytes {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+        let unreadable = log.check(&path, &format!("byte {at}"));
+        assert_eq!(unreadable, 2, "byte {at}");
+        for name in files(&log.disk).iter().filter(|n| n.ends_with(".index")) {
+            drop(log.disk.remove_file(&Path::new(DIR).join("7").join(name)));
+        }
+        file.write_all_at(&byte, at).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_loses_its_end_while_it_is_open_is_an_error() {
+    let log = Damaged::new();
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &log.checkpoint);
+    let reader = opened.unwrap().reader();
+    assert_eq!(read_all(&reader, Offset(0)).unwrap(), log.batches);
+    let path = log.path(0);
+    let bytes = log.checkpoint.segments[0].bytes;
+    log.disk.open(&path).unwrap().set_len(bytes - 1).unwrap();
+    let error = read_all(&reader, Offset(0)).unwrap_err();
+    assert!(error.to_string().contains("1 bytes early"), "{error}");
+}
+
+#[test]
+fn two_files_that_change_places_are_recognised() {
+    let log = Damaged::new();
+    let [a, b, aside] = [log.path(0), log.path(1), PathBuf::from("/aside")];
+    log.disk.rename(&a, &aside).unwrap();
+    log.disk.rename(&b, &a).unwrap();
+    log.disk.rename(&aside, &b).unwrap();
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &log.checkpoint);
+    match opened {
+        Ok(opened) => assert!(read_all(&opened.reader(), Offset(0)).is_err()),
+        Err(error) => assert!(matches!(error, OpenError::Short { .. })),
+    }
+}
