@@ -12,7 +12,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use flumen_protocol::ids::Offset;
@@ -208,9 +208,7 @@ impl Flusher {
                     continue;
                 }
                 let stalled = std::mem::take(&mut queue.stalled);
-                stalled
-                    .into_iter()
-                    .for_each(|log| queue.ready.push_front(log));
+                queue.ready.extend(stalled);
             }
             if let Some(log) = queue.ready.pop_front() {
                 drop(queue);
@@ -264,7 +262,7 @@ impl Flusher {
     #[cfg(test)]
     pub(super) fn retry_now(&self) {
         if let Some(trouble) = &mut self.queue.lock().trouble {
-            trouble.retry_at = Instant::now() - Duration::from_millis(1);
+            trouble.retry_at = Instant::now();
         }
         self.wake.notify_one();
     }

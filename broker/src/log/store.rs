@@ -232,7 +232,7 @@ impl LogStore {
             return;
         }
         if topic_dirs.remove(&dir) {
-            shared.log_failure("remove", &dir, shared.disk.remove_dir_all(&dir));
+            ignore_failure(&dir, shared.disk.remove_dir_all(&dir));
         }
     }
 }
@@ -290,18 +290,19 @@ impl StoreShared {
         }
     }
 
-    /// Removes a file if it is there. One that cannot be removed now will be at the next start.
+    /// Removes a file if it is there.
     pub(super) fn remove_file(&self, path: &Path) {
-        self.log_failure("remove", path, self.disk.remove_file(path));
+        ignore_failure(path, self.disk.remove_file(path));
     }
+}
 
-    fn log_failure(&self, what: &str, path: &Path, result: io::Result<()>) {
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, path = %path.display(), "cannot {what} what is not needed");
-            }
-            _ => {}
+/// What cannot be removed now will be at the next start.
+fn ignore_failure(path: &Path, result: io::Result<()>) {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %path.display(), "cannot remove what is not needed");
         }
+        _ => {}
     }
 }
 

@@ -105,3 +105,15 @@ fn files(disk: &SimulatedDisk) -> Vec<String> {
     let names = entries.iter().map(|entry| entry.name().unwrap().to_owned());
     names.collect()
 }
+
+/// Those with a certain extension.
+fn files_of(disk: &SimulatedDisk, extension: &str) -> Vec<String> {
+    let of_kind = |name: &String| name.rsplit('.').next() == Some(extension);
+    files(disk).into_iter().filter(of_kind).collect()
+}
+
+fn append_all(log: &PartitionLog, batches: &[Batch]) {
+    for batch in batches {
+        log.append(batch.clone());
+    }
+}

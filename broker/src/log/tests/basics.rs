@@ -41,7 +41,7 @@ fn a_reader_sees_whole_batches_up_to_its_limit_only() {
             ReadOutcome::OutOfRange { .. } => panic!("0 is in range"),
         }
     };
-    batches.iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &batches);
     for flushed in [false, true] {
         assert_eq!(ends_at(0), None, "{flushed}");
         assert_eq!(ends_at(1), None, "{flushed}");
@@ -56,7 +56,7 @@ fn a_batch_larger_than_asked_for_is_read_alone() {
     let disk = SimulatedDisk::new();
     let store = open_store(&disk, manual());
     let log = open_new(&store, small());
-    let large = batch(0, &[&[1; 300_000]]);
+    let large = batch(0, &[&vec![1; 300_000]]);
     log.append(large.clone());
     log.append(batch(1, &[b"small"]));
     for _ in 0..2 {
@@ -99,7 +99,7 @@ fn a_replica_may_begin_anywhere_and_take_batches_with_gaps() {
     let from = LogCheckpoint::empty_at(Offset(100));
     let log = store.open_partition(partition(0), small(), &from).unwrap();
     let batches = [batch(104, &[b"a"]), batch(110, &[b"b", b"c"])];
-    batches.iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &batches);
     for _ in 0..2 {
         assert!(read_all(&log.reader(), Offset(99)).is_err());
         for (offset, expected) in [(100, 0), (104, 0), (105, 1), (111, 1), (112, 2)] {
@@ -153,7 +153,7 @@ fn a_removed_partition_is_gone_from_disk_and_for_its_readers() {
     let disk = SimulatedDisk::new();
     let store = open_store(&disk, manual());
     let log = open_new(&store, small());
-    batches(30).into_iter().for_each(|batch| log.append(batch));
+    append_all(&log, &batches(30));
     log.flush().unwrap();
     log.append(batch(60, &[b"unflushed"]));
     let reader = log.reader();

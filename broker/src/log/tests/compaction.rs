@@ -232,7 +232,7 @@ fn records_without_a_key_stay() {
     let store = open_store(&disk, manual());
     let log = open_new(&store, compacted());
     let batches = batches(50);
-    batches.iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &batches);
     log.flush().unwrap();
     log.compact(u64::MAX).unwrap();
     assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), batches);
@@ -268,10 +268,7 @@ fn a_crash_at_any_point_leaves_all_that_must_be_there() {
                 .unwrap();
             let found = records(&log.reader());
             check(&found, &all, 400);
-            let segments = files(&disk)
-                .iter()
-                .filter(|f| f.ends_with(".segment"))
-                .count();
+            let segments = files_of(&disk, "segment").len();
             assert_eq!(segments, saved.segments.len(), "old or new, never both");
             log.compact(400).unwrap();
             check(&records(&log.reader()), &all, 400);
@@ -288,12 +285,7 @@ fn old_files_go_when_the_checkpoint_is_saved_and_readers_in_them_finish() {
     let ReadOutcome::Disk(read) = log.reader().read(Offset(0), 1, Offset(200)) else {
         panic!("the tail is empty");
     };
-    let segments = || {
-        files(&disk)
-            .iter()
-            .filter(|f| f.ends_with(".segment"))
-            .count()
-    };
+    let segments = || files_of(&disk, "segment").len();
     let before = segments();
     let done = log.compact(0).unwrap();
     assert_eq!(segments() as u64, before as u64 + done.segments_after);

@@ -17,7 +17,7 @@ impl Damaged {
         let store = open_store(&disk, manual());
         let log = open_new(&store, small());
         let batches = batches(12);
-        batches.iter().for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &batches);
         let checkpoint = log.checkpoint().unwrap();
         assert!(checkpoint.segments.len() >= 2);
         Self {
@@ -91,7 +91,7 @@ fn each_flipped_byte_is_an_error_at_its_batch_and_the_others_can_be_read() {
 #[test]
 fn damage_under_a_rebuilt_index_is_passed_by_too() {
     let log = Damaged::new();
-    for name in files(&log.disk).iter().filter(|n| n.ends_with(".index")) {
+    for name in &files_of(&log.disk, "index") {
         let path = Path::new(DIR).join("7").join(name);
         log.disk.remove_file(&path).unwrap();
     }
@@ -103,7 +103,7 @@ fn damage_under_a_rebuilt_index_is_passed_by_too() {
         file.write_all_at(&[byte[0] ^ 1], at).unwrap();
         let unreadable = log.check(&path, &format!("byte {at}"));
         assert_eq!(unreadable, 2, "byte {at}");
-        for name in files(&log.disk).iter().filter(|n| n.ends_with(".index")) {
+        for name in &files_of(&log.disk, "index") {
             drop(log.disk.remove_file(&Path::new(DIR).join("7").join(name)));
         }
         file.write_all_at(&byte, at).unwrap();

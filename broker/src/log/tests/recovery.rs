@@ -16,9 +16,7 @@ fn reopen(disk: &SimulatedDisk, checkpoint: &LogCheckpoint) -> Result<PartitionL
 fn written(disk: &SimulatedDisk, count: u64) -> (LogStore, PartitionLog, LogCheckpoint) {
     let store = open_store(disk, manual());
     let log = open_new(&store, small());
-    batches(count)
-        .into_iter()
-        .for_each(|batch| log.append(batch));
+    append_all(&log, &batches(count));
     let checkpoint = log.checkpoint().unwrap();
     (store, log, checkpoint)
 }
@@ -33,23 +31,20 @@ fn what_came_after_the_checkpoint_is_cut_off_and_can_be_appended_again() {
         let disk = SimulatedDisk::new();
         let (_store, log, checkpoint) = written(&disk, 20);
         let all = batches(60);
-        all[20..].iter().for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &all[20..]);
         log.flush().unwrap();
 
         let disk = disk.crash(keep);
         let log = reopen(&disk, &checkpoint).unwrap();
         assert_eq!(log.reader().end_offset(), Offset(40));
         assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), all[..20]);
-        let segments = files(&disk)
-            .iter()
-            .filter(|f| f.ends_with(".segment"))
-            .count();
+        let segments = files_of(&disk, "segment").len();
         assert_eq!(
             segments,
             checkpoint.segments.len(),
             "those begun later are gone"
         );
-        all[20..].iter().for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &all[20..]);
         log.flush().unwrap();
         for offset in 0..120 {
             let found = read_all(&log.reader(), Offset(offset)).unwrap();
@@ -73,9 +68,7 @@ fn a_checkpoint_may_be_of_a_moment_that_has_passed() {
         let log = reopen(&disk, &checkpoint).unwrap();
         let found = read_all(&log.reader(), Offset(0)).unwrap();
         assert_eq!(found, all[..end as usize]);
-        all[end as usize..]
-            .iter()
-            .for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &all[end as usize..]);
         log.flush().unwrap();
         assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), all, "to {end}");
     }
@@ -127,7 +120,7 @@ fn indexes_are_rebuilt_when_they_are_missing_or_damaged() {
         let disk = SimulatedDisk::new();
         let (_store, _log, checkpoint) = written(&disk, 60);
         let mut indexes = 0;
-        for name in files(&disk).iter().filter(|name| name.ends_with(".index")) {
+        for name in &files_of(&disk, "index") {
             let path = Path::new(DIR).join("7").join(name);
             indexes += 1;
             if damage {
@@ -142,10 +135,7 @@ fn indexes_are_rebuilt_when_they_are_missing_or_damaged() {
             let found = read_all(&log.reader(), Offset(offset)).unwrap();
             assert_eq!(found, all[offset as usize / 2..], "from {offset}");
         }
-        let rebuilt = files(&disk)
-            .iter()
-            .filter(|n| n.ends_with(".index"))
-            .count();
+        let rebuilt = files_of(&disk, "index").len();
         assert!(rebuilt >= indexes);
     }
 }

@@ -7,7 +7,7 @@ use crate::disk::{CrashKeep, FaultPlan};
 fn written(disk: &SimulatedDisk, options: LogOptions) -> (LogStore, PartitionLog) {
     let store = open_store(disk, manual());
     let log = open_new(&store, options);
-    batches(50).into_iter().for_each(|batch| log.append(batch));
+    append_all(&log, &batches(50));
     log.flush().unwrap();
     (store, log)
 }
@@ -139,9 +139,9 @@ fn what_is_removed_behind_the_checkpoint_can_be_appended_and_removed_again() {
     let store = open_store(&disk, manual());
     let log = open_new(&store, options);
     let all = batches(50);
-    all[..10].iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &all[..10]);
     let saved = log.checkpoint().unwrap();
-    all[10..].iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &all[10..]);
     log.flush().unwrap();
     log.enforce_retention(1080).unwrap();
     assert!(log.reader().start_offset() > Offset(20));
@@ -151,7 +151,7 @@ fn what_is_removed_behind_the_checkpoint_can_be_appended_and_removed_again() {
         let log = store.open_partition(partition(0), options, &saved).unwrap();
         assert_eq!(log.reader().start_offset(), Offset(20));
         assert_eq!(log.reader().end_offset(), Offset(20));
-        all[10..].iter().for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &all[10..]);
         log.flush().unwrap();
         assert_eq!(read_all(&log.reader(), Offset(20)).unwrap(), all[10..]);
     }
@@ -165,12 +165,7 @@ fn the_mark_goes_with_the_checkpoint_that_makes_it_needless() {
         ..small()
     };
     let (_store, log) = written(&disk, options);
-    let marks = || {
-        files(&disk)
-            .iter()
-            .filter(|f| f.ends_with(".start"))
-            .count()
-    };
+    let marks = || files_of(&disk, "start").len();
     log.enforce_retention(1050).unwrap();
     assert_eq!(marks(), 1);
     log.enforce_retention(1080).unwrap();

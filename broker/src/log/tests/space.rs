@@ -50,7 +50,7 @@ fn the_flusher_says_so_and_tries_again() {
     let log = open_new(&store, small());
     disk.set_faults(capacity(0));
     let all = batches(20);
-    all.iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &all);
     wait_until(|| store.degraded().is_some());
     let text = store.degraded().unwrap();
     assert!(
@@ -75,7 +75,7 @@ fn a_failed_write_is_tried_again_and_leaves_no_gap() {
             ..FaultPlan::default()
         });
         let all = batches(50);
-        all.iter().for_each(|batch| log.append(batch.clone()));
+        append_all(&log, &all);
         while log.flush().is_err() {}
         assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), all);
     }
@@ -87,10 +87,10 @@ fn retention_frees_a_full_disk_without_a_checkpoint() {
     let store = open_store(&disk, manual());
     let log = open_new(&store, small());
     let all = batches(50);
-    all[..30].iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &all[..30]);
     log.flush().unwrap();
     disk.set_faults(capacity(0));
-    all[30..].iter().for_each(|batch| log.append(batch.clone()));
+    append_all(&log, &all[30..]);
     assert!(log.flush().is_err());
     log.configure(LogOptions {
         retention_bytes: Some(0),
