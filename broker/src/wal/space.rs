@@ -14,14 +14,17 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::{
     WalError, WalOptions,
     record::{RECORD_HEADER_BYTES, record_bytes},
-    segment::{Position, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_path, spare_path},
+    segment::{
+        AtomicPosition, Position, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_path,
+        spare_path,
+    },
 };
 use crate::disk::{Disk, File};
 
 /// How long to wait before another try to make a segment on a full disk.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Zeros written at a time, so that the writer never waits long for a file that is being filled.
-const FILL_BYTES: u64 = 256 * 1024;
+/// Zeros written at a time: few, so that the writer never waits long for a file being filled.
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 /// Files kept ahead of the writer, the standby included.
 const AHEAD: usize = 2;
 /// Segments of room that no reservation gets, so that votes and purges always find some.
@@ -39,6 +42,8 @@ pub(super) struct Spare {
 pub(super) struct Space {
     disk: Arc<dyn Disk>,
     options: WalOptions,
+    /// How far the log was written.
+    head: AtomicPosition,
     state: Mutex<SpaceState>,
     /// Wakes the thread that prepares files.
     work: Condvar,
@@ -49,13 +54,15 @@ pub(super) struct Space {
 struct SpaceState {
     standby: Option<Arc<Segment>>,
     spares: Vec<Spare>,
-    /// Whether a spare is out to be filled.
-    filling: bool,
+    /// Spares that a thread has in hand, to fill them or to make them into a segment: no disk is
+    /// waited for under the lock, which every reservation takes.
+    in_hand: u64,
+    /// Whether a thread is making the standby.
+    preparing: bool,
     /// Files in all: the log's, the standby, and the spares.
     files: u64,
     sequence_next: u64,
     spare_next: u64,
-    head: Position,
     /// What the states at the beginning of a segment take.
     opening_bytes: u64,
     reserved: u64,
@@ -90,10 +97,10 @@ impl Space {
             standby: None,
             files: files + spares.len() as u64,
             spares,
-            filling: false,
+            in_hand: 0,
+            preparing: false,
             sequence_next: head.sequence() + 1,
             spare_next,
-            head,
             opening_bytes: 0,
             reserved: 0,
             record_bytes_largest: RECORD_HEADER_BYTES as u64,
@@ -105,6 +112,7 @@ impl Space {
         Self {
             disk,
             options,
+            head: AtomicPosition::new(head),
             state: Mutex::new(state),
             work: Condvar::new(),
             ready: Condvar::new(),
@@ -124,7 +132,7 @@ impl Space {
             if state.files >= self.files_max() {
                 state.recycle = true;
                 self.work.notify_one();
-                return Err(self.full(&state, oldest));
+                return Err(self.full(oldest));
             }
             // The thread that prepares files is behind; allocating one takes about a millisecond.
             if let Err(error) = self.make_spare(&mut state) {
@@ -144,10 +152,10 @@ impl Space {
         self.state.lock().reserved -= cost;
     }
 
-    fn full(&self, state: &SpaceState, oldest: u64) -> WalError {
+    fn full(&self, oldest: u64) -> WalError {
+        let head = self.head.get();
         WalError::Full {
-            bytes: (state.head.sequence() - oldest) * self.options.segment_bytes
-                + state.head.offset(),
+            bytes: (head.sequence() - oldest) * self.options.segment_bytes + head.offset(),
             bytes_max: self.options.bytes_max,
         }
     }
@@ -162,10 +170,8 @@ impl Space {
         let lost = record_bytes(0) + state.record_bytes_largest;
         let segment = self.options.segment_bytes;
         let whole = segment.saturating_sub(SEGMENT_HEADER_BYTES + state.opening_bytes + lost);
-        let ahead = state.spares.len() as u64
-            + u64::from(state.standby.is_some())
-            + u64::from(state.filling);
-        let rest = segment.saturating_sub(state.head.offset() + lost);
+        let ahead = state.spares.len() as u64 + u64::from(state.standby.is_some()) + state.in_hand;
+        let rest = segment.saturating_sub(self.head.get().offset() + lost);
         rest + whole * ahead.saturating_sub(KEPT_BACK)
     }
 
@@ -176,7 +182,7 @@ impl Space {
 
     /// Tells how far the log was written.
     pub(super) fn advance(&self, head: Position) {
-        self.state.lock().head = head;
+        self.head.raise(head);
     }
 
     /// Takes the next segment. Makes it, if there is none ready; waits, while the disk is full.
@@ -257,13 +263,24 @@ impl Space {
         self.fill_one(state)
     }
 
+    /// Makes the standby, unless there is one.
     fn prepare_standby(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<()> {
-        while state.standby.is_none() && state.spares.is_empty() && state.filling {
+        while state.preparing
+            || (state.standby.is_none() && state.spares.is_empty() && state.in_hand > 0)
+        {
             self.ready.wait(state);
         }
         if state.standby.is_some() {
             return Ok(());
         }
+        state.preparing = true;
+        let result = self.make_standby(state);
+        state.preparing = false;
+        self.ready.notify_all();
+        result
+    }
+
+    fn make_standby(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<()> {
         if state.spares.is_empty() {
             self.make_spare(state)?;
         }
@@ -271,7 +288,13 @@ impl Space {
         let Some(spare) = state.spares.pop() else {
             return Ok(());
         };
-        match make_segment(&*self.disk, &self.options, &spare, state.sequence_next) {
+        state.in_hand += 1;
+        let sequence = state.sequence_next;
+        let made = MutexGuard::unlocked(state, || {
+            make_segment(&*self.disk, &self.options, &spare, sequence)
+        });
+        state.in_hand -= 1;
+        match made {
             Ok(segment) => {
                 state.sequence_next += 1;
                 state.standby = Some(Arc::new(segment));
@@ -290,12 +313,19 @@ impl Space {
         }
     }
 
-    fn make_spare(&self, state: &mut SpaceState) -> io::Result<()> {
-        let spare = create_spare(&*self.disk, &self.options, state.spare_next)?;
+    fn make_spare(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<()> {
+        let number = state.spare_next;
         state.spare_next += 1;
         state.files += 1;
-        // In front: those that are filled are used first.
-        state.spares.insert(0, spare);
+        let made = MutexGuard::unlocked(state, || create_spare(&*self.disk, &self.options, number));
+        match made {
+            // In front: those that are filled are used first.
+            Ok(spare) => state.spares.insert(0, spare),
+            Err(error) => {
+                state.files -= 1;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -306,12 +336,12 @@ impl Space {
             return Ok(false);
         };
         let mut spare = state.spares.remove(at);
-        state.filling = true;
+        state.in_hand += 1;
         let result = MutexGuard::unlocked(state, || {
-            let count = FILL_BYTES.min(len - spare.filled);
+            let count = (ZEROS.len() as u64).min(len - spare.filled);
             spare
                 .file
-                .write_all_at(&vec![0; count as usize], spare.filled)?;
+                .write_all_at(&ZEROS[..count as usize], spare.filled)?;
             spare.filled += count;
             if spare.filled == len {
                 spare.file.sync_data()?;
@@ -322,7 +352,7 @@ impl Space {
             // Filling is a matter of speed; what is wrong with the disk shows elsewhere.
             spare.filled = len;
         }
-        state.filling = false;
+        state.in_hand -= 1;
         let at = at.min(state.spares.len());
         state.spares.insert(at, spare);
         self.ready.notify_all();
