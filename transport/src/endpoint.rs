@@ -9,7 +9,10 @@ use std::{
 use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::tuning::{MTU_MAX_BYTES, SOCKET_BUFFER_BYTES};
+use crate::{
+    restart,
+    tuning::{MTU_MAX_BYTES, SOCKET_BUFFER_BYTES},
+};
 
 /// An endpoint for outgoing connections to addresses of the family of `peer`.
 pub fn client(peer: SocketAddr) -> io::Result<Endpoint> {
@@ -17,15 +20,30 @@ pub fn client(peer: SocketAddr) -> io::Result<Endpoint> {
         SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
         SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
     };
-    bind(any, None)
+    bind(any, EndpointConfig::default(), None)
 }
 
 /// An endpoint that accepts connections on `listen`.
 pub fn server(listen: SocketAddr, config: ServerConfig) -> io::Result<Endpoint> {
-    bind(listen, Some(config))
+    bind(listen, EndpointConfig::default(), Some(config))
 }
 
-fn bind(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+/// As [`server`], for one that keeps a secret from life to life: after a restart it ends the
+/// connections of its earlier life at once, where clients would otherwise wait for their idle
+/// time-out (see [`restart`]).
+pub fn server_with_secret(
+    listen: SocketAddr,
+    config: ServerConfig,
+    secret: &[u8],
+) -> io::Result<Endpoint> {
+    bind(listen, restart::endpoint_config(secret), Some(config))
+}
+
+fn bind(
+    address: SocketAddr,
+    mut config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> io::Result<Endpoint> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -36,14 +54,8 @@ fn bind(address: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoin
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     socket.bind(&address.into())?;
     // What this end says it takes bounds the packets that the other end tries.
-    let mut config = EndpointConfig::default();
     config
         .max_udp_payload_size(MTU_MAX_BYTES)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    Endpoint::new(
-        config,
-        server,
-        socket.into(),
-        Arc::new(TokioRuntime),
-    )
+    Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime))
 }

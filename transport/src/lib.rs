@@ -5,11 +5,13 @@
 //! | [`tuning`] | every transport setting, with its reason |
 //! | [`tls`] | TLS 1.3 for clients and brokers |
 //! | [`endpoint`] | UDP sockets with an endpoint on them |
+//! | [`restart`] | letting clients know at once that a broker has restarted |
 //! | [`stream`] | frames over QUIC streams |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod endpoint;
+pub mod restart;
 pub mod stream;
 pub mod tls;
 pub mod tuning;
