@@ -1,13 +1,39 @@
 //! The broker of the Flumen message queue, as a library.
+//!
+//! Start with [`node::Broker`]. From the ground up, each room knows only those before it:
+//!
+//! | room | what it does |
+//! | --- | --- |
+//! | [`disk`] | files behind a trait |
+//! | [`wal`] | one write-ahead log for all Raft groups |
+//! | [`log`] | the segments of partitions |
+//! | [`shard`] | a Raft group |
+//! | [`catalog`] | the metadata of the cluster |
+//! | [`shards`] | all shards of a broker |
+//! | [`plugin`] | the WebAssembly engine |
+//! | [`hooks`] | which plugins run on which topic |
+//! | [`plugins`] | deploy, bind, upgrade |
+//! | [`topics`] | names and settings joined with partitions |
+//! | [`server`] | QUIC towards clients |
+//! | [`admin`] | HTTP towards operators |
+//! | [`node`] | puts the rooms together |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admin;
 pub mod catalog;
+mod clock;
 pub mod config;
 pub mod disk;
+pub mod hooks;
 pub mod identity;
 pub mod ids;
 pub mod log;
+pub mod metrics;
+pub mod node;
 pub mod plugin;
+pub mod plugins;
+pub mod server;
 pub mod shard;
 pub mod shards;
+pub mod topics;
 pub mod wal;

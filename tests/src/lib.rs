@@ -1,1 +1,15 @@
-//! Tests that need several parts of Flumen.
+//! What the end-to-end tests share: a real broker process, and raw access to its protocol.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`broker`] | a `flumen serve` process to start, kill and start again |
+//! | [`checker`] | what clients did and saw, and whether that may be |
+//! | [`raw`] | the wire protocol by hand, for what the client never does |
+//! | [`wait`] | waiting for a condition, with a deadline |
+// The broker process is awaited when it is dropped.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::zombie_processes)]
+
+pub mod broker;
+pub mod checker;
+pub mod raw;
+pub mod wait;

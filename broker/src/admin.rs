@@ -1,0 +1,123 @@
+//! HTTP for operators, on an address of its own: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! Nothing here changes anything, and nothing here is secret; still the address should not
+//! be one that the world reaches.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// How long open requests may take once the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the endpoints show of the broker.
+pub trait Health: Send + Sync + 'static {
+    /// Why the broker must be restarted, if it must.
+    fn failure(&self) -> Option<String>;
+    /// Why the broker should get no traffic at the moment, if it should not.
+    fn not_ready(&self) -> Option<String>;
+    /// Brings gauges up to date before they are shown.
+    fn refresh(&self, metrics: &Metrics);
+}
+
+/// The admin server, running.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Why the admin server did not start.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address} for HTTP (metrics and health): {source}; choose another address with --admin"
+)]
+pub struct AdminError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+struct Shown {
+    metrics: Metrics,
+    health: Arc<dyn Health>,
+}
+
+impl Admin {
+    /// Listens on `address` and serves until [`Admin::stop`].
+    pub async fn start(
+        address: SocketAddr,
+        metrics: Metrics,
+        health: Arc<dyn Health>,
+    ) -> Result<Self, AdminError> {
+        let failed = |source| AdminError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let routes = Router::new()
+            .route("/metrics", get(show_metrics))
+            .route("/healthz", get(show_health))
+            .route("/readyz", get(show_readiness))
+            .with_state(Arc::new(Shown { metrics, health }));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let task = tokio::spawn(async move {
+            let serving = axum::serve(listener, routes).with_graceful_shutdown(stopped);
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin server stopped");
+            }
+        });
+        Ok(Self {
+            address,
+            stop,
+            task,
+        })
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Finishes open requests and stops.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // A client that keeps its connection open must not hold up the broker's end.
+        let _ = tokio::time::timeout(STOP_TIMEOUT, self.task).await;
+    }
+}
+
+async fn show_metrics(State(shown): State<Arc<Shown>>) -> Response {
+    shown.health.refresh(&shown.metrics);
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    (
+        [(header::CONTENT_TYPE, content_type)],
+        shown.metrics.encode(),
+    )
+        .into_response()
+}
+
+async fn show_health(State(shown): State<Arc<Shown>>) -> Response {
+    answer(shown.health.failure())
+}
+
+async fn show_readiness(State(shown): State<Arc<Shown>>) -> Response {
+    answer(shown.health.failure().or_else(|| shown.health.not_ready()))
+}
+
+fn answer(trouble: Option<String>) -> Response {
+    match trouble {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+    .into_response()
+}

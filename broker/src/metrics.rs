@@ -1,0 +1,344 @@
+//! Every metric of the broker: its name, its unit and what it tells, in one place.
+//!
+//! Names follow the Prometheus conventions: base units, `_total` for counters (added by the
+//! encoder), `_seconds`, `_bytes`.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::wal::WalObserver;
+
+/// A topic's name as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TopicLabel {
+    /// The topic.
+    pub topic: String,
+}
+
+/// A kind of control request as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabel {
+    /// The request's name.
+    pub request: &'static str,
+    /// `ok` or `error`.
+    pub outcome: &'static str,
+}
+
+/// An error code as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorLabel {
+    /// The error's code.
+    pub code: String,
+}
+
+/// A plugin on a topic as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BindingLabel {
+    /// The topic.
+    pub topic: String,
+    /// The plugin.
+    pub plugin: String,
+}
+
+/// A counter that a plugin keeps by itself, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CounterLabel {
+    /// The topic.
+    pub topic: String,
+    /// The plugin.
+    pub plugin: String,
+    /// The plugin's name for it.
+    pub name: String,
+}
+
+/// The metrics of a broker; clones share the same values.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// What clients do.
+    pub server: ServerMetrics,
+    /// The write-ahead log.
+    pub wal: WalMetrics,
+    /// Plugins.
+    pub plugin: PluginMetrics,
+    /// What is kept.
+    pub storage: StorageMetrics,
+}
+
+/// What clients do.
+#[derive(Clone, Debug)]
+pub struct ServerMetrics {
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Connections accepted.
+    pub connections_accepted: Counter,
+    /// Connections refused, for want of a credential or of room.
+    pub connections_refused: Counter,
+    /// Open streams.
+    pub streams: Gauge,
+    /// Records appended.
+    pub produced_records: Family<TopicLabel, Counter>,
+    /// Bytes of batches appended.
+    pub produced_bytes: Family<TopicLabel, Counter>,
+    /// Records delivered.
+    pub consumed_records: Family<TopicLabel, Counter>,
+    /// Bytes of batches delivered.
+    pub consumed_bytes: Family<TopicLabel, Counter>,
+    /// Batches refused.
+    pub produce_errors: Family<ErrorLabel, Counter>,
+    /// From a batch's arrival to its acknowledgement.
+    pub produce_latency: Histogram,
+    /// Control requests.
+    pub requests: Family<RequestLabel, Counter>,
+}
+
+impl Default for ServerMetrics {
+    fn default() -> Self {
+        Self {
+            connections: Gauge::default(),
+            connections_accepted: Counter::default(),
+            connections_refused: Counter::default(),
+            streams: Gauge::default(),
+            produced_records: Family::default(),
+            produced_bytes: Family::default(),
+            consumed_records: Family::default(),
+            consumed_bytes: Family::default(),
+            produce_errors: Family::default(),
+            produce_latency: latency_histogram(),
+            requests: Family::default(),
+        }
+    }
+}
+
+/// The write-ahead log.
+#[derive(Clone, Debug)]
+pub struct WalMetrics {
+    /// Syncs.
+    pub syncs: Counter,
+    /// Time of a sync.
+    pub sync_latency: Histogram,
+    /// Bytes written.
+    pub written_bytes: Counter,
+    /// Bytes of one write: what group commit gathered.
+    pub write_size: Histogram,
+    /// Entries of one write.
+    pub write_entries: Histogram,
+    /// Bytes in use.
+    pub used_bytes: Gauge,
+}
+
+impl Default for WalMetrics {
+    fn default() -> Self {
+        Self {
+            syncs: Counter::default(),
+            sync_latency: latency_histogram(),
+            written_bytes: Counter::default(),
+            write_size: Histogram::new(exponential_buckets(256.0, 4.0, 10)),
+            write_entries: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
+            used_bytes: Gauge::default(),
+        }
+    }
+}
+
+impl WalObserver for WalMetrics {
+    fn on_write(&self, records: usize, bytes: u64) {
+        self.written_bytes.inc_by(bytes);
+        self.write_size.observe(bytes as f64);
+        self.write_entries.observe(records as f64);
+    }
+
+    fn on_sync(&self, seconds: f64) {
+        self.syncs.inc();
+        self.sync_latency.observe(seconds);
+    }
+}
+
+/// Plugins.
+#[derive(Clone, Debug, Default)]
+pub struct PluginMetrics {
+    /// Calls.
+    pub calls: Family<BindingLabel, Counter>,
+    /// Calls that failed.
+    pub failures: Family<BindingLabel, Counter>,
+    /// Records that were shown to a plugin.
+    pub records: Family<BindingLabel, Counter>,
+    /// Time that calls took, in seconds.
+    pub call_time: Family<BindingLabel, Counter<f64, AtomicU64>>,
+    /// What plugins count by themselves.
+    pub counters: Family<CounterLabel, Counter>,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default)]
+pub struct StorageMetrics {
+    /// Bytes that wait to be written to partition logs.
+    pub unflushed_bytes: Gauge,
+    /// Checkpoints.
+    pub checkpoints: Counter,
+    /// Topics.
+    pub topics: Gauge,
+    /// Partitions.
+    pub partitions: Gauge,
+    /// 1 while the broker takes no produce requests for want of room, else 0.
+    pub degraded: Gauge,
+}
+
+/// 10 µs to 10 s, in steps of about two.
+fn latency_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_01, 2.0, 21))
+}
+
+/// Takes a duration into a histogram of seconds.
+pub fn observe(histogram: &Histogram, duration: Duration) {
+    histogram.observe(duration.as_secs_f64());
+}
+
+impl Metrics {
+    /// All metrics in the Prometheus text format.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        encode(&mut out, &self.registry()).expect("a String takes all that is written");
+        out
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("flumen");
+        self.register_server(&mut registry);
+        self.register_wal(&mut registry);
+        self.register_plugin(&mut registry);
+        self.register_storage(&mut registry);
+        registry
+    }
+
+    fn register_server(&self, registry: &mut Registry) {
+        let m = self.server.clone();
+        let seconds = || Unit::Seconds;
+        let bytes = || Unit::Bytes;
+        registry.register("connections", "Open client connections", m.connections);
+        registry.register(
+            "connections_accepted",
+            "Client connections accepted",
+            m.connections_accepted,
+        );
+        registry.register(
+            "connections_refused",
+            "Client connections refused",
+            m.connections_refused,
+        );
+        registry.register("streams", "Open client streams", m.streams);
+        registry.register("produced_records", "Records appended", m.produced_records);
+        registry.register_with_unit(
+            "produced",
+            "Bytes of batches appended",
+            bytes(),
+            m.produced_bytes,
+        );
+        registry.register("consumed_records", "Records delivered", m.consumed_records);
+        registry.register_with_unit(
+            "consumed",
+            "Bytes of batches delivered",
+            bytes(),
+            m.consumed_bytes,
+        );
+        registry.register("produce_errors", "Batches refused", m.produce_errors);
+        registry.register_with_unit(
+            "produce_latency",
+            "From a batch's arrival to its acknowledgement",
+            seconds(),
+            m.produce_latency,
+        );
+        registry.register("requests", "Control requests", m.requests);
+    }
+
+    fn register_wal(&self, registry: &mut Registry) {
+        let m = self.wal.clone();
+        let registry = registry.sub_registry_with_prefix("wal");
+        registry.register("syncs", "Syncs of the write-ahead log", m.syncs);
+        registry.register_with_unit(
+            "sync_latency",
+            "Time of a sync",
+            Unit::Seconds,
+            m.sync_latency,
+        );
+        registry.register_with_unit("written", "Bytes written", Unit::Bytes, m.written_bytes);
+        registry.register_with_unit(
+            "write_size",
+            "Bytes gathered in one write",
+            Unit::Bytes,
+            m.write_size,
+        );
+        registry.register(
+            "write_entries",
+            "Entries gathered in one write",
+            m.write_entries,
+        );
+        registry.register_with_unit("used", "Bytes in use", Unit::Bytes, m.used_bytes);
+    }
+
+    fn register_plugin(&self, registry: &mut Registry) {
+        let m = self.plugin.clone();
+        let registry = registry.sub_registry_with_prefix("plugin");
+        registry.register("calls", "Calls of plugins", m.calls);
+        registry.register("failures", "Calls of plugins that failed", m.failures);
+        registry.register("records", "Records shown to plugins", m.records);
+        registry.register_with_unit(
+            "call_time",
+            "Time that calls of plugins took",
+            Unit::Seconds,
+            m.call_time,
+        );
+        registry.register("counter", "What plugins count by themselves", m.counters);
+    }
+
+    fn register_storage(&self, registry: &mut Registry) {
+        let m = self.storage.clone();
+        registry.register_with_unit(
+            "unflushed",
+            "Bytes that wait to be written to partition logs",
+            Unit::Bytes,
+            m.unflushed_bytes,
+        );
+        registry.register("checkpoints", "Checkpoints taken", m.checkpoints);
+        registry.register("topics", "Topics", m.topics);
+        registry.register("partitions", "Partitions", m.partitions);
+        registry.register(
+            "degraded",
+            "1 while no produce requests are taken for want of room",
+            m.degraded,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_encoded_under_its_name_and_unit() {
+        let metrics = Metrics::default();
+        metrics.wal.syncs.inc();
+        observe(&metrics.server.produce_latency, Duration::from_millis(1));
+        let topic = TopicLabel {
+            topic: "orders".to_owned(),
+        };
+        let bytes = metrics.server.produced_bytes.get_or_create(&topic).clone();
+        bytes.inc_by(7);
+        let text = metrics.encode();
+        for line in [
+            "flumen_wal_syncs_total 1",
+            "flumen_produced_bytes_total{topic=\"orders\"} 7",
+            "flumen_produce_latency_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Puts the rooms of a broker together, and starts and stops them in order.
+//!
+//! ```text
+//! start:  identity (locks the data directory) → disk → wal → log → shards, catalog
+//!         → plugins → server, admin → client.toml
+//! stop:   server (drains) → shards (checkpoint) → wal → admin
+//! ```
+//!
+//! ```no_run
+//! use flumen_broker::{config::BrokerConfig, node::Broker};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = Broker::start(BrokerConfig::default()).await?;
+//! println!("listening on {}", broker.local_addr());
+//! broker.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod health;
+mod open_files;
+
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+
+use flumen_protocol::{
+    error::WireError,
+    message::{BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription},
+    topic::TopicName,
+};
+
+use crate::{
+    admin::{Admin, AdminError},
+    catalog::Catalog,
+    config::{BrokerConfig, ConfigError},
+    disk::{Disk, RealDisk},
+    hooks::Hooks,
+    identity::{Identity, IdentityError},
+    log::{LogStore, LogStoreOptions},
+    metrics::Metrics,
+    plugin::{EngineError, PluginEngine},
+    plugins::Plugins,
+    server::{Server, ServerLimits},
+    shard::ShardError,
+    shards::{Shards, ShardsOptions},
+    topics::Topics,
+    wal::{Wal, WalOptions},
+};
+
+/// A broker, running.
+#[derive(Debug)]
+pub struct Broker {
+    node: Arc<Node>,
+    server: Server,
+    admin: Option<Admin>,
+    profile: PathBuf,
+    shutdown_grace: std::time::Duration,
+}
+
+/// What the streams of a broker work with.
+pub(crate) struct Node {
+    pub(crate) identity: Identity,
+    pub(crate) topics: Topics,
+    pub(crate) plugins: Plugins,
+    pub(crate) metrics: Metrics,
+    address: parking_lot::RwLock<String>,
+    started: Instant,
+    wal: Wal,
+    wal_sync: String,
+    logs: LogStore,
+    shards: Shards,
+    catalog: Catalog,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be taken.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The write-ahead log does not open.
+    #[error(transparent)]
+    Wal(#[from] crate::wal::OpenError),
+    /// The partition logs do not open.
+    #[error("cannot use {dir} for partition logs: {source}", dir = dir.display())]
+    Log {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A shard does not start.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The plugin engine does not start.
+    #[error(transparent)]
+    Plugins(#[from] EngineError),
+    /// What a crash left undone cannot be finished.
+    #[error("cannot bring the partitions to what the catalog says: {0}")]
+    Reconcile(WireError),
+    /// The address for clients cannot be used.
+    #[error("cannot listen on {address} (UDP): {source}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The admin address cannot be used.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+}
+
+impl Broker {
+    /// Starts a broker: when this returns, it serves, and all that was acknowledged before can
+    /// be read.
+    pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        config.validate()?;
+        let started = Instant::now();
+        open_files::raise_limit();
+        let identity = Identity::load_or_create(&config)?;
+        let metrics = Metrics::default();
+        let node = Arc::new(Node::open(&config, identity, metrics, started).await?);
+        let (server, admin) = node.listen(&config).await?;
+        let bound = server.local_addr();
+        let advertised = config.advertised(bound);
+        node.address.write().clone_from(&advertised);
+        let profile = node.identity.write_profile(&[advertised])?;
+        tracing::info!(
+            address = %bound,
+            elapsed = ?started.elapsed(),
+            wal_sync = %node.wal_sync,
+            "the broker is ready"
+        );
+        Ok(Self {
+            node,
+            server,
+            admin,
+            profile,
+            shutdown_grace: config.shutdown_grace.into(),
+        })
+    }
+
+    /// The address that clients connect to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// The address of `/metrics`, `/healthz` and `/readyz`, if they are served.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::local_addr)
+    }
+
+    /// The profile for clients that the broker wrote.
+    pub fn profile(&self) -> &std::path::Path {
+        &self.profile
+    }
+
+    /// Waits for a failure after which the broker cannot go on, and says what it is. Nothing
+    /// that was acknowledged is lost: a new start recovers it.
+    pub async fn failed(&self) -> String {
+        self.node.shards.failed().await
+    }
+
+    /// Finishes what is under way, makes all durable, and stops.
+    pub async fn stop(self) {
+        tracing::info!("the broker is stopping");
+        self.server.stop(self.shutdown_grace).await;
+        self.node.shards.shutdown().await;
+        let wal = self.node.wal.clone();
+        let closed = tokio::task::spawn_blocking(move || wal.shutdown()).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::error!("the write-ahead log was not closed cleanly; the next start recovers");
+        }
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
+        tracing::info!("the broker has stopped");
+    }
+}
+
+impl Node {
+    async fn open(
+        config: &BrokerConfig,
+        identity: Identity,
+        metrics: Metrics,
+        started: Instant,
+    ) -> Result<Self, StartError> {
+        let dir = identity.data_dir().to_owned();
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let wal_options = WalOptions {
+            dir: dir.join("wal"),
+            segment_bytes: config.wal.segment_bytes.as_u64(),
+            bytes_max: config.wal.bytes_max.as_u64(),
+            sync: config.wal.sync,
+        };
+        let wal_sync = config.wal.sync.to_string();
+        let log_options = LogStoreOptions {
+            tail_bytes_max: config.memory.tail_bytes_max.as_u64(),
+            ..LogStoreOptions::default()
+        };
+        let opened = {
+            let (disk, dir) = (Arc::clone(&disk), dir.clone());
+            let observer = Arc::new(metrics.wal.clone());
+            blocking(move || {
+                let wal = Wal::open(Arc::clone(&disk), wal_options, observer)?;
+                let dir = dir.join("log");
+                let logs = LogStore::open(disk, &dir, log_options)
+                    .map_err(|source| StartError::Log { dir, source })?;
+                Ok::<_, StartError>((wal, logs))
+            })
+        };
+        let (wal, logs) = opened.await?;
+        let shard_options = ShardsOptions {
+            broker_id: identity.broker_id().0,
+            shard_count: config.shards,
+            ..ShardsOptions::new(dir.join("shards"))
+        };
+        let shards = Shards::open(shard_options, disk, wal.clone(), logs.clone()).await?;
+        shards.ready().await?;
+        let catalog = shards.catalog().clone();
+        let topics = Topics::new(catalog.clone(), shards.clone());
+        topics.reconcile().await.map_err(StartError::Reconcile)?;
+        let engine = PluginEngine::new(&dir.join("plugins"))?;
+        let hooks = Hooks::new(metrics.plugin.clone());
+        let plugins = Plugins::new(catalog.clone(), engine, hooks);
+        plugins.load().await;
+        Ok(Self {
+            identity,
+            topics,
+            plugins,
+            metrics,
+            address: parking_lot::RwLock::new(String::new()),
+            started,
+            wal,
+            wal_sync,
+            logs,
+            shards,
+            catalog,
+        })
+    }
+
+    async fn listen(
+        self: &Arc<Self>,
+        config: &BrokerConfig,
+    ) -> Result<(Server, Option<Admin>), StartError> {
+        let limits = ServerLimits {
+            connections_max: config.limits.connections_max as usize,
+            streams_per_connection_max: config.limits.streams_per_connection_max,
+            inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
+            authentication_timeout: config.limits.authentication_timeout.into(),
+        };
+        let tls = self.identity.server_tls()?;
+        let address = config.listen;
+        let server = Server::start(address, tls, limits, Arc::clone(self))
+            .map_err(|source| StartError::Listen { address, source })?;
+        let admin = match config.admin {
+            Some(address) => {
+                let health = Arc::clone(self) as _;
+                Some(Admin::start(address, self.metrics.clone(), health).await?)
+            }
+            None => None,
+        };
+        Ok((server, admin))
+    }
+
+    /// Answers a client that asks where things are.
+    pub(crate) fn metadata(&self, names: &[TopicName]) -> Metadata {
+        let topics = names.iter().filter_map(|name| self.topics.metadata(name));
+        Metadata {
+            brokers: vec![BrokerInfo {
+                id: self.identity.broker_id(),
+                address: self.address.read().clone(),
+            }],
+            topics: topics.collect(),
+        }
+    }
+
+    /// A topic with its partitions and bindings.
+    pub(crate) fn describe_topic(&self, name: &TopicName) -> Result<TopicDescription, WireError> {
+        let topic = self.topics.find(name)?;
+        Ok(TopicDescription {
+            name: name.clone(),
+            id: topic.id,
+            partitions: self.topics.partitions(&topic),
+            bindings: self.plugins.bindings_of(name),
+            created_ms: topic.created_ms,
+            config: topic.config.clone(),
+        })
+    }
+
+    /// Removes a topic, and forgets the plugins that ran on it.
+    pub(crate) async fn delete_topic(&self, name: TopicName) -> Reply {
+        let topic = self.topics.delete(name).await?;
+        self.plugins.topic_deleted(topic);
+        Ok(Response::Done)
+    }
+
+    /// The state of this broker.
+    pub(crate) fn status(&self) -> BrokerStatus {
+        let usage = self.wal.usage();
+        let mut shards = vec![self.catalog.status()];
+        shards.extend(self.shards.all_data().iter().map(|shard| shard.status()));
+        BrokerStatus {
+            id: self.identity.broker_id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: self.address.read().clone(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            wal_sync: self.wal_sync.clone(),
+            wal_bytes: usage.bytes,
+            wal_bytes_max: usage.bytes_max,
+            topics: self.catalog.snapshot().topics.len() as u64,
+            partitions: shards.iter().map(|shard| shard.partitions).sum(),
+            connections: self.metrics.server.connections.get() as u64,
+            degraded: self.degraded(),
+            shards,
+        }
+    }
+
+    /// Why no produce requests are taken at the moment, if so.
+    fn degraded(&self) -> Option<String> {
+        self.shards.failure().or_else(|| self.logs.degraded())
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").finish_non_exhaustive()
+    }
+}
+
+/// Runs what blocks on a thread of its own; a panic there goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

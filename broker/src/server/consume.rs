@@ -1,0 +1,191 @@
+//! Consume streams: the broker pushes batches as they arrive.
+//!
+//! A stream carries any number of partitions. Those with something to deliver take turns of
+//! at most [`TURN_BYTES_MAX`]; the others cost nothing until something is appended to them.
+//! QUIC flow control is the back-pressure: a client that does not read holds one turn here
+//! and what the connection's send window takes.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+
+use flumen_protocol::{
+    error::{ErrorCode, WireError},
+    ids::Offset,
+    limits::PARTITIONS_PER_CONSUMER_MAX,
+    message::{ConsumeEvent, ConsumeOpen, PartitionStart},
+};
+use flumen_transport::stream::{FrameReader, FrameWriter, Payload, WriteError};
+use prometheus_client::metrics::counter::Counter;
+
+use super::session::Session;
+use crate::{
+    metrics::{ServerMetrics, TopicLabel},
+    shard::News,
+    topics::{ConsumeSource, Fetched},
+};
+
+/// Bytes that a partition delivers before the next one has its turn.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+pub(super) async fn serve(
+    session: &Arc<Session>,
+    open: ConsumeOpen,
+    reader: FrameReader,
+    mut writer: FrameWriter,
+) {
+    let sources = match start(session, &open).await {
+        Ok(sources) => sources,
+        Err(error) => {
+            return session
+                .refuse(&mut writer, reader, &ConsumeEvent::Failed(error))
+                .await;
+        }
+    };
+    let counted = Counted::new(&session.shared.metrics, &open);
+    let mut delivery = Delivery::new(counted, sources);
+    let end = tokio::select! {
+        end = delivery.run(&mut writer) => end,
+        () = session.shared.stopping.cancelled() => End::Stopping,
+    };
+    let error = match end {
+        End::ClientGone => return,
+        End::Failed(error) => error,
+        End::Stopping => WireError::new(ErrorCode::Unavailable, "the broker is stopping"),
+    };
+    session
+        .refuse(&mut writer, reader, &ConsumeEvent::Failed(error))
+        .await;
+}
+
+/// Why a delivery ended.
+enum End {
+    ClientGone,
+    Failed(WireError),
+    Stopping,
+}
+
+impl From<WireError> for End {
+    fn from(error: WireError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<WriteError> for End {
+    fn from(_: WriteError) -> Self {
+        Self::ClientGone
+    }
+}
+
+/// Finds every partition's place.
+async fn start(session: &Session, open: &ConsumeOpen) -> Result<Vec<ConsumeSource>, WireError> {
+    if open.partitions.is_empty() || open.partitions.len() > PARTITIONS_PER_CONSUMER_MAX {
+        let text = format!(
+            "a consume stream carries 1 to {PARTITIONS_PER_CONSUMER_MAX} partitions, not {}",
+            open.partitions.len()
+        );
+        return Err(WireError::new(ErrorCode::InvalidRequest, text));
+    }
+    let topics = &session.shared.node.topics;
+    let mut sources = Vec::with_capacity(open.partitions.len());
+    for (index, at) in &open.partitions {
+        sources.push(topics.source(&open.topic, *index, *at).await?);
+    }
+    Ok(sources)
+}
+
+struct Delivery {
+    counted: Counted,
+    sources: Vec<ConsumeSource>,
+    /// Places in `sources` that may have something to deliver.
+    ready: VecDeque<usize>,
+    /// Where partitions that had nothing report that they have something.
+    news: Arc<News>,
+}
+
+impl Delivery {
+    fn new(counted: Counted, mut sources: Vec<ConsumeSource>) -> Self {
+        let news = News::new();
+        for (place, source) in sources.iter_mut().enumerate() {
+            source.report_to(&news, place as u32);
+        }
+        Self {
+            counted,
+            ready: (0..sources.len()).collect(),
+            sources,
+            news,
+        }
+    }
+
+    async fn run(&mut self, writer: &mut FrameWriter) -> End {
+        match self.deliver(writer).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn deliver(&mut self, writer: &mut FrameWriter) -> Result<Infallible, End> {
+        let starts = self.sources.iter().map(|source| PartitionStart {
+            partition: source.index(),
+            start_offset: source.next_offset(),
+            end_offset: source.end_offset(),
+        });
+        let started = ConsumeEvent::Started(starts.collect());
+        writer.send(&started, Payload::None).await?;
+        loop {
+            if let Some(place) = self.ready.pop_front() {
+                if self.turn(place, writer).await? || self.sources[place].has_more()? {
+                    self.ready.push_back(place);
+                }
+                continue;
+            }
+            tokio::select! {
+                places = self.news.wait() => {
+                    self.ready.extend(places.into_iter().map(|place| place as usize));
+                }
+                () = writer.stopped() => return Err(End::ClientGone),
+            }
+        }
+    }
+
+    /// Delivers up to one turn of a partition. Returns whether there may be more.
+    async fn turn(&mut self, place: usize, writer: &mut FrameWriter) -> Result<bool, End> {
+        let source = &mut self.sources[place];
+        let fetched = source.fetch(TURN_BYTES_MAX).await?;
+        let Fetched {
+            batches,
+            end_offset,
+        } = fetched;
+        if batches.is_empty() {
+            return Ok(false);
+        }
+        for batch in &batches {
+            let event = ConsumeEvent::Batch {
+                partition: source.index(),
+                end_offset: Offset(end_offset.0.max(batch.end_offset().0)),
+            };
+            writer.push(&event, Payload::Batch(batch));
+            self.counted.records.inc_by(batch.record_count().into());
+            self.counted.bytes.inc_by(batch.encoded_len() as u64);
+        }
+        drop(batches);
+        writer.flush().await?;
+        Ok(true)
+    }
+}
+
+/// The counters of a stream, looked up once.
+struct Counted {
+    records: Counter,
+    bytes: Counter,
+}
+
+impl Counted {
+    fn new(metrics: &ServerMetrics, open: &ConsumeOpen) -> Self {
+        let label = TopicLabel {
+            topic: open.topic.to_string(),
+        };
+        Self {
+            records: metrics.consumed_records.get_or_create(&label).clone(),
+            bytes: metrics.consumed_bytes.get_or_create(&label).clone(),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Produce streams: batches in, acknowledgements out, in order.
+//!
+//! Two halves run in one task: one reads batches, checks them, runs the topic's plugins and
+//! hands them to the shard; the other awaits the outcomes in order and acknowledges them.
+//! Between them wait at most [`BATCHES_INFLIGHT_MAX`] batches.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use flumen_protocol::{
+    batch::Batch,
+    error::{ErrorCode, WireError},
+    message::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},
+};
+use flumen_transport::stream::{FrameReader, FrameWriter, Payload, ReadError, WriteError};
+use futures_util::FutureExt;
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::mpsc;
+
+use super::{budget::Taken, session::Session};
+use crate::{
+    hooks::{Processed, SideBatch},
+    metrics::{ErrorLabel, ServerMetrics, TopicLabel, observe},
+    shard::PendingAppend,
+    topics::ProduceTarget,
+};
+
+/// Batches of one stream that may wait for their outcome.
+const BATCHES_INFLIGHT_MAX: usize = 256;
+
+/// Acknowledgements that may share a frame.
+const ACKS_PER_FRAME_MAX: usize = 256;
+
+/// A batch whose bytes take longer to arrive ends its stream, so that what it holds of the
+/// byte budget is free again.
+const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Code of streams that end because the client broke the protocol or is too slow.
+const RESET_BAD_FRAME: u32 = 2;
+
+/// A batch on its way through the shard.
+struct Pending {
+    outcome: Waiting,
+    received: Instant,
+    bytes: usize,
+    _taken: Taken,
+}
+
+/// Where a batch's outcome comes from.
+enum Waiting {
+    /// It was refused before it reached the shard.
+    Decided(ProduceOutcome),
+    /// The shard will tell.
+    Appending {
+        main: PendingAppend,
+        /// Records that plugins sent elsewhere; the batch is not acknowledged before them.
+        side: Vec<PendingAppend>,
+        stored: u32,
+    },
+}
+
+pub(super) async fn serve(
+    session: &Arc<Session>,
+    open: ProduceOpen,
+    reader: FrameReader,
+    mut writer: FrameWriter,
+) {
+    let target = match session
+        .shared
+        .node
+        .topics
+        .target(&open.topic, open.partition)
+    {
+        Ok(target) => target,
+        Err(error) => {
+            let outcomes = vec![Err(error)];
+            return session
+                .refuse(&mut writer, reader, &ProduceAcks { outcomes })
+                .await;
+        }
+    };
+    let counted = Counted::new(&session.shared.metrics, &open);
+    let (pending_tx, pending_rx) = mpsc::channel(BATCHES_INFLIGHT_MAX);
+    let receiving = receive(session, &target, reader, pending_tx);
+    let acknowledging = acknowledge(&counted, pending_rx, writer);
+    tokio::pin!(receiving, acknowledging);
+    tokio::select! {
+        // The client is gone or reads no acknowledgements: nothing more is taken from it.
+        () = &mut acknowledging => {}
+        () = &mut receiving => acknowledging.await,
+    }
+}
+
+/// Reads batches until the client finishes, breaks the protocol, or the broker stops.
+async fn receive(
+    session: &Session,
+    target: &ProduceTarget,
+    mut reader: FrameReader,
+    pending: mpsc::Sender<Pending>,
+) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = session.shared.stopping.cancelled() => break,
+            next = reader.next::<ProduceBatch>() => next,
+        };
+        let len = match next {
+            Ok(Some((ProduceBatch, len))) => len,
+            Ok(None) => break,
+            Err(error) => return refuse_frame(error, &mut reader),
+        };
+        let Ok(room) = pending.reserve().await else {
+            break;
+        };
+        let taken = session.budget.take(len).await;
+        let all = session.shared.budget.take(len).await;
+        let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, reader.payload(len)).await;
+        let bytes = match payload {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => return refuse_frame(error, &mut reader),
+            Err(_) => return reader.stop(RESET_BAD_FRAME),
+        };
+        let received = Instant::now();
+        let outcome = match Batch::decode(bytes) {
+            Ok(batch) => submit(session, target, batch).await,
+            Err(error) => {
+                let error = WireError::new(ErrorCode::CorruptBatch, error.to_string());
+                Waiting::Decided(Err(error))
+            }
+        };
+        room.send(Pending {
+            outcome,
+            received,
+            bytes: len,
+            _taken: Taken::both(taken, all),
+        });
+    }
+    reader.stop(0);
+}
+
+fn refuse_frame(error: ReadError, reader: &mut FrameReader) {
+    tracing::debug!(%error, "produce stream ends");
+    reader.stop(RESET_BAD_FRAME);
+}
+
+/// Runs the topic's plugins over a batch and hands what is left to the shard.
+async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Waiting {
+    let refuse = |code, text: String| Waiting::Decided(Err(WireError::new(code, text)));
+    if let Err(error) = batch.columns() {
+        return refuse(ErrorCode::CorruptBatch, error.to_string());
+    }
+    let node = &session.shared.node;
+    let Processed { batch, side } = match node.plugins.hooks().process(target.topic, batch).await {
+        Ok(processed) => processed,
+        Err(error) => return Waiting::Decided(Err(error)),
+    };
+    let stored = batch.record_count();
+    let is_idempotent = batch.header().producer.producer_id.0 != 0;
+    if stored == 0 && !is_idempotent && side.is_empty() {
+        return Waiting::Decided(Ok(nothing_stored()));
+    }
+    let mut side_appends = Vec::with_capacity(side.len());
+    for SideBatch { topic, batch } in side {
+        match node.topics.append_beside(&topic, target.index, batch).await {
+            Ok(append) => side_appends.push(append),
+            Err(error) => return Waiting::Decided(Err(error)),
+        }
+    }
+    match target.append(batch).await {
+        Ok(main) => Waiting::Appending {
+            main,
+            side: side_appends,
+            stored,
+        },
+        Err(error) => Waiting::Decided(Err(error)),
+    }
+}
+
+fn nothing_stored() -> ProduceReceipt {
+    ProduceReceipt {
+        base_offset: None,
+        stored: 0,
+        append_time_ms: crate::clock::now_ms(),
+        duplicate: false,
+    }
+}
+
+/// Writes outcomes in the order of the batches; those that are known together share a frame.
+async fn acknowledge(
+    counted: &Counted,
+    mut pending: mpsc::Receiver<Pending>,
+    mut writer: FrameWriter,
+) {
+    let mut outcomes = Vec::new();
+    while let Some(next) = pending.recv().await {
+        let mut finishing = pin!(finish(counted, next));
+        let outcome = match finishing.as_mut().now_or_never() {
+            Some(outcome) => outcome,
+            None => {
+                // What is known already must not wait for what is not.
+                if send(&mut writer, &mut outcomes).await.is_err() {
+                    return;
+                }
+                finishing.await
+            }
+        };
+        outcomes.push(outcome);
+        let is_last = pending.is_empty() || outcomes.len() == ACKS_PER_FRAME_MAX;
+        if is_last && send(&mut writer, &mut outcomes).await.is_err() {
+            return;
+        }
+    }
+    writer.finish();
+    writer.stopped().await;
+}
+
+async fn send(
+    writer: &mut FrameWriter,
+    outcomes: &mut Vec<ProduceOutcome>,
+) -> Result<(), WriteError> {
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let outcomes = std::mem::take(outcomes);
+    writer.send(&ProduceAcks { outcomes }, Payload::None).await
+}
+
+async fn finish(counted: &Counted, pending: Pending) -> ProduceOutcome {
+    let outcome = match pending.outcome {
+        Waiting::Decided(outcome) => outcome,
+        Waiting::Appending { main, side, stored } => settle(main, side, stored).await,
+    };
+    counted.count(&outcome, pending.bytes, pending.received);
+    outcome
+}
+
+async fn settle(main: PendingAppend, side: Vec<PendingAppend>, stored: u32) -> ProduceOutcome {
+    for append in side {
+        append.await?;
+    }
+    let appended = main.await?;
+    Ok(ProduceReceipt {
+        base_offset: appended.base_offset.filter(|_| stored > 0),
+        stored,
+        append_time_ms: appended.append_time_ms,
+        duplicate: appended.duplicate,
+    })
+}
+
+/// The counters of a stream, looked up once.
+struct Counted {
+    records: Counter,
+    bytes: Counter,
+    metrics: ServerMetrics,
+}
+
+impl Counted {
+    fn new(metrics: &ServerMetrics, open: &ProduceOpen) -> Self {
+        let label = TopicLabel {
+            topic: open.topic.to_string(),
+        };
+        Self {
+            records: metrics.produced_records.get_or_create(&label).clone(),
+            bytes: metrics.produced_bytes.get_or_create(&label).clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    fn count(&self, outcome: &ProduceOutcome, bytes: usize, received: Instant) {
+        match outcome {
+            Ok(receipt) => {
+                self.records.inc_by(receipt.stored.into());
+                self.bytes.inc_by(bytes as u64);
+                observe(&self.metrics.produce_latency, received.elapsed());
+            }
+            Err(error) => {
+                let code = format!("{:?}", error.code);
+                let label = ErrorLabel { code };
+                self.metrics.produce_errors.get_or_create(&label).inc();
+            }
+        }
+    }
+}

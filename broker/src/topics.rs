@@ -1,0 +1,228 @@
+//! What the server knows as topics: the catalog's names and settings joined with the
+//! partitions that live in shards.
+//!
+//! The catalog decides; shards follow. A topic exists once the catalog has committed it;
+//! its partitions are made in their shards before the command returns, and whatever a crash
+//! left undone in between is done by [`Topics::reconcile`] at the next start.
+
+mod consume;
+mod produce;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
+
+use flumen_protocol::{
+    error::{ErrorCode, WireError},
+    ids::{Offset, PartitionId, TopicId},
+    message::{PartitionDescription, TopicMetadata, TopicSummary},
+    topic::{TopicChanges, TopicConfig, TopicName},
+};
+use futures_util::future::try_join_all;
+
+pub use self::{
+    consume::{ConsumeSource, Fetched},
+    produce::ProduceTarget,
+};
+use crate::{
+    catalog::{Catalog, Topic},
+    shard::{PartitionReader, ProposeError},
+    shards::Shards,
+};
+
+/// Topics and their partitions.
+pub struct Topics {
+    catalog: Catalog,
+    shards: Shards,
+}
+
+impl Topics {
+    /// Joins a catalog with the shards that it describes.
+    pub fn new(catalog: Catalog, shards: Shards) -> Self {
+        Self { catalog, shards }
+    }
+
+    /// Makes a topic. When this returns, it can be produced to.
+    pub async fn create(&self, name: TopicName, config: TopicConfig) -> Result<(), WireError> {
+        let topic = self.catalog.create_topic(name, config).await?;
+        self.create_partitions(&topic, 0..topic.config.partitions)
+            .await
+    }
+
+    /// Changes a topic's settings. When this returns, they are in force.
+    pub async fn alter(&self, name: TopicName, changes: TopicChanges) -> Result<(), WireError> {
+        let before = self.find(&name)?;
+        let after = self.catalog.alter_topic(name, changes).await?;
+        let shards = self.shards.all_data().iter();
+        try_join_all(shards.map(|shard| shard.configure_partitions(after.id, &after.config)))
+            .await?;
+        let added = before.config.partitions..after.config.partitions;
+        self.create_partitions(&after, added).await
+    }
+
+    /// Removes a topic with all of its records.
+    pub async fn delete(&self, name: TopicName) -> Result<TopicId, WireError> {
+        let topic = self.catalog.delete_topic(name).await?;
+        let shards = self.shards.all_data().iter();
+        try_join_all(shards.map(|shard| shard.delete_partitions(topic.id))).await?;
+        Ok(topic.id)
+    }
+
+    /// All topics, by name.
+    pub fn list(&self) -> Vec<TopicSummary> {
+        let state = self.catalog.snapshot();
+        let summary = |topic: &Arc<Topic>| TopicSummary {
+            name: topic.name.clone(),
+            config: topic.config.clone(),
+            plugins: topic.bindings.iter().map(|b| b.plugin.clone()).collect(),
+        };
+        state.topics.values().map(summary).collect()
+    }
+
+    /// A topic by its name.
+    pub fn find(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {
+        let state = self.catalog.snapshot();
+        Ok(Arc::clone(state.topic(name)?))
+    }
+
+    /// Where the partitions of a topic are.
+    pub fn metadata(&self, name: &TopicName) -> Option<TopicMetadata> {
+        let topic = self.find(name).ok()?;
+        let leaders = (0..topic.config.partitions)
+            .map(|index| {
+                let shard = self.shards.data_of(partition(&topic, index));
+                shard.status().leader
+            })
+            .collect();
+        Some(TopicMetadata {
+            name: name.clone(),
+            id: topic.id,
+            config: topic.config.clone(),
+            leaders,
+        })
+    }
+
+    /// The partitions of a topic as they are now.
+    pub fn partitions(&self, topic: &Topic) -> Vec<PartitionDescription> {
+        (0..topic.config.partitions)
+            .map(|index| self.describe(topic, index))
+            .collect()
+    }
+
+    fn describe(&self, topic: &Topic, index: u32) -> PartitionDescription {
+        let partition = partition(topic, index);
+        let shard = self.shards.data_of(partition).status();
+        let reader = self.shards.data_of(partition).reader(partition);
+        let of = |f: fn(&PartitionReader) -> u64| reader.as_ref().map_or(0, f);
+        PartitionDescription {
+            index,
+            shard: shard.id,
+            leader: shard.leader,
+            start_offset: Offset(of(|reader| reader.start_offset().0)),
+            end_offset: Offset(of(|reader| reader.end_offset().0)),
+            size_bytes: of(PartitionReader::size_bytes),
+        }
+    }
+
+    /// The first offset at or after a time, for every partition.
+    pub async fn offsets_for_time(
+        &self,
+        name: &TopicName,
+        time_ms: i64,
+    ) -> Result<Vec<Offset>, WireError> {
+        let topic = self.find(name)?;
+        let mut offsets = Vec::with_capacity(topic.config.partitions as usize);
+        for index in 0..topic.config.partitions {
+            let reader = self.reader(name, &topic, index)?;
+            offsets.push(consume::offset_for_time(&reader, time_ms).await?);
+        }
+        Ok(offsets)
+    }
+
+    /// Brings the shards to what the catalog says: a crash may have come in between.
+    pub async fn reconcile(&self) -> Result<(), WireError> {
+        let state = self.catalog.snapshot();
+        let known: BTreeSet<TopicId> = state.topics.values().map(|topic| topic.id).collect();
+        for shard in self.shards.all_data() {
+            let held: BTreeSet<TopicId> = shard
+                .partitions()
+                .iter()
+                .map(|partition| partition.topic)
+                .collect();
+            for topic in held.difference(&known) {
+                shard.delete_partitions(*topic).await?;
+            }
+        }
+        for topic in state.topics.values() {
+            self.create_partitions(topic, 0..topic.config.partitions)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes those of the partitions that do not exist, all shards at once.
+    async fn create_partitions(&self, topic: &Topic, indexes: Range<u32>) -> Result<(), WireError> {
+        let mut by_shard: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for index in indexes {
+            let partition = partition(topic, index);
+            if self.shards.data_of(partition).reader(partition).is_none() {
+                let shard = self.shards.shard_of(partition);
+                by_shard.entry(shard).or_default().push(index);
+            }
+        }
+        let creations = by_shard.into_values().map(|indexes| {
+            let shard = self.shards.data_of(partition(topic, indexes[0]));
+            shard.create_partitions(topic.id, indexes, &topic.config)
+        });
+        try_join_all(creations).await?;
+        Ok(())
+    }
+
+    fn reader(
+        &self,
+        name: &TopicName,
+        topic: &Topic,
+        index: u32,
+    ) -> Result<PartitionReader, WireError> {
+        self.check_index(name, topic, index)?;
+        let partition = partition(topic, index);
+        self.shards
+            .data_of(partition)
+            .reader(partition)
+            .ok_or_else(|| {
+                let text = format!("partition {index} of topic {name} is being made; try again");
+                WireError::new(ErrorCode::Unavailable, text)
+            })
+    }
+
+    fn check_index(&self, name: &TopicName, topic: &Topic, index: u32) -> Result<(), WireError> {
+        let count = topic.config.partitions;
+        if index < count {
+            return Ok(());
+        }
+        let text = format!(
+            "topic {name} has {count} partitions, numbered from 0; there is no partition {index}"
+        );
+        Err(WireError::new(ErrorCode::UnknownPartition, text))
+    }
+}
+
+impl From<ProposeError> for WireError {
+    fn from(error: ProposeError) -> Self {
+        let code = match error {
+            ProposeError::NotLeader => ErrorCode::NotLeader,
+            ProposeError::NoRoom { .. } => ErrorCode::NoSpace,
+            _ => ErrorCode::Unavailable,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+fn partition(topic: &Topic, index: u32) -> PartitionId {
+    PartitionId {
+        topic: topic.id,
+        index,
+    }
+}

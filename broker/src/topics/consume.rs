@@ -1,0 +1,161 @@
+//! Where consume streams get their batches from.
+
+use std::sync::Arc;
+
+use flumen_protocol::{
+    batch::Batch,
+    error::{ErrorCode, WireError},
+    ids::Offset,
+    message::StartAt,
+    topic::TopicName,
+};
+
+use super::Topics;
+use crate::{
+    log::ReadOutcome,
+    shard::{News, PartitionReader, Subscription},
+};
+
+/// A partition that is consumed, and the place reached in it.
+#[derive(Debug)]
+pub struct ConsumeSource {
+    index: u32,
+    next_offset: Offset,
+    reader: PartitionReader,
+    subscription: Option<Subscription>,
+}
+
+/// Batches and how far the partition reached when they were taken.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Consecutive batches; the first may begin before the offset that was wanted.
+    pub batches: Vec<Batch>,
+    /// The partition's end.
+    pub end_offset: Offset,
+}
+
+impl Topics {
+    /// Finds a consumer's place in a partition.
+    pub async fn source(
+        &self,
+        name: &TopicName,
+        index: u32,
+        at: StartAt,
+    ) -> Result<ConsumeSource, WireError> {
+        let topic = self.find(name)?;
+        let reader = self.reader(name, &topic, index)?;
+        let (start, end) = (reader.start_offset(), reader.end_offset());
+        let next_offset = match at {
+            StartAt::Beginning => start,
+            StartAt::End => end,
+            StartAt::Offset(offset) if offset > end => {
+                let text = format!(
+                    "offset {offset} lies past the end {end} of partition {index} of topic {name}"
+                );
+                return Err(WireError::new(ErrorCode::OffsetOutOfRange, text));
+            }
+            StartAt::Offset(offset) => offset.max(start),
+            StartAt::Time(time_ms) => offset_for_time(&reader, time_ms).await?,
+        };
+        Ok(ConsumeSource {
+            index,
+            next_offset,
+            reader,
+            subscription: None,
+        })
+    }
+}
+
+/// The first offset whose record's time is at or after `time_ms`; the end if there is none.
+pub(super) async fn offset_for_time(
+    reader: &PartitionReader,
+    time_ms: i64,
+) -> Result<Offset, WireError> {
+    let end = reader.end_offset();
+    let reader = reader.clone();
+    let found = blocking(move || reader.log().offset_for_time(time_ms)).await?;
+    Ok(found.map_or(end, |offset| offset.min(end)))
+}
+
+impl ConsumeSource {
+    /// The partition's index.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The first offset that is delivered next.
+    pub fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+
+    /// The partition's end.
+    pub fn end_offset(&self) -> Offset {
+        self.reader.end_offset()
+    }
+
+    /// Takes the next batches, of about `bytes_max` together and at least one if there is
+    /// any. Reads from the disk wait on a thread of their own.
+    pub async fn fetch(&mut self, bytes_max: usize) -> Result<Fetched, WireError> {
+        let end_offset = self.reader.end_offset();
+        let batches = match self.reader.read(self.next_offset, bytes_max) {
+            ReadOutcome::Memory(batches) => batches,
+            ReadOutcome::Disk(read) => blocking(move || read.run()).await?,
+            ReadOutcome::End => Vec::new(),
+            // Retention or compaction has passed the consumer by: it goes on with what is left.
+            ReadOutcome::OutOfRange { start, .. } if start > self.next_offset => {
+                self.next_offset = start;
+                Vec::new()
+            }
+            ReadOutcome::OutOfRange { start, end } => {
+                let text = format!(
+                    "offset {} lies outside of the partition, which holds {start} to {end}",
+                    self.next_offset
+                );
+                return Err(WireError::new(ErrorCode::OffsetOutOfRange, text));
+            }
+        };
+        if let Some(last) = batches.last() {
+            self.next_offset = last.end_offset();
+        }
+        Ok(Fetched {
+            batches,
+            end_offset,
+        })
+    }
+
+    /// From now on reports to `news`, as `token`, when it has something again after
+    /// [`ConsumeSource::has_more`] said that it has not.
+    pub fn report_to(&mut self, news: &Arc<News>, token: u32) {
+        self.subscription = Some(self.reader.subscribe(news, token));
+    }
+
+    /// Whether there is something at or behind the next offset. If not, it will be reported.
+    pub fn has_more(&self) -> Result<bool, WireError> {
+        let offset = self.next_offset;
+        let has_news = match &self.subscription {
+            Some(subscription) => subscription.arm(offset),
+            None => self.reader.end_offset() > offset,
+        };
+        if has_news && self.reader.is_deleted() {
+            return Err(WireError::new(
+                ErrorCode::UnknownTopic,
+                "the topic was deleted",
+            ));
+        }
+        Ok(has_news)
+    }
+}
+
+async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, WireError>
+where
+    T: Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(WireError::new(ErrorCode::StorageFailed, error.to_string())),
+        Err(error) => Err(WireError::new(ErrorCode::Internal, error.to_string())),
+    }
+}

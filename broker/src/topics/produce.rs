@@ -1,0 +1,59 @@
+//! Where produce streams hand their batches to.
+
+use flumen_protocol::{
+    batch::Batch,
+    error::WireError,
+    ids::{PartitionId, TopicId},
+    topic::TopicName,
+};
+
+use super::{Topics, partition};
+use crate::shard::{DataShard, PendingAppend};
+
+/// A partition that is produced to.
+pub struct ProduceTarget {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition's index.
+    pub index: u32,
+    shard: DataShard,
+}
+
+impl ProduceTarget {
+    /// Hands a batch to the shard: batches reach the log in the order of these calls. Waits
+    /// while the shard has too much to do.
+    pub async fn append(&self, batch: Batch) -> Result<PendingAppend, WireError> {
+        let partition = PartitionId {
+            topic: self.topic,
+            index: self.index,
+        };
+        let room = self.shard.make_room(batch.encoded_len()).await?;
+        Ok(room.append(partition, batch))
+    }
+}
+
+impl Topics {
+    /// The partition that a produce stream names.
+    pub fn target(&self, name: &TopicName, index: u32) -> Result<ProduceTarget, WireError> {
+        let topic = self.find(name)?;
+        self.check_index(name, &topic, index)?;
+        let partition = partition(&topic, index);
+        Ok(ProduceTarget {
+            topic: topic.id,
+            index,
+            shard: self.shards.data_of(partition).clone(),
+        })
+    }
+
+    /// Appends records that a plugin sent to another topic, to the partition that
+    /// corresponds to the one they were meant for.
+    pub async fn append_beside(
+        &self,
+        name: &TopicName,
+        index: u32,
+        batch: Batch,
+    ) -> Result<PendingAppend, WireError> {
+        let partitions = self.find(name)?.config.partitions;
+        self.target(name, index % partitions)?.append(batch).await
+    }
+}

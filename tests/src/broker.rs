@@ -1,0 +1,249 @@
+//! A `flumen serve` process to start, kill and start again.
+
+use std::{
+    fs::File,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use flumen_client::{Client, Profile};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::wait::DEADLINE;
+
+/// A broker process on a data directory of its own. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Broker {
+    dir: Home,
+    listen: SocketAddr,
+    args: Vec<String>,
+    child: Option<Child>,
+}
+
+/// Where a broker's data lies.
+#[derive(Debug)]
+enum Home {
+    Temporary(TempDir),
+    Given(PathBuf),
+}
+
+impl Broker {
+    /// Starts a broker on an empty temporary directory and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not start; its log is in the message.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Broker::start`], with more arguments for `flumen serve`.
+    pub async fn start_with(args: &[&str]) -> Self {
+        let dir = Home::Temporary(tempfile::tempdir().unwrap());
+        Self::start_home(dir, args).await
+    }
+
+    /// As [`Broker::start_with`], on a directory that outlives the broker.
+    pub async fn start_in(dir: &Path, args: &[&str]) -> Self {
+        Self::start_home(Home::Given(dir.to_owned()), args).await
+    }
+
+    async fn start_home(dir: Home, args: &[&str]) -> Self {
+        let mut broker = Self {
+            dir,
+            listen: free_address(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            child: None,
+        };
+        broker.restart().await;
+        broker
+    }
+
+    /// Starts the process again, on the same address and data, and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not start; its log is in the message.
+    pub async fn restart(&mut self) {
+        self.spawn();
+        if let Err(error) = self.wait_until_serving().await {
+            panic!("{error:#}\nthe broker's log:\n{}", self.log());
+        }
+    }
+
+    /// Starts the process and does not wait.
+
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "the broker runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
+        let child = Command::new(binary())
+            .arg("serve")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(["--listen", &self.listen.to_string()])
+            .args(&self.args)
+            .env_remove("FLUMEN_PROFILE")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    async fn wait_until_serving(&mut self) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait()? {
+                self.child = None;
+                bail!("the broker exited with {status}");
+            }
+            let tried = match self.profile() {
+                Ok(profile) => Client::connect(profile).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            match tried {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Where its data lies.
+    pub fn data_dir(&self) -> PathBuf {
+        match &self.dir {
+            Home::Temporary(dir) => dir.path().join("data"),
+            Home::Given(dir) => dir.clone(),
+        }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        match &self.dir {
+            Home::Temporary(dir) => dir.path().join("log"),
+            Home::Given(dir) => dir.with_extension("log"),
+        }
+    }
+
+    /// What the process has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The profile that the broker wrote.
+    pub fn profile(&self) -> Result<Profile> {
+        let profile = Profile::read(&self.data_dir().join("client.toml"))?;
+        let address = self.listen.to_string();
+        ensure!(
+            profile.contents().brokers == [address],
+            "the profile is not of this run"
+        );
+        Ok(profile)
+    }
+
+    /// A new client of this broker.
+    ///
+    /// # Panics
+    /// When it cannot connect.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.profile().unwrap()).await.unwrap()
+    }
+
+    /// Its address for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Kills it as a crash would (SIGKILL).
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(self.child.as_ref().unwrap());
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Asks it to stop (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not stop within the deadline.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_for_exit()
+    }
+
+    /// Waits until the process has ended.
+    ///
+    /// # Panics
+    /// When it does not end within the deadline.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.kill().unwrap();
+        panic!("the broker did not stop; its log:\n{}", self.log());
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the broker's log:\n{}", self.log());
+        }
+        self.kill();
+    }
+}
+
+/// An address that nobody uses at the moment.
+fn free_address() -> SocketAddr {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// The `flumen` program of this build; built once if need be.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo)
+            .args(["build", "--quiet", "--package", "flumen", "--bin", "flumen"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "`cargo build --package flumen` failed");
+        // Test programs lie in `deps` beside it.
+        let mut path = std::env::current_exe().unwrap();
+        path.pop();
+        if path.ends_with("deps") {
+            path.pop();
+        }
+        path.join("flumen")
+    })
+}
