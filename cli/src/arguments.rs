@@ -4,9 +4,7 @@ use clap::{Parser, Subcommand};
 use flumen_broker::config::LogFormat;
 
 use crate::{
-    commands::{
-        bench, completions, consume, dev, plugin, produce, profile, serve, status, topic,
-    },
+    commands::{bench, completions, consume, dev, plugin, produce, profile, serve, status, topic},
     output::OutputFormat,
 };
 
@@ -34,7 +32,13 @@ pub(crate) struct Arguments {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// How results are printed
-    #[arg(long, value_enum, default_value_t, global = true, env = "FLUMEN_OUTPUT")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        global = true,
+        env = "FLUMEN_OUTPUT"
+    )]
     pub(crate) output: OutputFormat,
     /// What is logged, to stderr: error, warn, info, debug, trace, also per module
     #[arg(long, value_name = "LEVEL", global = true, env = "FLUMEN_LOG")]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use flumen_client::{Client, Profile};
+use flumen_client::{Admin, AdminError, Client, Profile};
 
 use crate::failure::usage;
 
@@ -12,10 +12,21 @@ use crate::failure::usage;
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// The profile to use, by name or file; default: as `flumen profile use` or `flumen dev` chose
-    #[arg(long, value_name = "NAME|FILE", env = "FLUMEN_PROFILE", conflicts_with = "brokers")]
+    #[arg(
+        long,
+        value_name = "NAME|FILE",
+        env = "FLUMEN_PROFILE",
+        conflicts_with = "brokers"
+    )]
     profile: Option<String>,
     /// Brokers to connect to instead of those of a profile
-    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', requires = "ca", env = "FLUMEN_BROKERS")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        value_delimiter = ',',
+        requires = "ca",
+        env = "FLUMEN_BROKERS"
+    )]
     brokers: Option<Vec<String>>,
     /// The authority that signs the brokers' certificates (PEM)
     #[arg(long, value_name = "FILE", requires = "brokers", env = "FLUMEN_CA")]
@@ -27,7 +38,13 @@ pub(crate) struct Connection {
     #[arg(long, value_name = "FILE", requires = "cert", env = "FLUMEN_KEY")]
     key: Option<PathBuf>,
     /// A token that the brokers accept
-    #[arg(long, value_name = "TOKEN", conflicts_with = "cert", hide_env_values = true, env = "FLUMEN_TOKEN")]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        conflicts_with = "cert",
+        hide_env_values = true,
+        env = "FLUMEN_TOKEN"
+    )]
     token: Option<String>,
 }
 
@@ -45,7 +62,18 @@ impl Connection {
         self.profile.is_some() || self.brokers.is_some()
     }
 
-    /// Connects.
+    /// Connects, makes an administrative call, and closes in order.
+    pub(crate) async fn admin<T>(
+        &self,
+        call: impl AsyncFnOnce(Admin) -> Result<T, AdminError>,
+    ) -> Result<T> {
+        let client = self.connect().await?;
+        let outcome = call(client.admin()).await;
+        client.close().await;
+        Ok(outcome?)
+    }
+
+    /// Connects. Close the client in the end: a broker that is not told waits for it.
     pub(crate) async fn connect(&self) -> Result<Client> {
         let mut builder = Client::builder();
         if let (Some(brokers), Some(ca)) = (&self.brokers, &self.ca) {

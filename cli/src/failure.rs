@@ -36,7 +36,7 @@ pub(crate) fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
         Err(error) => error,
     };
     eprintln!("{ERROR_STYLE}error:{ERROR_STYLE:#} {}", describe(&error));
-    if error.chain().any(|cause| cause.is::<UsageError>()) {
+    if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
         ExitCode::from(EXIT_USAGE)
     } else {
         ExitCode::FAILURE

@@ -1,6 +1,6 @@
 //! Logs go to stderr, as text for people or as JSON for machines.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
 use flumen_broker::config::LogFormat;
 use tracing_subscriber::EnvFilter;
@@ -10,17 +10,26 @@ use crate::failure::usage;
 /// What client commands log unless told otherwise: what they print says the rest.
 pub(crate) const CLIENT_LEVEL: &str = "warn";
 
+/// The consensus engine warns of what is everyday business, such as an election at a start.
+/// Only who names it wants to hear of that.
+const CONSENSUS: &str = "openraft";
+
 /// Starts logging. `filter` is a level or a list such as `info,flumen_broker::wal=debug`.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let mut directives = filter.to_owned();
+    if !filter.contains(CONSENSUS) {
+        let _ = write!(directives, ",{CONSENSUS}=error");
+    }
     let filter = EnvFilter::builder()
-        .parse(filter)
+        .parse(directives)
         .map_err(|error| usage(format!("--log {filter:?} cannot be used: {error}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
     match format {
         LogFormat::Text => {
-            let colours = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+            let colours =
+                anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
             builder.with_ansi(colours).init();
         }
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -1,2 +1,42 @@
 //! The Flumen message queue: broker, client commands and benchmarks in one binary.
-fn main() {}
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `arguments` | the command line as a whole |
+//! | `commands` | one file for each verb or noun |
+//! | `bench` | the benchmarks |
+//! | `connect` | from flags and profiles to a connected client |
+//! | `settings` | every setting of a broker as a flag and a variable |
+//! | `output` | results as text or JSON; data to stdout, talk to stderr |
+//! | `logging` | tracing, as text or JSON |
+//! | `failure` | errors and exit codes |
+//! | `stop` | Ctrl-C and SIGTERM |
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stderr)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod arguments;
+mod bench;
+mod commands;
+mod connect;
+mod failure;
+mod logging;
+mod output;
+mod settings;
+mod stop;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::Arguments;
+
+/// Batches are large and short-lived, on many threads; this allocator is made for that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Usage errors end here, with exit code 2.
+    let arguments = Arguments::parse();
+    failure::exit_code(commands::run(arguments))
+}

@@ -60,10 +60,16 @@ impl OutputFormat {
 /// A table of what people read: no frames, so that it can be cut and pasted.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding(COLUMN_PADDING);
+    }
     table
 }
+
+/// Blanks before and behind what stands in a column.
+const COLUMN_PADDING: (u16, u16) = (0, 2);
 
 /// Writes a table without blanks at the ends of lines.
 pub(crate) fn write_table(out: &mut dyn Write, table: &Table) -> Result<()> {
@@ -119,4 +125,10 @@ pub(crate) fn bytes(bytes: u64) -> String {
 /// A count with separators between thousands.
 pub(crate) fn count(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
+}
+
+/// A count with its noun: `1 record`, `2,000 records`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(number))
 }

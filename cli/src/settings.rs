@@ -2,7 +2,7 @@
 //! of settings, so that none can be forgotten. A flag wins over a variable, a variable over the
 //! file, the file over the default.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Arg, ArgMatches, Command, FromArgMatches, parser::ValueSource};
@@ -58,9 +58,9 @@ fn flags() -> impl Iterator<Item = Setting> {
 
 fn argument(setting: &Setting) -> Arg {
     let mut help = setting.doc.trim_end_matches('.').to_owned();
-    help.push_str(&format!(" [default: {}]", setting.default));
+    let _ = write!(help, " [default: {}]", setting.default);
     if let Some((lowest, highest)) = &setting.range {
-        help.push_str(&format!(" [range: {lowest} to {highest}]"));
+        let _ = write!(help, " [range: {lowest} to {highest}]");
     }
     Arg::new(setting.key)
         .long(setting.flag())

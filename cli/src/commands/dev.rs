@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
     logging::start(&config.log, config.log_format)?;
     let data_dir = config.data_dir.clone();
     serve::serve(config, |broker| {
-        let profile = Profile::read(broker.profile_path())?;
+        let profile = Profile::read(broker.profile())?;
         let profiles = Profiles::of_user()?;
         profiles.save(PROFILE, &profile)?;
         profiles.make_default(PROFILE)?;

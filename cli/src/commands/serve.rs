@@ -31,7 +31,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
-    let config = arguments.settings.resolve(arguments.config.as_ref(), global)?;
+    let config = arguments
+        .settings
+        .resolve(arguments.config.as_ref(), global)?;
     logging::start(&config.log, config.log_format)?;
     serve(config, |_| Ok(()))
 }
@@ -42,7 +44,9 @@ pub(crate) fn serve(
     started: impl FnOnce(&Broker) -> Result<()>,
 ) -> Result<()> {
     runtime()?.block_on(async {
-        let broker = Broker::start(config).await.context("cannot start the broker")?;
+        let broker = Broker::start(config)
+            .await
+            .context("cannot start the broker")?;
         started(&broker)?;
         let failure = tokio::select! {
             signal = stop::requested() => {

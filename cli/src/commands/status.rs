@@ -21,8 +21,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    let status = client.admin().status().await?;
+    let status = arguments
+        .connection
+        .admin(async |admin| admin.status().await)
+        .await?;
     output.print(&status, |out| {
         let wal = format!(
             "{} of {}, sync {}",
@@ -30,9 +32,8 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
             bytes(status.wal_bytes_max),
             status.wal_sync
         );
-        let uptime = humantime::format_duration(std::time::Duration::from_secs(
-            status.uptime_ms / 1000,
-        ));
+        let uptime =
+            humantime::format_duration(std::time::Duration::from_secs(status.uptime_ms / 1000));
         let health = match &status.degraded {
             Some(reason) => format!("takes no records: {reason}"),
             None => "healthy".to_owned(),
@@ -54,7 +55,9 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
         writeln!(out)?;
         let mut shards = table(["SHARD", "LEADER", "TERM", "APPLIED", "PARTITIONS"]);
         for shard in &status.shards {
-            let leader = shard.leader.map_or_else(|| "-".to_owned(), |id| id.to_string());
+            let leader = shard
+                .leader
+                .map_or_else(|| "-".to_owned(), |id| id.to_string());
             shards.add_row([
                 shard.id.to_string(),
                 leader,

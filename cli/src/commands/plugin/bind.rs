@@ -64,8 +64,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         memory_bytes_max: arguments.memory.as_u64(),
         ..BindingConfig::new(plugin.clone())
     };
-    let client = arguments.connection.connect().await?;
-    client.admin().bind(topic.as_str(), binding).await?;
+    arguments
+        .connection
+        .admin(async |admin| admin.bind(topic.as_str(), binding).await)
+        .await?;
     output.done(&format!("bound {plugin} to topic {topic}"))
 }
 
@@ -113,7 +115,13 @@ mod tests {
         for text in ["reject", "skip", "drop", "dead-letter=failed"] {
             assert_eq!(parse_policy(text).unwrap().to_string(), text);
         }
-        for text in ["", "dead-letter", "dead-letter=", "dead-letter=a b", "retry"] {
+        for text in [
+            "",
+            "dead-letter",
+            "dead-letter=",
+            "dead-letter=a b",
+            "retry",
+        ] {
             assert!(parse_policy(text).is_err(), "{text}");
         }
     }

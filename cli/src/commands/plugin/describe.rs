@@ -25,8 +25,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    let plugin = client.admin().describe_plugin(arguments.name.as_str()).await?;
+    let plugin = arguments
+        .connection
+        .admin(async |admin| admin.describe_plugin(arguments.name.as_str()).await)
+        .await?;
     output.print(&plugin, |out| {
         let info = &plugin.info;
         write_fields(
@@ -41,7 +43,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
             ],
         )?;
         if plugin.bindings.is_empty() {
-            eprintln!("It is bound to no topic; `flumen plugin bind TOPIC {}` does so.", info.name);
+            eprintln!(
+                "It is bound to no topic; `flumen plugin bind TOPIC {}` does so.",
+                info.name
+            );
             return Ok(());
         }
         writeln!(out)?;

@@ -21,8 +21,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    let plugins = client.admin().list_plugins().await?;
+    let plugins = arguments
+        .connection
+        .admin(async |admin| admin.list_plugins().await)
+        .await?;
     output.print(&plugins, |out| {
         if plugins.is_empty() {
             eprintln!("There are no plugins yet; `flumen plugin deploy NAME FILE.wasm` adds one.");

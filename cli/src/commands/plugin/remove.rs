@@ -21,7 +21,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    client.admin().remove_plugin(arguments.name.as_str()).await?;
+    arguments
+        .connection
+        .admin(async |admin| admin.remove_plugin(arguments.name.as_str()).await)
+        .await?;
     output.done(&format!("removed plugin {}", arguments.name))
 }

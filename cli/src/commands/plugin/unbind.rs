@@ -24,7 +24,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let Arguments { topic, plugin, .. } = &arguments;
-    let client = arguments.connection.connect().await?;
-    client.admin().unbind(topic.as_str(), plugin.as_str()).await?;
+    arguments
+        .connection
+        .admin(async |admin| admin.unbind(topic.as_str(), plugin.as_str()).await)
+        .await?;
     output.done(&format!("unbound {plugin} from topic {topic}"))
 }

@@ -33,10 +33,17 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let component = read_component(&arguments.file)?;
-    let client = arguments.connection.connect().await?;
-    let plugin = client
-        .admin()
-        .upgrade_plugin(arguments.name.as_str(), arguments.version.as_deref(), component)
+    let plugin = arguments
+        .connection
+        .admin(async |admin| {
+            admin
+                .upgrade_plugin(
+                    arguments.name.as_str(),
+                    arguments.version.as_deref(),
+                    component,
+                )
+                .await
+        })
         .await?;
     output.print(&plugin, |out| {
         Ok(writeln!(out, "upgraded to {}", summary(&plugin.info))?)

@@ -28,9 +28,13 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let name = &arguments.name;
     let changes = arguments.settings.changes();
     if changes == TopicChanges::default() {
-        return Err(usage("nothing to change: name a setting, such as --retention-age 90d"));
+        return Err(usage(
+            "nothing to change: name a setting, such as --retention-age 90d",
+        ));
     }
-    let client = arguments.connection.connect().await?;
-    client.admin().alter_topic(name.as_str(), changes).await?;
+    arguments
+        .connection
+        .admin(async |admin| admin.alter_topic(name.as_str(), changes).await)
+        .await?;
     output.done(&format!("changed topic {name}"))
 }

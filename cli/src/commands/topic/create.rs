@@ -4,7 +4,11 @@ use anyhow::Result;
 use flumen_protocol::topic::{TopicConfig, TopicName};
 
 use super::settings::SettingFlags;
-use crate::{connect::Connection, failure::usage, output::OutputFormat};
+use crate::{
+    connect::Connection,
+    failure::usage,
+    output::{self, OutputFormat},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,12 +31,15 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let name = &arguments.name;
     let config = arguments.settings.changes().apply(&TopicConfig::default());
-    config.validate().map_err(|error| usage(error.to_string()))?;
-    let client = arguments.connection.connect().await?;
-    client.admin().create_topic(name.as_str(), config.clone()).await?;
+    config
+        .validate()
+        .map_err(|error| usage(error.to_string()))?;
+    arguments
+        .connection
+        .admin(async |admin| admin.create_topic(name.as_str(), config.clone()).await)
+        .await?;
     output.done(&format!(
-        "created topic {name} with {} {}",
-        config.partitions,
-        if config.partitions == 1 { "partition" } else { "partitions" }
+        "created topic {name} with {}",
+        output::counted(config.partitions.into(), "partition")
     ))
 }

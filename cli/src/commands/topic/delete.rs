@@ -21,7 +21,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let name = &arguments.name;
-    let client = arguments.connection.connect().await?;
-    client.admin().delete_topic(name.as_str()).await?;
+    arguments
+        .connection
+        .admin(async |admin| admin.delete_topic(name.as_str()).await)
+        .await?;
     output.done(&format!("deleted topic {name}"))
 }

@@ -26,8 +26,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    let topic = client.admin().describe_topic(arguments.name.as_str()).await?;
+    let topic = arguments
+        .connection
+        .admin(async |admin| admin.describe_topic(arguments.name.as_str()).await)
+        .await?;
     output.print(&topic, |out| {
         let partitions = &topic.partitions;
         let records: u64 = partitions
@@ -50,7 +52,9 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         writeln!(out)?;
         let mut table = table(["PARTITION", "SHARD", "LEADER", "START", "END", "SIZE"]);
         for partition in partitions {
-            let leader = partition.leader.map_or_else(|| "-".to_owned(), |id| id.to_string());
+            let leader = partition
+                .leader
+                .map_or_else(|| "-".to_owned(), |id| id.to_string());
             table.add_row([
                 partition.index.to_string(),
                 partition.shard.to_string(),

@@ -1,6 +1,7 @@
 //! `flumen topic list`.
 
 use anyhow::Result;
+use flumen_protocol::topic::TopicName;
 
 use super::settings::{cleanup_text, retention_text};
 use crate::{
@@ -22,16 +23,25 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let client = arguments.connection.connect().await?;
-    let topics = client.admin().list_topics().await?;
+    let topics = arguments
+        .connection
+        .admin(async |admin| admin.list_topics().await)
+        .await?;
     output.print(&topics, |out| {
         if topics.is_empty() {
             eprintln!("There are no topics yet; `flumen topic create NAME` makes one.");
             return Ok(());
         }
-        let mut table = table(["NAME", "PARTITIONS", "RETENTION", "CLEANUP", "COMPRESSION", "PLUGINS"]);
+        let mut table = table([
+            "NAME",
+            "PARTITIONS",
+            "RETENTION",
+            "CLEANUP",
+            "COMPRESSION",
+            "PLUGINS",
+        ]);
         for topic in &topics {
-            let plugins: Vec<_> = topic.plugins.iter().map(|name| name.as_str()).collect();
+            let plugins: Vec<_> = topic.plugins.iter().map(TopicName::as_str).collect();
             table.add_row([
                 topic.name.as_str(),
                 &topic.config.partitions.to_string(),

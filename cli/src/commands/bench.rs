@@ -1,0 +1,161 @@
+//! `flumen bench`: what this machine does, against the limit of bare QUIC on it.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use flumen_broker::config::{ByteSize, Interval};
+use flumen_client::Codec;
+
+use super::runtime;
+use crate::{
+    arguments::Global,
+    bench::{consume, limit, plugin, produce, raw},
+    connect::Connection,
+};
+
+const LIMIT_EXAMPLES: &str = "\
+Examples:
+  flumen bench limit
+  flumen bench limit --record-size 1000 --output json";
+
+const PRODUCE_EXAMPLES: &str = "\
+Examples:
+  flumen bench produce --record-size 1000 --wal-sync \"every 100ms\"
+  flumen bench produce --batch-records 1 --in-flight 1000          single records, each awaited
+  flumen bench produce --batch-records 1 --producers 64            64 producers, one in flight each
+  flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"  latency, against a bare QUIC ping";
+
+const CONSUME_EXAMPLES: &str = "\
+Examples:
+  flumen bench consume --record-size 1000
+  flumen bench consume --profile staging --output json";
+
+const PLUGIN_EXAMPLES: &str = "\
+Examples:
+  flumen bench plugin
+  flumen bench plugin --plugin target/guests/json_filter.wasm \\
+      --config '{\"field\":\"n\",\"op\":\">=\",\"value\":0}'";
+
+const ABOUT: &str = "\
+Each benchmark starts a broker of its own, as a process with a temporary directory on disk, unless
+--profile or --brokers names one. It warms up first, then takes several rounds in turn with rounds
+of bare QUIC between two processes (same transport settings, one stream, TLS), and reports medians.
+Use a release build.";
+
+/// Measure this machine: produce, consume, plugins, and the limit of bare QUIC
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = ABOUT)]
+pub(crate) enum Command {
+    /// Bare QUIC between two processes: the limit of everything else
+    #[command(after_help = LIMIT_EXAMPLES)]
+    Limit {
+        #[command(flatten)]
+        load: Load,
+    },
+    /// Produce records, and wait until they are durable
+    #[command(after_help = PRODUCE_EXAMPLES)]
+    Produce {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        broker: BrokerArguments,
+    },
+    /// Consume records that are in the page cache
+    #[command(after_help = CONSUME_EXAMPLES)]
+    Consume {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        broker: BrokerArguments,
+    },
+    /// Produce through a plugin, in turn with producing without it
+    #[command(after_help = PLUGIN_EXAMPLES)]
+    Plugin {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        broker: BrokerArguments,
+        /// The plugin; default: the repository's sample `starts-with`, which keeps every record
+        #[arg(long, value_name = "FILE.wasm")]
+        plugin: Option<PathBuf>,
+        /// The plugin's configuration; records are JSON objects with a number `n`
+        #[arg(long, value_name = "JSON", requires = "plugin")]
+        config: Option<String>,
+    },
+    /// The other end of bare QUIC
+    #[command(hide = true)]
+    Peer,
+}
+
+/// How much of what.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Load {
+    /// Bytes of each record's value
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) record_size: u32,
+    /// Records in a batch; 1: every record is sent and awaited on its own
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) batch_records: u32,
+    /// Records in all; default: as many as take a few seconds
+    #[arg(long, value_name = "N")]
+    pub(crate) records: Option<u64>,
+    /// Producers at the same time, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) producers: u32,
+    /// Batches (with --batch-records 1: records) on their way at once, for each producer;
+    /// default: as the client has it, or 1 with --batch-records 1
+    #[arg(long, value_name = "N")]
+    pub(crate) in_flight: Option<u32>,
+    /// Partitions of the topic
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) partitions: u32,
+    /// How batches are compressed
+    #[arg(long, value_name = "none|lz4|zstd", default_value = "none")]
+    pub(crate) compression: Codec,
+    /// With --batch-records 1: send each record as a batch of its own, even while others wait
+    #[arg(long)]
+    pub(crate) no_coalescing: bool,
+    /// How often everything is measured; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// How long each round takes, about, unless --records says otherwise
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) round_time: Interval,
+    /// How long to warm up: memory and files that are touched first are slow
+    #[arg(long, value_name = "DURATION", default_value = "3s")]
+    pub(crate) warm_up: Interval,
+}
+
+/// Which broker.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BrokerArguments {
+    /// When the broker that is started acknowledges
+    #[arg(long, value_name = "always|every DURATION", env = "FLUMEN_WAL_SYNC")]
+    pub(crate) wal_sync: Option<String>,
+    /// The size of the write-ahead log of the broker that is started
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) wal_bytes_max: Option<ByteSize>,
+    /// Where the broker that is started keeps its data while it runs
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) temporary_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+pub(crate) fn run(command: Command, global: &Global) -> Result<()> {
+    let output = global.output;
+    runtime()?.block_on(async {
+        match command {
+            Command::Limit { load } => limit::run(&load, output).await,
+            Command::Produce { load, broker } => produce::run(&load, &broker, output).await,
+            Command::Consume { load, broker } => consume::run(&load, &broker, output).await,
+            Command::Plugin {
+                load,
+                broker,
+                plugin,
+                config,
+            } => plugin::run(&load, &broker, plugin, config, output).await,
+            Command::Peer => raw::serve().await,
+        }
+    })
+}

@@ -1,0 +1,175 @@
+//! How a record is printed.
+
+use std::io::Write;
+
+use anyhow::Result;
+use flumen_client::{Offset, RecordRef};
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// How a record is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum RecordFormat {
+    /// The value
+    Value,
+    /// The key, a tab, the value
+    KeyValue,
+    /// An object with everything
+    Json,
+}
+
+#[derive(Serialize)]
+struct JsonRecord<'a> {
+    partition: u32,
+    offset: u64,
+    timestamp: String,
+    key: Option<Part<'a>>,
+    value: Option<Part<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(&'a str, Part<'a>)>,
+}
+
+/// Bytes as JSON, in the form that says most about them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Part<'a> {
+    Json(&'a RawValue),
+    Text(&'a str),
+    Bytes { base64: String },
+}
+
+impl<'a> Part<'a> {
+    /// Text as text, other bytes as base64.
+    fn text(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Bytes {
+                base64: base64(bytes),
+            },
+        }
+    }
+
+    /// JSON as it is, anything else as above.
+    fn json(bytes: &'a [u8]) -> Self {
+        match serde_json::from_slice(bytes) {
+            // Raw JSON may span lines, and a record must not.
+            Ok(json) if !bytes.contains(&b'\n') => Self::Json(json),
+            _ => Self::text(bytes),
+        }
+    }
+}
+
+impl RecordFormat {
+    /// Appends the record and a line end.
+    pub(crate) fn write(
+        self,
+        out: &mut Vec<u8>,
+        partition: u32,
+        offset: Offset,
+        record: &RecordRef<'_>,
+    ) -> Result<()> {
+        match self {
+            Self::Value => out.extend_from_slice(record.value.unwrap_or_default()),
+            Self::KeyValue => {
+                out.extend_from_slice(record.key.unwrap_or_default());
+                out.push(b'\t');
+                out.extend_from_slice(record.value.unwrap_or_default());
+            }
+            Self::Json => {
+                let timestamp = Timestamp::from_millisecond(record.timestamp_ms)
+                    .map_or_else(|_| record.timestamp_ms.to_string(), |time| time.to_string());
+                let json = JsonRecord {
+                    partition,
+                    offset: offset.0,
+                    timestamp,
+                    key: record.key.map(Part::text),
+                    value: record.value.map(Part::json),
+                    headers: record
+                        .headers
+                        .into_iter()
+                        .map(|header| (header.name, Part::text(header.value)))
+                        .collect(),
+                };
+                serde_json::to_writer(&mut *out, &json)?;
+            }
+        }
+        writeln!(out)?;
+        Ok(())
+    }
+}
+
+/// RFC 4648, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4 {
+            if digit <= chunk.len() {
+                let index = (bits >> (18 - 6 * digit)) & 63;
+                text.push(char::from(ALPHABET[index as usize]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::batch::{Headers, encode_headers};
+
+    use super::*;
+
+    fn line(format: RecordFormat, key: Option<&[u8]>, value: Option<&[u8]>) -> String {
+        let headers = encode_headers([("h", &b"1"[..])]);
+        let record = RecordRef {
+            timestamp_ms: 1_000,
+            key,
+            value,
+            headers: Headers::from_encoded(&headers),
+        };
+        let mut out = Vec::new();
+        format.write(&mut out, 3, Offset(7), &record).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_value_stands_alone_or_behind_its_key() {
+        let (key, value) = (Some(&b"k"[..]), Some(&b"v"[..]));
+        assert_eq!(line(RecordFormat::Value, key, value), "v\n");
+        assert_eq!(line(RecordFormat::KeyValue, key, value), "k\tv\n");
+        assert_eq!(line(RecordFormat::KeyValue, None, None), "\t\n");
+    }
+
+    #[test]
+    fn an_object_has_everything() {
+        assert_eq!(
+            line(RecordFormat::Json, Some(b"k"), Some(b"{\"a\": 1}")),
+            "{\"partition\":3,\"offset\":7,\"timestamp\":\"1970-01-01T00:00:01Z\",\"key\":\"k\",\
+             \"value\":{\"a\": 1},\"headers\":[[\"h\",\"1\"]]}\n"
+        );
+        let text = line(RecordFormat::Json, None, Some(b"a\nb"));
+        assert!(text.contains("\"key\":null,\"value\":\"a\\nb\""), "{text}");
+        let binary = line(RecordFormat::Json, None, Some(&[0xff, 0xfe]));
+        assert!(binary.contains("{\"base64\":\"//4=\"}"), "{binary}");
+        let tombstone = line(RecordFormat::Json, Some(b"k"), None);
+        assert!(tombstone.contains("\"value\":null"), "{tombstone}");
+    }
+
+    #[test]
+    fn base64_is_padded() {
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(base64(bytes.as_bytes()), text);
+        }
+    }
+}

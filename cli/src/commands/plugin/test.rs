@@ -1,0 +1,170 @@
+//! `flumen plugin test`: a plugin on its author's machine, by the broker's own engine.
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result, bail};
+use flumen_broker::{
+    config::{ByteSize, Interval},
+    plugin::{TryOutReport, try_out},
+};
+use flumen_protocol::{plugin::BindingConfig, topic::Name};
+use serde_json::{Value, json};
+
+use super::{bind::read_config, read_component};
+use crate::{
+    commands::produce::lines::Lines,
+    failure::usage,
+    output::{self, OutputFormat},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  flumen plugin test json_filter.wasm --config @filter.json      check that it could be deployed
+  flumen plugin test json_filter.wasm examples/data/earthquakes.ndjson \\
+      --config '{\"field\":\"magnitude\",\"op\":\">=\",\"value\":4.5}'
+  my-app | flumen plugin test my_plugin.wasm -
+
+What the plugin lets through is printed, one record a line; what it did is told on stderr. With
+--output json, one object says it all. Exit code 1: the plugin failed on a record.";
+
+/// Failed records that are told one by one.
+const FAILURES_TOLD_MAX: usize = 5;
+
+/// Try a plugin out on a file of records, without a broker
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The WebAssembly component
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// A file of which each line is a record's value; `-` is standard input
+    #[arg(value_name = "RECORDS.ndjson")]
+    records: Option<PathBuf>,
+    /// The plugin's configuration, or @FILE that holds it
+    #[arg(long, value_name = "JSON|@FILE")]
+    config: Option<String>,
+    /// How long one call may take
+    #[arg(long, value_name = "DURATION", default_value = "50ms")]
+    timeout: Interval,
+    /// How much memory one instance may use
+    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
+    memory: ByteSize,
+}
+
+pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
+    let component = read_component(&arguments.file)?;
+    let binding = binding(&arguments)?;
+    let mut values = Vec::new();
+    if let Some(path) = &arguments.records {
+        let mut lines = Lines::open(Some(path.clone()))?;
+        while let Some(chunk) = lines.next().await {
+            values.extend(chunk?.into_iter().map(|line| line.text.to_vec()));
+        }
+    }
+    let report = tokio::task::spawn_blocking(move || try_out(component, binding, &values))
+        .await?
+        .with_context(|| format!("{} cannot be used", arguments.file.display()))?;
+    match output {
+        OutputFormat::Text => tell(&report)?,
+        OutputFormat::Json => output.print(&to_json(&report), |_| Ok(()))?,
+    }
+    if !report.failed.is_empty() {
+        bail!(
+            "the plugin failed on {} of {} records",
+            output::count(report.failed.len() as u64),
+            output::count(report.records)
+        );
+    }
+    Ok(())
+}
+
+fn binding(arguments: &Arguments) -> Result<BindingConfig> {
+    let timeout_ms = u32::try_from(arguments.timeout.as_millis())
+        .map_err(|_| usage(format!("--timeout {} is out of range", arguments.timeout)))?;
+    Ok(BindingConfig {
+        config: read_config(arguments.config.as_deref())?,
+        timeout_ms,
+        memory_bytes_max: arguments.memory.as_u64(),
+        ..BindingConfig::new(Name::new("test")?)
+    })
+}
+
+fn tell(report: &TryOutReport) -> Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    for value in report.output.iter().flatten() {
+        out.write_all(value)?;
+        writeln!(out)?;
+    }
+    out.flush()?;
+    let world = report
+        .world
+        .map_or_else(String::new, |world| world.to_string());
+    eprintln!(
+        "a {world}, compiled in {:.0?}: a broker would take it",
+        report.compile_time
+    );
+    if report.records == 0 {
+        return Ok(());
+    }
+    eprint!(
+        "{} records: {} kept, {} dropped, {} failed",
+        output::count(report.records),
+        output::count(report.kept),
+        output::count(report.dropped),
+        output::count(report.failed.len() as u64),
+    );
+    if let Some(changed) = report.changed.filter(|changed| *changed > 0) {
+        eprint!(", {} changed", output::count(changed));
+    }
+    for (topic, count) in &report.routed {
+        eprint!(", {} to topic {topic}", output::count(*count));
+    }
+    match report.nanoseconds_per_record {
+        Some(nanoseconds) => eprintln!("; {nanoseconds:.0} ns a record"),
+        None => eprintln!(),
+    }
+    for (name, value) in &report.counters {
+        eprintln!("counter {name}: {}", output::count(*value));
+    }
+    for (value, why) in report.failed.iter().take(FAILURES_TOLD_MAX) {
+        eprintln!("failed: {why}\n    on {}", text(value.as_deref()));
+    }
+    Ok(())
+}
+
+fn text(value: Option<&[u8]>) -> String {
+    value.map_or_else(
+        || "a record without a value".to_owned(),
+        |value| String::from_utf8_lossy(value).into_owned(),
+    )
+}
+
+fn to_json(report: &TryOutReport) -> Value {
+    let failed: Vec<_> = report
+        .failed
+        .iter()
+        .map(|(value, why)| json!({ "value": text(value.as_deref()), "error": why }))
+        .collect();
+    let output: Vec<_> = report
+        .output
+        .iter()
+        .map(|value| value.as_deref().map(String::from_utf8_lossy))
+        .collect();
+    json!({
+        "world": report.world,
+        "records": report.records,
+        "kept": report.kept,
+        "dropped": report.dropped,
+        "changed": report.changed,
+        "routed": report.routed,
+        "failed": failed,
+        "failed_calls": report.failed_calls,
+        "counters": report.counters,
+        "nanoseconds_per_record": report.nanoseconds_per_record,
+        "compile_ms": report.compile_time.as_secs_f64() * 1e3,
+        "output": output,
+    })
+}
