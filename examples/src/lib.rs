@@ -14,6 +14,7 @@
 //! | `replay_from_time` | reading again from a moment on |
 //! | `stop_and_resume` | going on where another consumer stopped |
 //! | `admin_topics` | making, describing, changing and deleting topics |
+//! | `earthquakes` | a dashboard: real data, typed, figures as they come |
 //! | `plugins` | deploying a filter and binding it to a topic |
 //!
 //! They use the default profile, or that which `FLUMEN_PROFILE` names.

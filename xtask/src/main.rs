@@ -6,6 +6,7 @@
 //! | `cargo xtask check` | formatting, lints, documentation, licences and advisories |
 //! | `cargo xtask test` | builds the guests and runs every test |
 //! | `cargo xtask guests` | builds the plugins that are part of this repository |
+//! | `cargo xtask demo` | real earthquakes through a real broker and two plugins |
 //! | `cargo xtask fuzz` | fuzzes the decoders (needs a nightly compiler) |
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -33,6 +34,8 @@ enum Task {
     Test(tasks::test::Arguments),
     /// Build the plugins of this repository as WebAssembly components
     Guests,
+    /// Stream real earthquakes through a broker and two plugins, and check the counts
+    Demo(tasks::demo::Arguments),
     /// Fuzz the decoders (needs a nightly compiler)
     Fuzz(tasks::fuzz::Arguments),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Check(arguments) => tasks::check::run(&arguments),
         Task::Test(arguments) => tasks::test::run(&arguments),
         Task::Guests => tasks::guests::run(),
+        Task::Demo(arguments) => tasks::demo::run(&arguments),
         Task::Fuzz(arguments) => tasks::fuzz::run(&arguments),
     };
     match outcome {
