@@ -6,6 +6,12 @@ use jiff::Timestamp;
 /// Bytes of which values are cut. More than a cache holds would measure the memory instead.
 const POOL_BYTES: usize = 1 << 20;
 
+/// Bytes of the shortest JSON value.
+const JSON_BYTES_MIN: usize = 64;
+
+/// The first number in JSON values: all that follow have as many digits.
+const JSON_NUMBER_MIN: usize = 100_000;
+
 /// Values of one size, taken from a pool in turn. They do not compress.
 #[derive(Clone, Debug)]
 pub(super) struct Values {
@@ -37,10 +43,14 @@ impl Values {
     /// Values that are JSON objects with a number `n` that rises, filled up to the size.
     pub(super) fn json(size: u32) -> Self {
         let size = size as usize;
-        let count = (POOL_BYTES / size).max(1);
+        let count = (POOL_BYTES / size.max(JSON_BYTES_MIN)).max(1);
         let mut pool = Vec::with_capacity(count * size);
         for n in 0..count {
-            let mut value = format!(r#"{{"n":{n:06},"time_ms":{},"text":""#, now_ms());
+            let mut value = format!(
+                r#"{{"n":{},"time_ms":{},"text":""#,
+                JSON_NUMBER_MIN + n,
+                now_ms()
+            );
             let end = "\"}";
             while value.len() + end.len() < size {
                 value.push(char::from(b'a' + (value.len() % 26) as u8));
