@@ -4,9 +4,15 @@
 //! sources' times.
 //!
 //! They are WebAssembly components, built by a second run of cargo into `target/guests-build`
-//! and put into `target/guests`, whatever `CARGO_TARGET_DIR` says. What that needs beyond Rust is the target `wasm32-wasip2`, which is added by
-//! rustup if it is missing. Where that is not possible, set `FLUMEN_GUESTS_DIR` to a folder of
-//! components that were built elsewhere; plugins/README.md says how.
+//! and put into `target/guests`, whatever `CARGO_TARGET_DIR` says. There are two ways:
+//!
+//! - The target `wasm32-wasip2`, whose linker makes components. Rustup adds it if it is missing.
+//! - Where it cannot be had: `wasm32-unknown-unknown`, with a standard library that cargo
+//!   builds from its source, and components made of the modules here. `FLUMEN_GUESTS_TARGET`
+//!   asks for it.
+//!
+//! `FLUMEN_GUESTS_DIR` names a folder of components that were built elsewhere, which are then
+//! used as they are. See `docs/building-guests.md`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 use std::{
@@ -19,6 +25,12 @@ use std::{
 
 /// The target that components are built for.
 pub const TARGET: &str = "wasm32-wasip2";
+
+/// The target for machines that cannot have the other one.
+const FALLBACK_TARGET: &str = "wasm32-unknown-unknown";
+
+/// Chooses one of the two targets.
+pub const TARGET_VARIABLE: &str = "FLUMEN_GUESTS_TARGET";
 
 /// Names a folder of finished components, for machines without the target.
 pub const GUESTS_DIR_VARIABLE: &str = "FLUMEN_GUESTS_DIR";
@@ -39,13 +51,21 @@ const SOURCES: &[&str] = &[
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// The target is missing and could not be added.
+    /// There is no target to build for.
     #[error(
-        "the Rust target {TARGET} is not installed, and `rustup target add {TARGET}` does not \
-         work here ({0}). Install it by hand, or set {GUESTS_DIR_VARIABLE} to a folder of \
-         components built elsewhere: see plugins/README.md"
+        "the Rust target {TARGET} is not installed and rustup cannot add it ({0}), and there is \
+         no source of the standard library to build another one from (`rustup component add \
+         rust-src`, or Debian's rust-web-src); docs/building-guests.md tells the ways"
     )]
-    TargetMissing(String),
+    NoTarget(String),
+    /// A module that makes no component.
+    #[error("{path} cannot be made a component: {text}")]
+    Componentize {
+        /// The module.
+        path: PathBuf,
+        /// Why.
+        text: String,
+    },
     /// Cargo failed; it has said why on standard error.
     #[error("cargo could not build the plugins in {workspace}: {status}")]
     Build {
@@ -116,14 +136,13 @@ pub fn build() -> Result<PathBuf, GuestError> {
     let stamp = target_dir.join("flumen.stamp");
     if !is_current(&root, &stamp)? {
         let started = SystemTime::now();
-        ensure_target()?;
+        let target = choose_target()?;
         for workspace in WORKSPACES {
-            run_cargo(&root.join(workspace), &target_dir)?;
+            run_cargo(&root.join(workspace), target)?;
         }
-        let built = target_dir.join(TARGET).join("release");
-        collect(&built, &guests)
-            .map_err(|source| io_error(format!("copy from {}", built.display()), source))?;
-        File::create(&stamp)
+        collect(target, &guests)?;
+        fs::write(&stamp, asked_target())
+            .and_then(|()| File::options().append(true).open(&stamp))
             .and_then(|stamp| stamp.set_modified(started))
             .map_err(|source| io_error(format!("write {}", stamp.display()), source))?;
     }
@@ -144,18 +163,48 @@ pub fn build_dir() -> PathBuf {
     root().join("target/guests-build")
 }
 
-/// Copies the components that a build has left.
-fn collect(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        if let (Some(name), Some("wasm")) = (
+/// A target, and whether its standard library is there or has to be built.
+#[derive(Clone, Copy)]
+struct Target {
+    name: &'static str,
+    build_std: bool,
+}
+
+/// Copies the components that a build has left, or makes them of the modules.
+fn collect(target: Target, to: &Path) -> Result<(), GuestError> {
+    let from = build_dir().join(target.name).join("release");
+    let entries = fs::read_dir(&from)
+        .map_err(|source| io_error(format!("list {}", from.display()), source))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let (Some(name), Some("wasm")) = (
             path.file_name(),
             path.extension().and_then(|extension| extension.to_str()),
-        ) {
-            fs::copy(&path, to.join(name))?;
+        ) else {
+            continue;
+        };
+        let mut bytes = fs::read(&path)
+            .map_err(|source| io_error(format!("read {}", path.display()), source))?;
+        if target.name == FALLBACK_TARGET {
+            bytes = componentize(&bytes).map_err(|text| GuestError::Componentize {
+                path: path.clone(),
+                text,
+            })?;
         }
+        let copy = to.join(name);
+        fs::write(&copy, bytes)
+            .map_err(|source| io_error(format!("write {}", copy.display()), source))?;
     }
     Ok(())
+}
+
+/// What the linker of `wasm32-wasip2` does by itself: the module carries the description of its
+/// world along.
+fn componentize(module: &[u8]) -> Result<Vec<u8>, String> {
+    wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(module)
+        .and_then(wit_component::ComponentEncoder::encode)
+        .map_err(|error| format!("{error:#}"))
 }
 
 /// The root of the repository, two folders up from this crate.
@@ -168,6 +217,9 @@ fn is_current(root: &Path, stamp: &Path) -> Result<bool, GuestError> {
     let Ok(built) = fs::metadata(stamp).and_then(|stamp| stamp.modified()) else {
         return Ok(false);
     };
+    if fs::read_to_string(stamp).ok() != Some(asked_target()) {
+        return Ok(false);
+    }
     for source in SOURCES {
         let source = root.join(source);
         let newest = newest(&source)
@@ -195,15 +247,41 @@ fn newest(path: &Path) -> io::Result<SystemTime> {
     Ok(newest)
 }
 
-fn ensure_target() -> Result<(), GuestError> {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc)
-        .args(["--print", "target-libdir", "--target", TARGET])
-        .output();
-    if output.is_ok_and(|output| {
-        let dir = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success() && Path::new(&dir).is_dir()
-    }) {
+/// The target to build for: as the environment says, else the first that can be had.
+fn choose_target() -> Result<Target, GuestError> {
+    let asked = asked_target();
+    let may_be = |target| asked.is_empty() || asked == target;
+    let mut reason = format!("{TARGET_VARIABLE} asks for {asked:?}");
+    if may_be(TARGET) {
+        match ensure_target() {
+            Ok(()) => {
+                return Ok(Target {
+                    name: TARGET,
+                    build_std: false,
+                });
+            }
+            Err(error) => reason = error,
+        }
+    }
+    if may_be(FALLBACK_TARGET) {
+        let has_library = has_library(FALLBACK_TARGET);
+        if has_library || has_library_source() {
+            return Ok(Target {
+                name: FALLBACK_TARGET,
+                build_std: !has_library,
+            });
+        }
+    }
+    Err(GuestError::NoTarget(reason))
+}
+
+/// What the environment asks for, or nothing.
+fn asked_target() -> String {
+    std::env::var(TARGET_VARIABLE).unwrap_or_default()
+}
+
+fn ensure_target() -> Result<(), String> {
+    if has_library(TARGET) {
         return Ok(());
     }
     match Command::new("rustup")
@@ -211,29 +289,54 @@ fn ensure_target() -> Result<(), GuestError> {
         .status()
     {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(GuestError::TargetMissing(status.to_string())),
-        Err(error) => Err(GuestError::TargetMissing(error.to_string())),
+        Ok(status) => Err(status.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
-fn run_cargo(workspace: &Path, target_dir: &Path) -> Result<(), GuestError> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+fn has_library(target: &str) -> bool {
+    ask_rustc(&["--print", "target-libdir", "--target", target]).is_some_and(|dir| dir.is_dir())
+}
+
+fn has_library_source() -> bool {
+    ask_rustc(&["--print", "sysroot"]).is_some_and(|dir| {
+        dir.join("lib/rustlib/src/rust/library/Cargo.lock")
+            .is_file()
+    })
+}
+
+fn ask_rustc(arguments: &[&str]) -> Option<PathBuf> {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).args(arguments).output().ok()?;
+    let answer = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| answer.trim().into())
+}
+
+fn run_cargo(workspace: &Path, target: Target) -> Result<(), GuestError> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
         .args([
             "build",
             "--release",
             "--locked",
             "--quiet",
             "--target",
-            TARGET,
+            target.name,
         ])
         .arg("--target-dir")
-        .arg(target_dir)
+        .arg(build_dir())
         .current_dir(workspace)
         // Flags for the host's build, such as those of a coverage run, are not for guests.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("CARGO_BUILD_TARGET");
+    if target.build_std {
+        // Building the standard library is not stable yet, but needs no other compiler.
+        cargo
+            .args(["-Z", "build-std=std,panic_abort"])
+            .env("RUSTC_BOOTSTRAP", "1");
+    }
+    let status = cargo
         .status()
         .map_err(|source| io_error("run cargo".to_owned(), source))?;
     if status.success() {
