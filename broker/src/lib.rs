@@ -24,6 +24,8 @@ pub mod catalog;
 mod clock;
 pub mod config;
 pub mod disk;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 pub mod identity;
 pub mod ids;

@@ -50,7 +50,7 @@ pub(crate) mod raft {
     pub(crate) use super::{
         ShardError,
         admission::Admission,
-        command::Command,
+        command::{Command, decode as decode_entry},
         data::DataShardParts,
         failure::Failure,
         group::{Group, GroupParts},

@@ -224,7 +224,11 @@ fn free_address() -> SocketAddr {
         .unwrap()
 }
 
-/// The `flumen` program of this build; built once if need be.
+/// The `flumen` program of this build.
+///
+/// `cargo test --workspace` has built it by now, so that asking for it again costs nothing; if
+/// only some packages are tested, it is built here, in the same way: asking for it alone would
+/// resolve other features and build every dependency anew.
 ///
 /// # Panics
 /// When it cannot be built.
@@ -232,12 +236,17 @@ pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let status = Command::new(cargo)
-            .args(["build", "--quiet", "--package", "flumen", "--bin", "flumen"])
+        let mut build = Command::new(cargo);
+        build.args(["test", "--quiet", "--workspace", "--no-run"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let built = build
             .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(Stdio::null())
             .status()
             .unwrap();
-        assert!(status.success(), "`cargo build --package flumen` failed");
+        assert!(built.success(), "the `flumen` program cannot be built");
         // Test programs lie in `deps` beside it.
         let mut path = std::env::current_exe().unwrap();
         path.pop();

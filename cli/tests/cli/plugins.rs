@@ -1,0 +1,149 @@
+//! Plugins from the command line: tried out, deployed, bound, upgraded, removed.
+
+use std::{fs, path::Path};
+
+use crate::support::User;
+
+const FILTER: &str = r#"{"field":"magnitude","op":">=","value":4.5}"#;
+
+fn earthquakes() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data/earthquakes.ndjson");
+    fs::read_to_string(path).unwrap()
+}
+
+/// A user with the sample filter as a file.
+fn user_with_plugin() -> User {
+    let user = User::new();
+    fs::write(
+        user.path("filter.wasm"),
+        flumen_guests::guest("json-filter"),
+    )
+    .unwrap();
+    user
+}
+
+#[test]
+fn a_plugin_is_tried_out_without_a_broker() {
+    let user = user_with_plugin();
+    fs::write(user.path("quakes.ndjson"), earthquakes()).unwrap();
+    let test = [
+        "plugin",
+        "test",
+        "filter.wasm",
+        "quakes.ndjson",
+        "--timeout",
+        "10s",
+        "--config",
+    ];
+    let outcome = user.run(&[&test[..], &[FILTER]].concat());
+    assert!(
+        outcome.stderr.contains("85 kept, 1,622 dropped, 0 failed"),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.ok().lines().count(), 85);
+    let report = user
+        .run(&[&test[..], &[FILTER, "--output", "json"]].concat())
+        .json();
+    assert_eq!(
+        (&report["kept"], &report["records"]),
+        (&85.into(), &1_707.into())
+    );
+
+    fs::write(
+        user.path("bad.json"),
+        r#"{"field":"magnitude","op":"~","value":4.5}"#,
+    )
+    .unwrap();
+    let said = user.run(&[&test[..], &["@bad.json"]].concat()).fails(1);
+    assert!(said.contains("~"), "{said}");
+    let said = user
+        .run_with_input(
+            &[
+                "plugin",
+                "test",
+                "filter.wasm",
+                "-",
+                "--timeout",
+                "10s",
+                "--config",
+                FILTER,
+            ],
+            "{\"magnitude\":5}\nnot JSON\n",
+        )
+        .fails(1);
+    assert!(
+        said.contains("failed on 1 of 2 records") && said.contains("not JSON"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_plugin_lives_from_deployment_to_removal() {
+    let user = user_with_plugin();
+    let _broker = user.start_broker();
+    user.run(&["topic", "create", "quakes"]).ok();
+    let deployed = user
+        .run(&[
+            "plugin",
+            "deploy",
+            "strong",
+            "filter.wasm",
+            "--version",
+            "1.2.0",
+            "--output",
+            "json",
+        ])
+        .json();
+    assert_eq!(deployed["info"]["version"], "1.2.0");
+    user.run(&["plugin", "deploy", "strong", "filter.wasm"])
+        .fails(1);
+    let bind = [
+        "plugin",
+        "bind",
+        "quakes",
+        "strong",
+        "--timeout",
+        "10s",
+        "--config",
+    ];
+    user.run(&[&bind[..], &["{}"]].concat()).fails(1);
+    user.run(&[&bind[..], &[FILTER]].concat()).ok();
+
+    user.run_with_input(&["produce", "quakes"], &earthquakes())
+        .ok();
+    let kept = user
+        .run(&["consume", "quakes", "--from", "beginning", "--until-end"])
+        .ok();
+    assert_eq!(kept.lines().count(), 85);
+    let said = user
+        .run_with_input(&["produce", "quakes"], "not JSON\n")
+        .fails(1);
+    assert!(said.contains("strong"), "{said}");
+
+    assert!(user.run(&["plugin", "list"]).ok().contains("strong"));
+    assert!(
+        user.run(&["plugin", "describe", "strong"])
+            .ok()
+            .contains("quakes")
+    );
+    user.run(&["plugin", "remove", "strong"]).fails(1);
+    user.run(&[
+        "plugin",
+        "upgrade",
+        "strong",
+        "filter.wasm",
+        "--version",
+        "1.3.0",
+    ])
+    .ok();
+    let described = user
+        .run(&["plugin", "describe", "strong", "--output", "json"])
+        .json();
+    assert_eq!(described["info"]["version"], "1.3.0");
+    user.run(&["plugin", "unbind", "quakes", "strong"]).ok();
+    user.run(&["plugin", "remove", "strong"]).ok();
+    assert_eq!(
+        user.run(&["plugin", "list", "--output", "json"]).json(),
+        serde_json::json!([])
+    );
+}

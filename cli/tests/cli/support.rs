@@ -1,0 +1,192 @@
+//! Running the program as a user does, with a home directory of its own.
+
+use std::{
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a broker may take to start or to stop, on a machine that is busy with other tests.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// How often it is looked whether it has.
+const POLL: Duration = Duration::from_millis(10);
+
+/// A user with a home directory, and the data directory of a broker that may run.
+pub(crate) struct User {
+    home: TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// What it printed, if it succeeded.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self.stdout
+    }
+
+    /// What it printed as JSON, if it succeeded.
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).unwrap()
+    }
+
+    /// What it said, if it failed with this code.
+    #[track_caller]
+    pub(crate) fn fails(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.stderr
+    }
+}
+
+impl User {
+    pub(crate) fn new() -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    /// The program, in this user's environment.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flumen"));
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("FLUMEN_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env("HOME", self.home.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command().args(arguments).output().unwrap())
+    }
+
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Outcome {
+        let mut child = self
+            .command()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).unwrap();
+        drop(stdin);
+        Outcome::of(child.wait_with_output().unwrap())
+    }
+
+    /// Starts `flumen dev`, so that commands find the broker by the default profile.
+    pub(crate) fn start_broker(&self) -> Broker {
+        self.start(&["dev"], &self.path(".config/flumen/default"))
+    }
+
+    /// Starts a broker; it serves once the file is written.
+    pub(crate) fn start(&self, arguments: &[&str], written: &Path) -> Broker {
+        let child = self
+            .command()
+            .args(arguments)
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                "--data-dir",
+            ])
+            .arg(self.data_dir())
+            .stderr(fs::File::create(self.path("broker.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut broker = Broker(child);
+        wait_for("the broker starts", || {
+            assert!(broker.0.try_wait().unwrap().is_none(), "{}", self.log());
+            written.exists()
+        });
+        broker
+    }
+
+    /// What the broker said.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("broker.log")).unwrap()
+    }
+}
+
+/// A broker; killed when dropped.
+pub(crate) struct Broker(Child);
+
+impl Broker {
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.0.id().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", name, &id])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits until it has ended; returns its exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        let mut code = None;
+        wait_for("the broker ends", || match self.0.try_wait().unwrap() {
+            Some(status) => {
+                code = status.code();
+                true
+            }
+            None => false,
+        });
+        code
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < TIMEOUT, "waited for: {what}");
+        thread::sleep(POLL);
+    }
+}

@@ -1,0 +1,166 @@
+//! How the program answers those who use it, without a broker.
+
+use std::{fs, path::Path};
+
+use crate::support::User;
+
+#[test]
+fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
+    let user = User::new();
+    for (arguments, expected) in [
+        (&["no-such-command"][..], "no-such-command"),
+        (&["topic", "create"], "NAME"),
+        (&["topic", "create", "a b"], "cannot be a name"),
+        (
+            &["topic", "create", "a", "--partitions", "0"],
+            "1 to 100000 partitions",
+        ),
+        (
+            &["topic", "create", "a", "--retention-age", "7 parsecs"],
+            "such as 100ms or 7d",
+        ),
+        (&["topic", "alter", "a"], "nothing to change"),
+        (&["produce", "a", "--header", "x"], "NAME=VALUE"),
+        (
+            &["consume", "a", "--from", "soon"],
+            "beginning, end, an offset",
+        ),
+        (
+            &["plugin", "bind", "a", "b", "--on-error", "retry"],
+            "dead-letter=TOPIC",
+        ),
+        (&["status", "--brokers", "localhost:1"], "--ca"),
+        (
+            &["serve", "--wal-sync", "sometimes"],
+            "--wal-sync: \"sometimes\" is no sync policy",
+        ),
+        (
+            &["serve", "--wal-segment-bytes", "1KiB"],
+            "between 1MiB and 1GiB",
+        ),
+        (&["serve", "--log", "what=ever="], "--log"),
+        (&["bench", "produce", "--record-size", "0"], "--record-size"),
+    ] {
+        let said = user.run(arguments).fails(2);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_failure_ends_with_exit_code_1_and_says_what_to_do() {
+    let user = User::new();
+    let said = user.run(&["topic", "list"]).fails(1);
+    assert!(said.contains("flumen dev"), "{said}");
+    let said = user.run(&["profile", "use", "nowhere"]).fails(1);
+    assert!(said.contains("nowhere.toml"), "{said}");
+    let said = user.run(&["serve", "--config", "absent.toml"]).fails(1);
+    assert!(
+        said.contains("cannot read the configuration file absent.toml"),
+        "{said}"
+    );
+    let said = user.run(&["plugin", "test", "absent.wasm"]).fails(1);
+    assert!(
+        said.contains("cannot read the plugin absent.wasm"),
+        "{said}"
+    );
+    fs::write(user.path("text.wasm"), "text").unwrap();
+    let said = user.run(&["plugin", "test", "text.wasm"]).fails(1);
+    assert!(said.contains("text.wasm cannot be used"), "{said}");
+}
+
+#[test]
+fn a_setting_is_taken_from_the_flag_then_the_variable_then_the_file() {
+    let user = User::new();
+    // None of them is in range, so that the error shows which one was taken.
+    fs::write(user.path("flumen.toml"), "shards = 2000").unwrap();
+    let shards = |variable: Option<&str>, flag: Option<&str>| {
+        let mut command = user.command();
+        command.args(["serve", "--config", "flumen.toml"]);
+        if let Some(value) = variable {
+            command.env("FLUMEN_SHARDS", value);
+        }
+        if let Some(value) = flag {
+            command.args(["--shards", value]);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(shards(None, None).contains("shards is 2000"));
+    assert!(shards(Some("3000"), None).contains("shards is 3000"));
+    assert!(shards(Some("3000"), Some("4000")).contains("shards is 4000"));
+    assert!(shards(Some("many"), None).contains("FLUMEN_SHARDS: \"many\""));
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    let user = User::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = user.run(&["completions", shell]).ok();
+        assert!(
+            script.contains("produce") && script.contains("batch-records"),
+            "{shell}"
+        );
+    }
+}
+
+/// Texts of help, of the program and of every command below it, as they stand in the
+/// repository. `FLUMEN_UPDATE_DOCS=1` writes them anew.
+#[test]
+fn the_reference_of_commands_is_up_to_date_and_every_command_shows_examples() {
+    let user = User::new();
+    let mut page = String::from(
+        "# Commands\n\nWritten by a test from `--help`; to bring it up to date, run\n\
+         `FLUMEN_UPDATE_DOCS=1 cargo test -p flumen --test cli`.\n",
+    );
+    let mut waiting = vec![Vec::new()];
+    while let Some(command) = waiting.pop() {
+        let mut arguments = command.clone();
+        arguments.push("--help".to_owned());
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let help = user.run(&arguments).ok();
+        let below = subcommands(&help);
+        assert!(
+            help.contains("Examples:") || !below.is_empty(),
+            "{command:?} has no examples"
+        );
+        let name = ["flumen".to_owned()]
+            .into_iter()
+            .chain(command.clone())
+            .collect::<Vec<_>>();
+        page.push_str(&format!(
+            "\n## {}\n\n```text\n{}\n```\n",
+            name.join(" "),
+            tidy(&help)
+        ));
+        for name in below.into_iter().rev() {
+            waiting.push(command.iter().cloned().chain([name]).collect());
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+    if std::env::var_os("FLUMEN_UPDATE_DOCS").is_some() {
+        fs::write(&path, &page).unwrap();
+    }
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        found == page,
+        "docs/commands.md is out of date; run \
+         `FLUMEN_UPDATE_DOCS=1 cargo test -p flumen --test cli`"
+    );
+}
+
+fn subcommands(help: &str) -> Vec<String> {
+    help.lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help")
+        .map(str::to_owned)
+        .collect()
+}
+
+fn tidy(help: &str) -> String {
+    let lines: Vec<_> = help.lines().map(str::trim_end).collect();
+    lines.join("\n").trim_end().to_owned()
+}
