@@ -152,13 +152,9 @@ impl Group {
             .map_err(io::Error::other)
     }
 
-    /// Whether entries were applied since the last checkpoint.
+    /// Whether there is something that the last checkpoint does not hold.
     pub(crate) fn has_changed(&self) -> bool {
-        let saved = self
-            .machine
-            .last_checkpoint()
-            .and_then(|checkpoint| checkpoint.applied.index());
-        self.machine.applied().index() != saved
+        self.machine.has_changed()
     }
 
     pub(crate) fn applied_index(&self) -> u64 {

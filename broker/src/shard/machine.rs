@@ -60,6 +60,12 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// Makes the present state durable. Blocks on the disk; entries are applied meanwhile.
     fn checkpoint(&self) -> io::Result<Checkpoint>;
 
+    /// Whether there is something that the last checkpoint does not hold.
+    fn has_changed(&self) -> bool {
+        let saved = self.last_checkpoint();
+        saved.map(|checkpoint| checkpoint.applied) != Some(self.applied())
+    }
+
     /// The last checkpoint that was taken, if any.
     fn last_checkpoint(&self) -> Option<Checkpoint>;
 

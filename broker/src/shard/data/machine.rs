@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    log::{LogCheckpoint, LogStore},
+    log::{LogCheckpoint, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
         machine::{Applied, Checkpoint, Machine},
@@ -66,7 +66,19 @@ impl DataMachine {
 
     /// Removes what retention and compaction say. Blocks on the disk.
     pub(super) fn look_after_logs(&self, now_ms: u64) {
-        let _ = (self.state.lock().logs(), now_ms);
+        let logs = self.state.lock().logs();
+        for log in logs {
+            match look_after(&log, now_ms) {
+                Ok(false) => {}
+                Ok(true) => self.state.lock().mark_dirty(log.id()),
+                Err(error) => {
+                    tracing::warn!(
+                        "cannot remove old records of partition {}: {error}",
+                        log.id()
+                    );
+                }
+            }
+        }
     }
 
     fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
@@ -105,6 +117,13 @@ impl DataMachine {
     }
 }
 
+/// Whether the log's files have changed.
+fn look_after(log: &PartitionLog, now_ms: u64) -> Result<bool, Box<dyn std::error::Error>> {
+    let freed_bytes = log.enforce_retention(now_ms)?;
+    let compaction = log.compact(now_ms)?;
+    Ok(freed_bytes > 0 || compaction.passes > 0)
+}
+
 impl Machine for DataMachine {
     fn applied(&self) -> Applied {
         self.state.lock().applied.clone()
@@ -135,6 +154,13 @@ impl Machine for DataMachine {
                 Err(error)
             }
         }
+    }
+
+    fn has_changed(&self) -> bool {
+        let saved = self.last_checkpoint.lock();
+        let state = self.state.lock();
+        let saved = saved.as_ref().map(|checkpoint| &checkpoint.applied);
+        state.has_changed() || saved != Some(&state.applied)
     }
 
     fn last_checkpoint(&self) -> Option<Checkpoint> {

@@ -25,6 +25,9 @@ pub const REMEMBERED_BATCHES: usize = 32;
 /// Stale entries of the eviction queue that are tolerated before it is rebuilt.
 const QUEUE_SLACK: usize = 1024;
 
+#[cfg(test)]
+mod tests;
+
 type Key = (PartitionId, ProducerId);
 
 /// The producers of a shard.
@@ -69,19 +72,6 @@ pub(super) enum Verdict {
 }
 
 impl ProducerTable {
-    pub(super) fn new() -> Self {
-        Self::with_limit(PRODUCERS_MAX)
-    }
-
-    pub(super) fn with_limit(producers_max: usize) -> Self {
-        Self {
-            producers: FxHashMap::default(),
-            queue: VecDeque::new(),
-            next_stamp: 0,
-            producers_max,
-        }
-    }
-
     /// Whether a batch with this sequence is next, was there already, or cannot be taken.
     pub(super) fn check(
         &self,
@@ -160,13 +150,17 @@ impl ProducerTable {
             .collect()
     }
 
-    /// The table as a checkpoint kept it.
-    pub(super) fn restore(saved: Vec<SavedProducer>) -> Self {
-        let mut table = Self::new();
-        table.producers = saved
-            .into_iter()
-            .map(|saved| (saved.key, saved.producer))
-            .collect();
+    /// The table as a checkpoint kept it; a new shard's has nothing in it.
+    pub(super) fn restore(saved: Vec<SavedProducer>, producers_max: usize) -> Self {
+        let mut table = Self {
+            producers: saved
+                .into_iter()
+                .map(|saved| (saved.key, saved.producer))
+                .collect(),
+            queue: VecDeque::new(),
+            next_stamp: 0,
+            producers_max,
+        };
         table.rebuild_queue();
         table.next_stamp = table.queue.back().map_or(0, |(stamp, _)| stamp + 1);
         table

@@ -15,7 +15,7 @@ use super::{
     AppendOutcome, Appended, Refusal,
     manifest::{Manifest, SavedPartition, SavedTopic},
     partition::PartitionShared,
-    producers::{ProducerTable, Verdict},
+    producers::{PRODUCERS_MAX, ProducerTable, Verdict},
 };
 use crate::{
     log::{LogCheckpoint, LogOptions, LogStore, OpenError, PartitionLog},
@@ -67,7 +67,7 @@ impl DataState {
             applied: manifest.applied,
             topics: BTreeMap::new(),
             partitions: FxHashMap::default(),
-            producers: ProducerTable::restore(manifest.producers),
+            producers: ProducerTable::restore(manifest.producers, PRODUCERS_MAX),
             directory,
             logs,
             dirty: FxHashSet::default(),
@@ -222,11 +222,14 @@ impl DataState {
     }
 
     /// All partitions' logs, for retention and compaction.
-    pub(super) fn logs(&self) -> Vec<(PartitionId, PartitionLog)> {
-        self.partitions
-            .iter()
-            .map(|(id, partition)| (*id, partition.log.clone()))
-            .collect()
+    pub(super) fn logs(&self) -> Vec<PartitionLog> {
+        let partitions = self.partitions.values();
+        partitions.map(|partition| partition.log.clone()).collect()
+    }
+
+    /// Whether there is something that a checkpoint has not seen, besides what was applied.
+    pub(super) fn has_changed(&self) -> bool {
+        !self.dirty.is_empty() || !self.deleted.is_empty()
     }
 
     pub(super) fn partition_count(&self) -> usize {
