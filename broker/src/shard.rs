@@ -60,6 +60,9 @@ pub(crate) mod raft {
         reserve,
         types::{Entry, Payload, Response},
     };
+
+    #[cfg(test)]
+    pub(crate) use super::{log_storage::LogStorage, machine::RaftMachine, types::TypeConfig};
 }
 
 /// Why shards do not start or go on.

@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+#[cfg(test)]
+mod tests;
+
 /// What a command is answered, in the Raft group's own words.
 pub(super) type Outcome = Result<CatalogResponse, CatalogError>;
 

@@ -337,7 +337,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
             state
                 .cache
                 .truncate_from(last.map_or(0, |log_id| log_id.index + 1));
-            state.last = last.max(state.purged);
+            state.last = state.last.min(last).max(state.purged);
         }
         self.wait_for("truncating the Raft log", |wal, done| {
             wal.truncate_after(last.map(|log_id| log_id.index), done);
