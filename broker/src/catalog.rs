@@ -10,6 +10,9 @@ mod machine;
 mod plugins;
 mod state;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;

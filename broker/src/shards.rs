@@ -4,7 +4,7 @@
 mod checkpointer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -206,9 +206,20 @@ impl Shards {
         {
             tracing::warn!("no checkpoint at shutdown, the next start takes longer: {error}");
         }
+        self.stop_groups().await;
+    }
+
+    async fn stop_groups(&self) {
         let data = self.shared.data.iter().map(DataShard::group);
         for group in data.chain([self.shared.catalog.group()]) {
             group.stop().await;
         }
+    }
+
+    /// Stops without a checkpoint.
+    #[cfg(test)]
+    pub(crate) async fn kill(&self) {
+        self.shared.checkpointer.stop().await;
+        self.stop_groups().await;
     }
 }

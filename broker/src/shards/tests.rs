@@ -16,6 +16,10 @@ use crate::{
     wal::WalOptions,
 };
 
+mod duplicates;
+mod scale;
+mod space;
+
 pub(crate) const TOPIC: TopicId = TopicId(7);
 
 pub(crate) fn partition(index: u32) -> PartitionId {
@@ -58,6 +62,15 @@ impl Broker {
         shard_count: u32,
         adjust: impl FnOnce(&mut ShardsOptions, &mut WalOptions),
     ) -> Self {
+        let started = Self::try_start(disk, shard_count, adjust).await;
+        started.unwrap()
+    }
+
+    pub(crate) async fn try_start(
+        disk: &Arc<SimulatedDisk>,
+        shard_count: u32,
+        adjust: impl FnOnce(&mut ShardsOptions, &mut WalOptions),
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut options = ShardsOptions {
             shard_count,
             ..ShardsOptions::new("/shards")
@@ -69,13 +82,23 @@ impl Broker {
         };
         adjust(&mut options, &mut wal_options);
         let disk = Arc::clone(disk) as Arc<dyn Disk>;
-        let wal = Wal::open(Arc::clone(&disk), wal_options, Arc::new(())).unwrap();
-        let logs = LogStore::open(Arc::clone(&disk), "/logs", LogStoreOptions::default()).unwrap();
-        let shards = Shards::open(options, disk, wal.clone(), logs.clone())
-            .await
-            .unwrap();
-        shards.ready().await.unwrap();
-        Self { shards, wal, logs }
+        let wal = Wal::open(Arc::clone(&disk), wal_options, Arc::new(()))?;
+        let logs = LogStore::open(Arc::clone(&disk), "/logs", LogStoreOptions::default())?;
+        let shards = Shards::open(options, disk, wal.clone(), logs.clone()).await?;
+        let broker = Self { shards, wal, logs };
+        if let Err(error) = broker.shards.ready().await {
+            broker.kill().await;
+            return Err(error.into());
+        }
+        Ok(broker)
+    }
+
+    /// Ends everything at once, as if the process had been killed: no checkpoint is taken, and
+    /// what is on its way stays unfinished.
+    pub(crate) async fn kill(self) {
+        self.shards.kill().await;
+        self.logs.shutdown();
+        drop(self.wal.shutdown());
     }
 
     pub(crate) async fn stop(self) {
@@ -161,8 +184,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
         if round % 2 == 0 {
             broker.stop().await;
         } else {
-            // As if the process had been killed: no checkpoint is taken.
-            drop(broker);
+            broker.kill().await;
         }
     }
 }

@@ -1,0 +1,105 @@
+//! A full disk, and a failing one.
+
+use super::*;
+use crate::disk::FaultPlan;
+
+async fn small_broker(disk: &Arc<SimulatedDisk>) -> Broker {
+    let broker = Broker::start_with(disk, 1, |options, wal| {
+        options.checkpoint_interval = Duration::from_millis(10);
+        wal.segment_bytes = 256 << 10;
+        wal.bytes_max = 2 << 20;
+    })
+    .await;
+    let shard = broker.shards.data_of(partition(0));
+    let config = TopicConfig::default();
+    shard
+        .create_partitions(TOPIC, vec![0], &config)
+        .await
+        .unwrap();
+    broker
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_an_error_to_be_tried_again_and_loses_nothing() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker(&disk).await;
+    let shard = broker.shards.data_of(partition(0));
+    disk.set_faults(FaultPlan {
+        capacity_bytes: Some(6 << 20),
+        ..FaultPlan::default()
+    });
+    let mut acknowledged = 0u64;
+    let refused = loop {
+        let mut value = vec![7; 20_000];
+        value[..8].copy_from_slice(&acknowledged.to_be_bytes());
+        match shard.append(partition(0), batch(&[&value])).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1000, "the disk never fills up");
+    };
+    assert!(refused.code().retryable(), "{refused}");
+    assert_eq!(broker.shards.failure(), None);
+    let reader = shard.reader(partition(0)).unwrap();
+    assert_eq!(values(&reader).len() as u64, acknowledged);
+
+    disk.set_faults(FaultPlan::default());
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        match shard.append(partition(0), batch(&[b"again"])).await {
+            Ok(_) => break,
+            Err(error) => assert!(error.code().retryable(), "{error}"),
+        }
+        assert!(std::time::Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let expected = acknowledged + 1;
+    assert_eq!(reader.end_offset(), Offset(expected));
+    broker.stop().await;
+    let broker = small_broker(&disk).await;
+    let reader = broker.shards.data_of(partition(0)).reader(partition(0));
+    assert_eq!(values(&reader.unwrap()).len() as u64, expected);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker(&disk).await;
+    let shard = broker.shards.data_of(partition(0));
+    shard.append(partition(0), batch(&[b"kept"])).await.unwrap();
+    disk.set_faults(FaultPlan {
+        fail_sync_in: Some(0),
+        ..FaultPlan::default()
+    });
+    let failed = shard.append(partition(0), batch(&[b"lost"])).await;
+    assert!(
+        matches!(failed, Err(AppendError::Failed { .. })),
+        "{failed:?}"
+    );
+    let reason = broker.shards.failed().await;
+    assert!(!reason.is_empty());
+    disk.set_faults(FaultPlan::default());
+    let refused = shard.append(partition(0), batch(&[b"late"])).await;
+    assert!(
+        matches!(refused, Err(AppendError::Failed { .. })),
+        "{refused:?}"
+    );
+    let reader = shard.reader(partition(0)).unwrap();
+    assert_eq!(values(&reader), [b"kept"]);
+    broker.kill().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_can_never_fit_is_refused_for_good() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker(&disk).await;
+    let shard = broker.shards.data_of(partition(0));
+    let refused = shard.append(partition(0), batch(&[&[7; 200_000]])).await;
+    assert!(
+        matches!(refused, Err(AppendError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    assert!(!refused.unwrap_err().code().retryable());
+    broker.stop().await;
+}
