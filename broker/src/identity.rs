@@ -168,6 +168,12 @@ impl Identity {
         })
     }
 
+    /// What lets a restarted broker end the connections of its earlier life at once: a secret
+    /// that is the same in every life.
+    pub fn restart_secret(&self) -> &[u8] {
+        self.certificates.broker_key.as_bytes()
+    }
+
     /// What an operator's client needs to reach the broker at these addresses.
     pub fn profile(&self, brokers: &[String]) -> Profile {
         Profile {

@@ -84,7 +84,9 @@ impl Server {
     ) -> io::Result<Self> {
         let mut config = ServerConfig::with_crypto(Arc::new(tls));
         config.transport_config(tuning::transport_config(limits.streams_per_connection_max));
-        let endpoint = endpoint::server(listen, config)?;
+        // Clients of an earlier life, cut short, are told so with their first packet.
+        let secret = node.identity.restart_secret();
+        let endpoint = endpoint::server_with_secret(listen, config, secret)?;
         let shared = Arc::new(Shared {
             metrics: node.metrics.server.clone(),
             budget: ByteBudget::new(limits.inflight_bytes_max),
