@@ -88,6 +88,7 @@ impl Broker {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--listen", &self.listen.to_string()])
+            .args(["--admin", "none"])
             .args(&self.args)
             .env_remove("FLUMEN_PROFILE")
             .stdin(Stdio::null())
