@@ -1,7 +1,9 @@
 //! How many bytes of batches may be under way, per connection and in all.
 //!
-//! Bytes are taken before a payload is read, so that what a client announces costs nothing
-//! until there is room for it, and are given back when the batch is acknowledged.
+//! A connection's bytes are taken before a payload is read, so that what a client announces
+//! costs nothing until there is room for it; the bytes of all are taken once it has arrived,
+//! so that only batches that are on their way hold them. Both are given back when the batch
+//! is acknowledged.
 
 use std::sync::Arc;
 

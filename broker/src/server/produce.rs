@@ -116,13 +116,15 @@ async fn receive(
             break;
         };
         let taken = session.budget.take(len).await;
-        let all = session.shared.budget.take(len).await;
         let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, reader.payload(len)).await;
         let bytes = match payload {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => return refuse_frame(error, &mut reader),
             Err(_) => return reader.stop(RESET_BAD_FRAME),
         };
+        // Only now, so that a batch that is announced and never sent holds what its own
+        // connection may hold, and nothing of what all share.
+        let all = session.shared.budget.take(len).await;
         let received = Instant::now();
         let outcome = match Batch::decode(bytes) {
             Ok(batch) => submit(session, target, batch).await,

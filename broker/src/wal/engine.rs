@@ -305,22 +305,23 @@ impl Engine {
 
     /// Ends all writing: nothing is acknowledged any more.
     fn fail(&self, error: &WalError) {
-        let refused = {
-            let mut queue = self.queue.lock();
-            if queue.failed.is_none() {
-                tracing::error!(%error, "the write-ahead log has failed");
-                queue.failed = Some(error.clone());
-            }
-            self.written.notify_all();
-            queue.take_all()
-        };
-        self.failed.send_if_modified(|failed| {
+        // Before anybody is refused, so that who is refused can see why.
+        let first = self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
             if first {
                 *failed = Some(error.clone());
             }
             first
         });
+        if first {
+            tracing::error!(%error, "the write-ahead log has failed");
+        }
+        let refused = {
+            let mut queue = self.queue.lock();
+            queue.failed.get_or_insert_with(|| error.clone());
+            self.written.notify_all();
+            queue.take_all()
+        };
         for done in refused.into_iter().filter_map(|queued| queued.done) {
             complete(done, Err(error.clone()));
         }

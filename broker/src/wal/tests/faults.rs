@@ -178,29 +178,44 @@ fn a_failed_write_is_final_and_the_torn_record_is_cut() {
 
 #[test]
 fn all_who_wait_get_the_error_of_a_failed_sync() {
+    const WAITING: u64 = 100;
     let disk = SimulatedDisk::new();
     let wal = open(&disk, ALWAYS);
     let log = wal.shard(ShardId(1));
     append_range(&log, 0..1, 10);
-    until("the files ahead are prepared", || {
-        disk.list(Path::new("/wal")).unwrap().len() == 3
-    });
-    disk.set_faults(FaultPlan {
-        fail_sync_in: Some(0),
-        sync_delay: Duration::from_millis(50),
-        ..FaultPlan::default()
-    });
-    let (tx, rx) = mpsc::channel();
-    for index in 1..101 {
-        let tx = tx.clone();
-        log.append(vec![entry(log.id(), 1, index, 10)], move |result| {
-            tx.send(result).unwrap();
+    let mut next = 1;
+    // The one failing sync may be that of a file that is prepared ahead, which is prepared
+    // again and fails nobody. Then all are acknowledged, and it is tried once more.
+    for _ in 0..100 {
+        disk.set_faults(FaultPlan {
+            fail_sync_in: Some(0),
+            sync_delay: Duration::from_millis(50),
+            ..FaultPlan::default()
         });
+        let (tx, rx) = mpsc::channel();
+        for index in next..next + WAITING {
+            let tx = tx.clone();
+            log.append(vec![entry(log.id(), 1, index, 10)], move |result| {
+                tx.send(result).unwrap();
+            });
+        }
+        next += WAITING;
+        let results: Vec<_> = (0..WAITING)
+            .map(|_| rx.recv_timeout(PATIENCE).unwrap())
+            .collect();
+        let is_failed =
+            |result: &Result<(), WalError>| matches!(result, Err(WalError::Failed { .. }));
+        let failed = results.iter().filter(|result| is_failed(result)).count();
+        if failed > 0 {
+            assert_eq!(
+                failed as u64, WAITING,
+                "some were acknowledged: {results:?}"
+            );
+            return;
+        }
+        assert!(results.iter().all(Result::is_ok));
     }
-    for _ in 1..101 {
-        let result = rx.recv_timeout(PATIENCE).unwrap();
-        assert!(matches!(result, Err(WalError::Failed { .. })));
-    }
+    panic!("no sync of the log has failed");
 }
 
 #[test]
