@@ -40,7 +40,7 @@ use crate::{
     plugin::{EngineError, PluginEngine},
     plugins::Plugins,
     server::{Server, ServerLimits},
-    shard::ShardError,
+    shard::{DataShard, ShardError},
     shards::{Shards, ShardsOptions},
     topics::Topics,
     wal::{Wal, WalOptions},
@@ -303,7 +303,7 @@ impl Node {
     pub(crate) fn status(&self) -> BrokerStatus {
         let usage = self.wal.usage();
         let mut shards = vec![self.catalog.status()];
-        shards.extend(self.shards.all_data().iter().map(|shard| shard.status()));
+        shards.extend(self.shards.all_data().iter().map(DataShard::status));
         BrokerStatus {
             id: self.identity.broker_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -186,7 +186,7 @@ impl Topics {
         topic: &Topic,
         index: u32,
     ) -> Result<PartitionReader, WireError> {
-        self.check_index(name, topic, index)?;
+        check_index(name, topic, index)?;
         let partition = partition(topic, index);
         self.shards
             .data_of(partition)
@@ -195,17 +195,6 @@ impl Topics {
                 let text = format!("partition {index} of topic {name} is being made; try again");
                 WireError::new(ErrorCode::Unavailable, text)
             })
-    }
-
-    fn check_index(&self, name: &TopicName, topic: &Topic, index: u32) -> Result<(), WireError> {
-        let count = topic.config.partitions;
-        if index < count {
-            return Ok(());
-        }
-        let text = format!(
-            "topic {name} has {count} partitions, numbered from 0; there is no partition {index}"
-        );
-        Err(WireError::new(ErrorCode::UnknownPartition, text))
     }
 }
 
@@ -225,4 +214,15 @@ fn partition(topic: &Topic, index: u32) -> PartitionId {
         topic: topic.id,
         index,
     }
+}
+
+fn check_index(name: &TopicName, topic: &Topic, index: u32) -> Result<(), WireError> {
+    let count = topic.config.partitions;
+    if index < count {
+        return Ok(());
+    }
+    let text = format!(
+        "topic {name} has {count} partitions, numbered from 0; there is no partition {index}"
+    );
+    Err(WireError::new(ErrorCode::UnknownPartition, text))
 }

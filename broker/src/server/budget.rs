@@ -22,15 +22,15 @@ pub(super) struct ByteBudget {
 /// Bytes taken from a budget, given back on drop.
 #[derive(Debug)]
 pub(super) struct Taken {
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    permits: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl Taken {
     /// What was taken from two budgets, given back together.
     pub(super) fn both(first: Self, second: Self) -> Self {
-        let [a, _] = first._permits;
-        let [b, _] = second._permits;
-        Self { _permits: [a, b] }
+        let [a, _] = first.permits;
+        let [b, _] = second.permits;
+        Self { permits: [a, b] }
     }
 }
 
@@ -53,7 +53,7 @@ impl ByteBudget {
             .await
             .expect("the semaphore is never closed");
         Taken {
-            _permits: [Some(permit), None],
+            permits: [Some(permit), None],
         }
     }
 }

@@ -36,7 +36,7 @@ const ACKS_PER_FRAME_MAX: usize = 256;
 
 /// A batch whose bytes take longer to arrive ends its stream, so that what it holds of the
 /// byte budget is free again.
-const PAYLOAD_TIMEOUT: Duration = Duration::from_secs(60);
+const PAYLOAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Code of streams that end because the client broke the protocol or is too slow.
 const RESET_BAD_FRAME: u32 = 2;

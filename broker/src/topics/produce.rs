@@ -7,7 +7,7 @@ use flumen_protocol::{
     topic::TopicName,
 };
 
-use super::{Topics, partition};
+use super::{Topics, check_index, partition};
 use crate::shard::{DataShard, PendingAppend};
 
 /// A partition that is produced to.
@@ -36,7 +36,7 @@ impl Topics {
     /// The partition that a produce stream names.
     pub fn target(&self, name: &TopicName, index: u32) -> Result<ProduceTarget, WireError> {
         let topic = self.find(name)?;
-        self.check_index(name, &topic, index)?;
+        check_index(name, &topic, index)?;
         let partition = partition(&topic, index);
         Ok(ProduceTarget {
             topic: topic.id,
