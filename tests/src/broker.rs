@@ -75,7 +75,6 @@ impl Broker {
     }
 
     /// Starts the process and does not wait.
-
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the broker runs already");
         let log = File::options()
