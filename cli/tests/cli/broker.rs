@@ -72,7 +72,8 @@ fn lines_that_are_produced_are_consumed_from_wherever_one_starts() {
     let user = User::new();
     let _broker = user.start_broker();
     user.run(&["topic", "create", "lines"]).ok();
-    let lines: String = (0..2_000).map(|n| format!("{{\"id\":{n}}}\n")).collect();
+    let lines: Vec<_> = (0..2_000).map(|n| format!("{{\"id\":{n}}}\n")).collect();
+    let lines = lines.concat();
     let summary = user
         .run_with_input(
             &[

@@ -55,7 +55,7 @@ fn a_plugin_is_tried_out_without_a_broker() {
     )
     .unwrap();
     let said = user.run(&[&test[..], &["@bad.json"]].concat()).fails(1);
-    assert!(said.contains("~"), "{said}");
+    assert!(said.contains('~'), "{said}");
     let said = user
         .run_with_input(
             &[

@@ -128,11 +128,14 @@ fn the_reference_of_commands_is_up_to_date_and_every_command_shows_examples() {
             .into_iter()
             .chain(command.clone())
             .collect::<Vec<_>>();
-        page.push_str(&format!(
-            "\n## {}\n\n```text\n{}\n```\n",
-            name.join(" "),
-            tidy(&help)
-        ));
+        let section = [
+            "\n## ",
+            &name.join(" "),
+            "\n\n```text\n",
+            &tidy(&help),
+            "\n```\n",
+        ];
+        page.push_str(&section.concat());
         for name in below.into_iter().rev() {
             waiting.push(command.iter().cloned().chain([name]).collect());
         }

@@ -100,7 +100,7 @@ async fn checkpoints_keep_the_write_ahead_log_small() {
     // Many times what the WAL may hold.
     for _ in 0..1000 {
         shard
-            .append(partition(0), batch(&[&[7; 100_000]]))
+            .append(partition(0), batch(&[&vec![7; 100_000]]))
             .await
             .unwrap();
     }

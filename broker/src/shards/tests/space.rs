@@ -95,7 +95,9 @@ async fn a_batch_that_can_never_fit_is_refused_for_good() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = small_broker(&disk).await;
     let shard = broker.shards.data_of(partition(0));
-    let refused = shard.append(partition(0), batch(&[&[7; 200_000]])).await;
+    let refused = shard
+        .append(partition(0), batch(&[&vec![7; 200_000]]))
+        .await;
     assert!(
         matches!(refused, Err(AppendError::TooLarge { .. })),
         "{refused:?}"
