@@ -68,15 +68,21 @@ async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
     let broker = small_broker(&disk).await;
     let shard = broker.shards.data_of(partition(0));
     shard.append(partition(0), batch(&[b"kept"])).await.unwrap();
-    disk.set_faults(FaultPlan {
-        fail_sync_in: Some(0),
-        ..FaultPlan::default()
-    });
-    let failed = shard.append(partition(0), batch(&[b"lost"])).await;
-    assert!(
-        matches!(failed, Err(AppendError::Failed { .. })),
-        "{failed:?}"
-    );
+    let mut kept = vec![b"kept".to_vec()];
+    // The one failing sync may be that of a file that is prepared ahead, which is prepared
+    // again and fails nobody. Then the batch is kept, and it is tried once more.
+    let failed = loop {
+        disk.set_faults(FaultPlan {
+            fail_sync_in: Some(0),
+            ..FaultPlan::default()
+        });
+        match shard.append(partition(0), batch(&[b"lost?"])).await {
+            Ok(_) => kept.push(b"lost?".to_vec()),
+            Err(error) => break error,
+        }
+        assert!(kept.len() < 100, "no sync of the log has failed");
+    };
+    assert!(matches!(failed, AppendError::Failed { .. }), "{failed:?}");
     let reason = broker.shards.failed().await;
     assert!(!reason.is_empty());
     disk.set_faults(FaultPlan::default());
@@ -86,7 +92,7 @@ async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
         "{refused:?}"
     );
     let reader = shard.reader(partition(0)).unwrap();
-    assert_eq!(values(&reader), [b"kept"]);
+    assert_eq!(values(&reader), kept);
     broker.kill().await;
 }
 
