@@ -13,6 +13,7 @@ impl Health for Node {
     }
 
     fn refresh(&self, metrics: &Metrics) {
+        self.plugins.hooks().count();
         let partitions = self.shards.all_data().iter();
         let partitions: u64 = partitions.map(|shard| shard.status().partitions).sum();
         let storage = &metrics.storage;
