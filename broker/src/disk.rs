@@ -22,6 +22,8 @@ use std::{
 };
 
 mod atomic;
+#[cfg(target_os = "linux")]
+mod direct;
 mod real;
 mod simulated;
 
@@ -83,6 +85,13 @@ pub trait File: fmt::Debug + Send + Sync {
     /// Writes all of `slices`, one after the other, at `offset`; the file grows as needed.
     /// The slices are used up: their state afterwards is unspecified.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Like [`File::write_at`], for a large write that is not read back soon: where the system
+    /// can, the bytes go to the disk without a copy of them staying in the page cache. Blocks
+    /// until the disk has them, and makes nothing durable.
+    fn write_through(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(slices, offset)
+    }
 
     /// Makes the file's contents and its length durable (`fdatasync`). A failure means that what
     /// was written since the last sync is lost or not, and another try would not tell: treat it as

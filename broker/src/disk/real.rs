@@ -30,7 +30,7 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
@@ -40,7 +40,7 @@ impl Disk for RealDisk {
             .create(true)
             .truncate(true)
             .open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile::new(file)))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
@@ -109,14 +109,18 @@ impl FileSystem for RealFileSystem {
 }
 
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    #[cfg(target_os = "linux")]
+    direct: super::direct::DirectHandle,
+}
 
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
             let rest = &mut buffer[done..];
-            match retry_on_intr(|| pread(&self.0, &mut *rest, offset + done as u64))? {
+            match retry_on_intr(|| pread(&self.file, &mut *rest, offset + done as u64))? {
                 0 => break,
                 count => done += count,
             }
@@ -131,7 +135,7 @@ impl File for RealFile {
             let done = buffer.len() - before;
             let at = offset + done as u64;
             // The capacity may be more than was asked for; only the last read may then run over.
-            let count = retry_on_intr(|| pread(&self.0, spare_capacity(buffer), at))?;
+            let count = retry_on_intr(|| pread(&self.file, spare_capacity(buffer), at))?;
             if count == 0 {
                 break;
             }
@@ -145,7 +149,7 @@ impl File for RealFile {
         IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             let batch = &slices[..slices.len().min(SLICES_PER_CALL_MAX)];
-            let written = retry_on_intr(|| pwritev(&self.0, batch, offset))?;
+            let written = retry_on_intr(|| pwritev(&self.file, batch, offset))?;
             if written == 0 && batch.iter().any(|slice| !slice.is_empty()) {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -155,16 +159,24 @@ impl File for RealFile {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_through(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        if self.direct.write(&self.file, slices, offset)? {
+            return Ok(());
+        }
+        self.write_at(slices, offset)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match retry_on_intr(|| rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)) {
+        match retry_on_intr(|| rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len)) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.allocate_by_writing(len),
             Err(error) => Err(error.into()),
@@ -172,11 +184,19 @@ impl File for RealFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 
 impl RealFile {
+    fn new(file: fs::File) -> Self {
+        Self {
+            file,
+            #[cfg(target_os = "linux")]
+            direct: Default::default(),
+        }
+    }
+
     /// Extends the file with written zeros. Holes below its present length stay holes: those who
     /// allocate do so for a new file.
     fn allocate_by_writing(&self, len: u64) -> io::Result<()> {

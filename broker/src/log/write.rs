@@ -164,7 +164,7 @@ impl Log {
             slices.push(IoSlice::new(front));
             slices.push(IoSlice::new(batch.body()));
         }
-        let written = target.open.file.write_at(&mut slices, from);
+        let written = target.open.file.write_through(&mut slices, from);
         written.map_err(|source| {
             if target.is_new {
                 self.store.files.forget(&target.segment);

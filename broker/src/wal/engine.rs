@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::watch;
 
 use super::{
@@ -50,10 +50,18 @@ pub(super) struct Engine {
     work: Condvar,
     pub(super) written: Condvar,
     writer: Mutex<Writer>,
-    stopped: Mutex<bool>,
-    stop: Condvar,
+    syncer: Mutex<Syncer>,
+    syncer_wakes: Condvar,
     pub(super) failed: watch::Sender<Option<WalError>>,
     pub(super) checkpoint_wanted: watch::Sender<u64>,
+}
+
+/// What the thread that syncs on an interval is told.
+#[derive(Default)]
+struct Syncer {
+    /// Not to wait for the rest of the interval.
+    hurry: bool,
+    stopped: bool,
 }
 
 impl Engine {
@@ -74,6 +82,7 @@ impl Engine {
             space: Space::new(
                 disk,
                 options.clone(),
+                found.standbys,
                 found.spares,
                 found.spare_next,
                 files,
@@ -95,8 +104,8 @@ impl Engine {
             work: Condvar::new(),
             written: Condvar::new(),
             writer: Mutex::new(Writer::new(active, found.head.offset())),
-            stopped: Mutex::new(false),
-            stop: Condvar::new(),
+            syncer: Mutex::default(),
+            syncer_wakes: Condvar::new(),
             failed: watch::Sender::new(None),
             checkpoint_wanted: watch::Sender::new(0),
             options,
@@ -329,6 +338,7 @@ impl Engine {
 
     /// Tells that a segment is full and the next one begun.
     pub(super) fn segment_filled(&self) {
+        self.hurry_syncer();
         let usage = self.usage();
         if usage.bytes * CHECKPOINT_SHARE >= usage.bytes_max {
             self.checkpoint_wanted.send_modify(|count| *count += 1);
@@ -398,14 +408,24 @@ impl Engine {
         let SyncPolicy::Every(interval) = self.options.sync else {
             return;
         };
-        let mut stopped = self.stopped.lock();
-        while !*stopped {
-            self.stop.wait_for(&mut stopped, interval);
-            parking_lot::MutexGuard::unlocked(&mut stopped, || {
+        let mut syncer = self.syncer.lock();
+        while !syncer.stopped {
+            if !syncer.hurry {
+                self.syncer_wakes.wait_for(&mut syncer, interval);
+            }
+            syncer.hurry = false;
+            MutexGuard::unlocked(&mut syncer, || {
                 // A failure reaches everybody by `fail`.
                 drop(self.sync_written());
             });
         }
+    }
+
+    /// Has the syncer sync now: the sooner what is purged is durably so, the fewer files are in
+    /// use, and the likelier are their pages to be in memory.
+    fn hurry_syncer(&self) {
+        self.syncer.lock().hurry = true;
+        self.syncer_wakes.notify_one();
     }
 
     fn run_writer(&self) {
@@ -434,7 +454,7 @@ impl Engine {
             let batch = queue.take();
             let count = batch.len();
             let start = Instant::now();
-            parking_lot::MutexGuard::unlocked(&mut queue, || self.write(batch));
+            MutexGuard::unlocked(&mut queue, || self.write(batch));
             queue.writing = false;
             if self.options.sync == SyncPolicy::Always {
                 expected = count + queue.len();
@@ -483,8 +503,8 @@ impl Engine {
     /// Ends the other threads. Only after the writer's has ended or cannot go on.
     pub(super) fn stop(&self) {
         self.space.stop();
-        *self.stopped.lock() = true;
-        self.stop.notify_all();
+        self.syncer.lock().stopped = true;
+        self.syncer_wakes.notify_all();
     }
 }
 

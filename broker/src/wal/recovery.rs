@@ -42,6 +42,8 @@ pub(super) struct Recovered {
     pub(super) shards: BTreeMap<ShardId, ShardIndex>,
     /// Where writing goes on.
     pub(super) head: Position,
+    /// The segments that were ready behind the active one.
+    pub(super) standbys: VecDeque<Arc<Segment>>,
     pub(super) spares: Vec<Spare>,
     pub(super) spare_next: u64,
 }
@@ -63,13 +65,14 @@ pub(super) fn recover(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered
     if recovery.segments.is_empty() {
         recovery.create_first_segment()?;
     }
-    let head = recovery.replay()?;
+    let (head, standbys) = recovery.replay()?;
     recovery.check_nothing_is_missing()?;
     recovery.sync()?;
     Ok(Recovered {
         segments: recovery.segments.into(),
         shards: recovery.shards,
         head,
+        standbys,
         spares: recovery.spares,
         spare_next: recovery.spare_next,
     })
@@ -199,8 +202,9 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Replays all segments, cuts what a crash left, and returns where the log ends.
-    fn replay(&mut self) -> Result<Position, OpenError> {
+    /// Replays all segments, cuts what a crash left, and returns where the log ends, and the
+    /// segments that are ready behind it.
+    fn replay(&mut self) -> Result<(Position, VecDeque<Arc<Segment>>), OpenError> {
         let mut at = 0;
         loop {
             let segment = Arc::clone(&self.segments[at]);
@@ -221,7 +225,12 @@ impl Recovery<'_> {
     }
 
     /// Ends the log at `offset` of a segment, unless a later record says it was durable beyond.
-    fn cut(&mut self, at: usize, offset: u64, error: DecodeError) -> Result<Position, OpenError> {
+    fn cut(
+        &mut self,
+        at: usize,
+        offset: u64,
+        error: DecodeError,
+    ) -> Result<(Position, VecDeque<Arc<Segment>>), OpenError> {
         let segment = Arc::clone(&self.segments[at]);
         let end = Position::new(segment.sequence, offset);
         let damaged = |reason| {
@@ -232,6 +241,7 @@ impl Recovery<'_> {
             })
         };
         let mut remains = Remains::default();
+        let mut untouched = true;
         for (number, later) in self.segments[at..].iter().enumerate() {
             let start = if number == 0 {
                 offset
@@ -250,6 +260,8 @@ impl Recovery<'_> {
             }
             if number == 0 {
                 remains = found;
+            } else {
+                untouched &= found.end.is_none() && later.len == self.options.segment_bytes;
             }
         }
         if self.durable_seen > end {
@@ -264,7 +276,12 @@ impl Recovery<'_> {
                 "{error}, among the states for which the segments before were removed"
             ));
         }
-        self.discard_after(at)?;
+        let standbys = if untouched {
+            self.segments.split_off(at + 1).into()
+        } else {
+            self.discard_after(at)?;
+            VecDeque::new()
+        };
         // States that a crash cut short repeat what older segments say; they are written anew.
         let offset = if opened { offset } else { SEGMENT_HEADER_BYTES };
         // A file that lost its end must not run out of room later.
@@ -278,7 +295,7 @@ impl Recovery<'_> {
             overwrite_with_zeros(&*segment.file, offset, remains_end)
                 .map_err(io_error("clean the end of", &segment.path))?;
         }
-        Ok(Position::new(segment.sequence, offset))
+        Ok((Position::new(segment.sequence, offset), standbys))
     }
 
     /// Makes the segments after `at` into spares, the last first, so that a crash leaves no gap.

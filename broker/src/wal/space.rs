@@ -2,12 +2,12 @@
 //! aside for what is about to be proposed.
 //!
 //! A file on its way is first a *spare* (allocated, so that writing to it cannot fail for lack of
-//! space), then the *standby*: the next segment, complete with header and name. The writer takes
-//! the standby and never waits for more than that. Spares are zero-filled while there is nothing
+//! space), then a *standby*: one of the next segments, complete with header and name. The writer
+//! takes the first standby, and waits for the disk only if there is none. Spares are zero-filled while there is nothing
 //! better to do: a write into blocks that were never written makes the next sync slow, and one
 //! into pages that were never touched makes the write slow.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -25,8 +25,11 @@ use crate::disk::{Disk, File};
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Zeros written at a time: few, so that the writer never waits long for a file being filled.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
-/// Files kept ahead of the writer, the standby included.
+/// Files kept ahead of the writer, standbys included.
 const AHEAD: usize = 2;
+/// Standbys made of the spares there are: making one waits for two syncs, which take as long as
+/// several segments need to fill while the disk is busy.
+const STANDBYS_MAX: usize = 4;
 /// Segments of room that no reservation gets, so that votes and purges always find some.
 const KEPT_BACK: u64 = 1;
 
@@ -52,14 +55,14 @@ pub(super) struct Space {
 }
 
 struct SpaceState {
-    standby: Option<Arc<Segment>>,
+    standbys: VecDeque<Arc<Segment>>,
     spares: Vec<Spare>,
     /// Spares that a thread has in hand, to fill them or to make them into a segment: no disk is
     /// waited for under the lock, which every reservation takes.
     in_hand: u64,
-    /// Whether a thread is making the standby.
+    /// Whether a thread is making a standby.
     preparing: bool,
-    /// Files in all: the log's, the standby, and the spares.
+    /// Files in all: the log's, the standbys, and the spares.
     files: u64,
     sequence_next: u64,
     spare_next: u64,
@@ -88,18 +91,19 @@ impl Space {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         options: WalOptions,
+        standbys: VecDeque<Arc<Segment>>,
         spares: Vec<Spare>,
         spare_next: u64,
         files: u64,
         head: Position,
     ) -> Self {
         let state = SpaceState {
-            standby: None,
-            files: files + spares.len() as u64,
+            files: files + (standbys.len() + spares.len()) as u64,
+            sequence_next: head.sequence() + 1 + standbys.len() as u64,
+            standbys,
             spares,
             in_hand: 0,
             preparing: false,
-            sequence_next: head.sequence() + 1,
             spare_next,
             opening_bytes: 0,
             reserved: 0,
@@ -170,7 +174,7 @@ impl Space {
         let lost = record_bytes(0) + state.record_bytes_largest;
         let segment = self.options.segment_bytes;
         let whole = segment.saturating_sub(SEGMENT_HEADER_BYTES + state.opening_bytes + lost);
-        let ahead = state.spares.len() as u64 + u64::from(state.standby.is_some()) + state.in_hand;
+        let ahead = (state.spares.len() + state.standbys.len()) as u64 + state.in_hand;
         let rest = segment.saturating_sub(self.head.get().offset() + lost);
         rest + whole * ahead.saturating_sub(KEPT_BACK)
     }
@@ -191,8 +195,12 @@ impl Space {
         state.opening_bytes = opening_bytes;
         loop {
             // Beyond `bytes_max` if need be: the purge that makes room needs room itself.
-            let prepared = self.prepare_standby(&mut state);
-            if let Some(segment) = state.standby.take() {
+            let prepared = if state.standbys.is_empty() {
+                self.prepare_standby(&mut state)
+            } else {
+                Ok(())
+            };
+            if let Some(segment) = state.standbys.pop_front() {
                 state.recycle = true;
                 self.work.notify_one();
                 return Ok(segment);
@@ -252,25 +260,27 @@ impl Space {
     /// One step of preparation; false if there is nothing to do.
     fn prepare_one(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<bool> {
         let room = state.files < self.files_max();
-        if state.standby.is_none() && (room || !state.spares.is_empty()) {
+        let filled = |spare: &Spare| spare.filled == self.options.segment_bytes;
+        let wanted = match state.spares.last() {
+            _ if state.standbys.len() >= STANDBYS_MAX => false,
+            Some(spare) => state.standbys.is_empty() || filled(spare),
+            None => state.standbys.is_empty() && room,
+        };
+        if wanted {
             self.prepare_standby(state)?;
             return Ok(true);
         }
-        if 1 + state.spares.len() < AHEAD && room {
+        if state.standbys.len() + state.spares.len() < AHEAD && room {
             self.make_spare(state)?;
             return Ok(true);
         }
         self.fill_one(state)
     }
 
-    /// Makes the standby, unless there is one.
+    /// Makes a standby, or waits for the one that another thread is making.
     fn prepare_standby(&self, state: &mut MutexGuard<'_, SpaceState>) -> io::Result<()> {
-        while state.preparing
-            || (state.standby.is_none() && state.spares.is_empty() && state.in_hand > 0)
-        {
+        if state.preparing || (state.spares.is_empty() && state.in_hand > 0) {
             self.ready.wait(state);
-        }
-        if state.standby.is_some() {
             return Ok(());
         }
         state.preparing = true;
@@ -297,7 +307,7 @@ impl Space {
         match made {
             Ok(segment) => {
                 state.sequence_next += 1;
-                state.standby = Some(Arc::new(segment));
+                state.standbys.push_back(Arc::new(segment));
                 Ok(())
             }
             Err(error) => {

@@ -31,6 +31,13 @@ impl Load {
         })
     }
 
+    /// Connections that the producers share.
+    pub(super) fn connections(&self) -> u32 {
+        self.connections
+            .unwrap_or(self.producers)
+            .min(self.producers)
+    }
+
     /// Bytes of the values of one batch.
     pub(super) fn batch_bytes(&self) -> usize {
         self.record_size as usize * self.batch_records as usize
@@ -43,6 +50,7 @@ pub(super) fn report(load: &Load) -> Report {
         record_size: load.record_size,
         batch_records: load.batch_records,
         producers: load.producers,
+        connections: load.connections(),
         in_flight: load.in_flight(),
         partitions: load.partitions,
         ..Report::default()

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-/// Bytes of which values are cut. More than a cache holds would measure the memory instead.
-const POOL_BYTES: usize = 1 << 20;
+/// Bytes of which values are cut. Few enough for the cache of a core: an application that has just
+/// made a record has it there, too.
+const POOL_BYTES: usize = 128 << 10;
 
 /// Bytes of the shortest JSON value.
 const JSON_BYTES_MIN: usize = 64;

@@ -26,9 +26,15 @@ const TOPIC: &str = "flumen-bench";
 /// Records of the first part of the warm-up, by which the size of a round is found.
 const PROBE_RECORDS: u64 = 2_000;
 
-/// Bytes of records that wait for their receipts, for each producer, when the user says how
-/// many are to be on their way.
-const MEMORY_BYTES_MAX: usize = 256 << 20;
+/// Batches that gather or wait to be sent besides those on their way, when the user says how
+/// many these are.
+const BATCHES_WAITING: usize = 2;
+
+/// Bytes that a record takes in a producer's memory besides its own, about.
+const RECORD_OVERHEAD_BYTES: usize = 32;
+
+/// The least memory of a producer.
+const MEMORY_BYTES_MIN: usize = 1 << 20;
 
 pub(crate) async fn run(
     load: &Load,
@@ -145,9 +151,13 @@ impl Producers {
         topic: &str,
         values: &Values,
     ) -> Result<Self> {
-        let mut workers = Vec::new();
-        for _ in 0..load.producers {
-            let client = target.connect().await?;
+        let mut workers: Vec<Worker> = Vec::new();
+        let connections = load.connections() as usize;
+        for number in 0..load.producers as usize {
+            let client = match workers.get(number % connections) {
+                Some(worker) => worker.client.clone(),
+                None => target.connect().await?,
+            };
             let in_flight = load.in_flight() as usize;
             let mut builder = client.producer::<Raw>(topic).compression(load.compression);
             if load.batch_records > 1 {
@@ -159,9 +169,11 @@ impl Producers {
                 builder = builder.batch_records(1);
             }
             if load.in_flight.is_some() {
+                let record = load.record_size as usize + RECORD_OVERHEAD_BYTES;
+                let batches = (in_flight + BATCHES_WAITING) * load.batch_records as usize;
                 builder = builder
                     .in_flight_batches(in_flight)
-                    .memory_bytes(MEMORY_BYTES_MAX);
+                    .memory_bytes((batches * record).max(MEMORY_BYTES_MIN));
             }
             workers.push(Worker {
                 producer: builder.build().await?,

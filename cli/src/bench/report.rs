@@ -32,6 +32,7 @@ pub(super) struct Report {
     pub(super) record_size: u32,
     pub(super) batch_records: u32,
     pub(super) producers: u32,
+    pub(super) connections: u32,
     pub(super) in_flight: u32,
     pub(super) partitions: u32,
     /// Records that were measured, without those to warm up.

@@ -23,6 +23,7 @@ Examples:
   flumen bench produce --record-size 1000 --wal-sync \"every 100ms\"
   flumen bench produce --batch-records 1 --in-flight 1000          single records, each awaited
   flumen bench produce --batch-records 1 --producers 64            64 producers, one in flight each
+  flumen bench produce --batch-records 1 --producers 64 --connections 1     the same, in one service
   flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"  latency, against a bare QUIC ping";
 
 const CONSUME_EXAMPLES: &str = "\
@@ -99,9 +100,13 @@ pub(crate) struct Load {
     /// Records in all; default: as many as take a few seconds
     #[arg(long, value_name = "N")]
     pub(crate) records: Option<u64>,
-    /// Producers at the same time, each with a connection of its own
+    /// Producers at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) producers: u32,
+    /// Connections that the producers share, as the tasks of one service do; default: one for
+    /// each producer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) connections: Option<u32>,
     /// Batches (with --batch-records 1: records) on their way at once, for each producer;
     /// default: as the client has it, or 1 with --batch-records 1
     #[arg(long, value_name = "N")]

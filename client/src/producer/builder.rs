@@ -25,7 +25,7 @@ pub const LINGER: Duration = Duration::ZERO;
 pub const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Bytes of all records that wait for their receipts.
-pub const MEMORY_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub const MEMORY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Batches of one partition that may be on their way at once.
 pub const IN_FLIGHT_BATCHES_MAX: usize = 32;

@@ -155,7 +155,11 @@ fn long_sample() -> Vec<(PathBuf, Vec<u8>)> {
     wal.shutdown().unwrap();
     let mut files = contents(&disk);
     files.retain(|(path, _)| path.extension().unwrap() == "wal");
-    assert!(files.len() >= 5);
+    let used = |(_, bytes): &&(_, Vec<u8>)| bytes[4096..].iter().any(|byte| *byte != 0);
+    let count = files.iter().filter(used).count();
+    assert!(count >= 5);
+    // With one that stands by.
+    files.truncate(count + 1);
     files
 }
 
