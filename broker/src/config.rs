@@ -86,7 +86,7 @@ section! {
         /// loss of power may take the records of the last one.
         sync: SyncPolicy = SyncPolicy::Always;
         /// The size of one file of the log. Files are filled ahead and used again.
-        segment_bytes: ByteSize = ByteSize::mib(32), in ByteSize::mib(1)..=ByteSize::gib(1);
+        segment_bytes: ByteSize = ByteSize::mib(64), in ByteSize::mib(1)..=ByteSize::gib(1);
         /// The disk space that the log may take. A larger log makes checkpoints rarer and
         /// the restart after a crash longer. When it is full, producers wait.
         bytes_max: ByteSize = ByteSize::mib(512), in ByteSize::mib(4)..=ByteSize::gib(64);

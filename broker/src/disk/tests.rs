@@ -59,6 +59,54 @@ fn reading_onto_a_buffer_appends_no_more_than_asked() {
 }
 
 #[test]
+fn what_is_written_through_is_read_whatever_its_place_and_size() {
+    const MIB: usize = 1 << 20;
+    on_both(|disk, dir| {
+        let path = dir.join("a");
+        let file = disk.create(&path).unwrap();
+        let mut expected = Vec::new();
+        let sizes = [
+            3,
+            MIB,
+            4096,
+            2 * MIB + 5,
+            300_000,
+            1,
+            256 * 1024,
+            5 * MIB - 1,
+        ];
+        for (number, size) in sizes.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..size).map(|at| (at * 7 + number) as u8).collect();
+            let at = expected.len() as u64;
+            let (front, back) = bytes.split_at(size / 3);
+            let mut slices = [IoSlice::new(front), IoSlice::new(&[]), IoSlice::new(back)];
+            file.write_through(&mut slices, at).unwrap();
+            expected.extend_from_slice(&bytes);
+            // What lies before in the same block is still there.
+            let start = expected.len().saturating_sub(size + 5000);
+            let mut read = vec![0; expected.len() - start];
+            file.read_exact_at(&mut read, start as u64).unwrap();
+            assert!(read == expected[start..], "after write {number}");
+        }
+        // Over what is there, and between other writes.
+        file.write_all_at(b"xyz", 8190).unwrap();
+        expected[8190..8193].copy_from_slice(b"xyz");
+        let again = vec![9; MIB];
+        file.write_through(&mut [IoSlice::new(&again)], 8193)
+            .unwrap();
+        expected[8193..8193 + MIB].fill(9);
+        file.sync_data().unwrap();
+        assert_eq!(file.len().unwrap(), expected.len() as u64);
+        let mut read = vec![0; expected.len()];
+        disk.open(&path)
+            .unwrap()
+            .read_exact_at(&mut read, 0)
+            .unwrap();
+        assert!(read == expected);
+    });
+}
+
+#[test]
 fn many_slices_are_written_in_order_empty_ones_too() {
     on_both(|disk, dir| {
         let file = disk.create(&dir.join("a")).unwrap();
@@ -328,4 +376,26 @@ fn a_full_disk_refuses_growth_only() {
     assert_eq!(file.write_all_at(b"xy", 99).unwrap_err().kind(), full);
     file.write_all_at(b"xy", 98).unwrap();
     assert_eq!(disk.free_bytes(Path::new("/")).unwrap(), 0);
+}
+
+#[test]
+fn one_sync_of_the_file_system_keeps_files_and_names() {
+    on_both(|disk, dir| {
+        let file_system = disk.file_system(dir).unwrap();
+        for name in ["a", "b"] {
+            let file = disk.create(&dir.join(name)).unwrap();
+            file.write_all_at(b"synced", 0).unwrap();
+        }
+        file_system.sync().unwrap();
+        assert_eq!(contents(disk, &dir.join("b")), b"synced");
+    });
+    let disk = SimulatedDisk::new();
+    let file_system = disk.file_system(Path::new("/")).unwrap();
+    let file = disk.create(Path::new("/a")).unwrap();
+    file.write_all_at(b"synced", 0).unwrap();
+    file_system.sync().unwrap();
+    file.write_all_at(b"UNSYNC", 0).unwrap();
+    let disk = disk.crash(CrashKeep::Nothing);
+    assert_eq!(contents(&disk, Path::new("/a")), b"synced");
+    assert!(file_system.sync().is_err(), "its life has ended");
 }

@@ -143,6 +143,14 @@ impl PartitionLog {
         Ok(checkpoints.pop().expect("there is one checkpoint a log"))
     }
 
+    /// Whether there is something that `saved`, the last checkpoint of this log, does not have:
+    /// batches, or segments that retention or compaction removed. Old files of the latter stay
+    /// until a checkpoint without them is saved.
+    pub fn needs_checkpoint(&self, saved: &LogCheckpoint) -> bool {
+        let state = self.log.state.lock();
+        state.end != saved.end_offset || state.version != saved.version
+    }
+
     /// Tells that `checkpoint` is durable: from now on nobody asks for one before it, so files
     /// that only those needed can go. Blocks.
     pub fn checkpoint_saved(&self, checkpoint: &LogCheckpoint) {

@@ -178,14 +178,16 @@ impl DiskRead {
     /// a read that ends in front of it, those behind by one that begins there.
     pub fn run(mut self) -> Result<Vec<Batch>, ReadError> {
         loop {
-            match self.run_once() {
+            // Taken first: the segment may grow while it is read.
+            let info = self.segment.info();
+            match self.run_once(info.bytes) {
                 Ok(batches) if !batches.is_empty() => return Ok(batches),
                 // What was looked up has been removed or replaced: look again.
                 Ok(_) | Err(ReadError::Io { .. }) if self.segment.is_removed() => {}
                 Err(error) => return Err(error),
                 // Nothing more in this segment: a gap that compaction left, or the caller may
                 // not see more yet, which the next lookup tells.
-                Ok(_) => self.offset = self.offset.max(self.segment.end_offset()).min(self.up_to),
+                Ok(_) => self.offset = self.offset.max(info.end_offset).min(self.up_to),
             }
             match self.reader.read(self.offset, self.bytes_max, self.up_to) {
                 ReadOutcome::Memory(batches) => return Ok(batches),
@@ -198,11 +200,10 @@ impl DiskRead {
         }
     }
 
-    fn run_once(&self) -> Result<Vec<Batch>, ReadError> {
+    fn run_once(&self, end: u64) -> Result<Vec<Batch>, ReadError> {
         let files = &self.reader.log.store.files;
         let open = files.get(&self.segment)?;
         let floor = open.floor(files, &self.segment, self.offset)?;
-        let end = self.segment.info().bytes;
         let mut position = floor.position;
         let mut bytes_wanted = self.bytes_max.max(READ_BYTES_MIN);
         // Ends: each round moves on by a batch, or asks for as many bytes as that one has.

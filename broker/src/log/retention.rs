@@ -57,12 +57,17 @@ impl PartitionLog {
 
 impl Log {
     fn seal_if_old(&self, options: &LogOptions, now_ms: u64) {
-        let _writer = self.writer.lock();
-        let active = self.state.lock().active().cloned();
-        if let Some(active) = active {
+        let old_active = || {
+            let active = self.state.lock().active().cloned()?;
             let info = active.info();
             let age_ms = now_ms.saturating_sub(info.first_append_ms);
-            if age_ms >= options.segment_age_ms() || is_expired(&info, options, now_ms) {
+            let is_old = age_ms >= options.segment_age_ms() || is_expired(&info, options, now_ms);
+            is_old.then_some(active)
+        };
+        // Mostly it is not, and then a write that goes on need not be waited for.
+        if old_active().is_some() {
+            let _writer = self.writer.lock();
+            if let Some(active) = old_active() {
                 self.seal(&active);
             }
         }

@@ -36,6 +36,8 @@ pub struct LogStore {
 struct Inner {
     shared: Arc<StoreShared>,
     logs: RwLock<FxHashMap<PartitionId, PartitionLog>>,
+    /// Held by those that open a partition, and alone by the one that removes a directory.
+    opening: RwLock<()>,
     /// Files found at the start whose partition has not been opened yet.
     found: Mutex<FxHashMap<PartitionId, Vec<FileKind>>>,
     flusher: Mutex<Option<JoinHandle<()>>>,
@@ -88,6 +90,7 @@ impl LogStore {
             inner: Arc::new(Inner {
                 shared,
                 logs: RwLock::default(),
+                opening: RwLock::default(),
                 found: Mutex::new(found),
                 flusher: Mutex::new(thread),
             }),
@@ -109,6 +112,7 @@ impl LogStore {
         if let Some(log) = self.get(id) {
             return Ok(log);
         }
+        let _opening = self.inner.opening.read();
         let found = self.inner.found.lock().remove(&id).unwrap_or_default();
         let log = recover(&self.inner.shared, id, options, checkpoint, &found)
             // What was found counts again when somebody tries once more.
@@ -224,6 +228,7 @@ impl LogStore {
     fn remove_topic_dir_if_unused(&self, topic: TopicId) {
         let shared = &self.inner.shared;
         let dir = topic_dir(&shared.dir, topic);
+        let _nobody_opens = self.inner.opening.write();
         let mut topic_dirs = shared.topic_dirs.lock();
         let is_of_topic = |id: &PartitionId| id.topic == topic;
         if self.inner.logs.read().keys().any(is_of_topic)

@@ -101,12 +101,20 @@ impl Log {
         };
         if let Some(segment) = active {
             if segment.info().bytes + frame_bytes(first.header()) <= segment_bytes {
-                let open = self.store.files.get(&segment)?;
-                return Ok(Target {
-                    segment,
-                    open,
-                    is_new: false,
-                });
+                match self.store.files.get(&segment) {
+                    Ok(open) => {
+                        return Ok(Target {
+                            segment,
+                            open,
+                            is_new: false,
+                        });
+                    }
+                    // What is new need not suffer from what is old.
+                    Err(error @ ReadError::Damaged { .. }) => {
+                        tracing::error!(%error, "a new segment is begun");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             self.seal(&segment);
         }

@@ -271,7 +271,9 @@ impl Inner {
             }
             let reason: Arc<str> = error.to_string().into();
             let budget = budget.get_or_insert_with(|| Budget::new(self.config.timeout_ms));
-            if error.is_answer() || range.len() == 1 || !budget.spend() {
+            // Calls for single records count, too.
+            let goes_on = budget.spend();
+            if error.is_answer() || range.len() == 1 || !goes_on {
                 parts.push(Part::Failed(range, reason));
             } else if let Some(index) = blamed {
                 steps.push(Step::Call(index + 1..range.end));

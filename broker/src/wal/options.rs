@@ -22,7 +22,8 @@ pub const SYNC_INTERVAL_MAX: Duration = Duration::from_mins(1);
 pub struct WalOptions {
     /// The directory of the segments, which belongs to the WAL alone.
     pub dir: PathBuf,
-    /// The size of a segment file, in bytes. Default 32 MiB. An entry may have a quarter of it.
+    /// The size of a segment file, in bytes. Default 64 MiB. An entry may have three
+    /// eighths of it, so that the largest batch fits with room to spare.
     #[serde(default = "default_segment_bytes")]
     pub segment_bytes: u64,
     /// What all segment files may take, in bytes. Default 512 MiB. More lets checkpoints be rarer
@@ -35,7 +36,7 @@ pub struct WalOptions {
 }
 
 fn default_segment_bytes() -> u64 {
-    32 << 20
+    64 << 20
 }
 
 fn default_bytes_max() -> u64 {
@@ -81,10 +82,10 @@ impl WalOptions {
         }
     }
 
-    /// The largest payload of an entry, in bytes: a quarter of a segment, so that little is left
-    /// over at a segment's end.
+    /// The largest payload of an entry, in bytes: three eighths of a segment. The states at its
+    /// beginning may take half, and as much as an entry may be left over at its end.
     pub fn entry_bytes_max(&self) -> u64 {
-        self.segment_bytes / 4
+        self.segment_bytes / 8 * 3
     }
 }
 

@@ -28,7 +28,7 @@ const SPARE_EXTENSION: &str = "spare";
 pub(super) struct Position(pub(super) u64);
 
 impl Position {
-    /// Sequence numbers have 32 bits: at 1 GiB a second in segments of 32 MiB, four years' worth.
+    /// Sequence numbers have 32 bits: at 1 GiB a second in segments of 64 MiB, eight years' worth.
     pub(super) fn new(sequence: u64, offset: u64) -> Self {
         debug_assert!(sequence <= u32::MAX.into() && offset <= u32::MAX.into());
         Self(sequence << 32 | offset)

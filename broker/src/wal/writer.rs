@@ -220,7 +220,7 @@ impl Writer {
         );
         for (shard, image) in engine.images() {
             let size = record_bytes(image.len() as u64);
-            // The largest entry, a quarter of a segment, must fit behind them.
+            // The largest entry, three eighths of a segment, must fit behind them.
             if self.offset + size > self.active.len / 2 {
                 return Err(WalError::Failed {
                     reason: format!(

@@ -138,3 +138,20 @@ fn two_files_that_change_places_are_recognised() {
         Err(error) => assert!(matches!(error, OpenError::Short { .. })),
     }
 }
+
+#[test]
+fn a_damaged_active_segment_does_not_keep_new_batches_from_the_disk() {
+    let log = Damaged::new();
+    let active = log.checkpoint.segments.len() - 1;
+    let path = log.path(active);
+    log.disk.open(&path).unwrap().write_all_at(b"x", 3).unwrap();
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &log.checkpoint);
+    let opened = opened.unwrap();
+    opened.append(batch(24, &[b"new"]));
+    opened.flush().unwrap();
+    let found = read_all(&opened.reader(), Offset(24)).unwrap();
+    assert_eq!(found, [batch(24, &[b"new"])]);
+    let first = log.checkpoint.segments[active].base_offset;
+    assert!(read_all(&opened.reader(), first).is_err());
+}

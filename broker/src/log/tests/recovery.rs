@@ -154,6 +154,31 @@ fn files_of_partitions_that_nobody_opens_are_removed() {
 }
 
 #[test]
+fn a_failed_sync_of_the_whole_file_system_is_final_too() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let logs: Vec<_> = (0..SYNC_FILES_MAX as u32 + 1)
+        .map(|index| {
+            let none = LogCheckpoint::default();
+            let log = store
+                .open_partition(partition(index), small(), &none)
+                .unwrap();
+            log.append(batch(0, &[b"a"]));
+            (log, Offset(1))
+        })
+        .collect();
+    store.flush_all().unwrap();
+    disk.set_faults(crate::disk::FaultPlan {
+        fail_sync_in: Some(0),
+        ..Default::default()
+    });
+    for _ in 0..2 {
+        let error = store.checkpoint(&logs).unwrap_err();
+        assert!(matches!(error, CheckpointError::Failed(_)), "{error}");
+    }
+}
+
+#[test]
 fn a_failed_sync_is_final() {
     let disk = SimulatedDisk::new();
     let (store, log, _) = written(&disk, 10);

@@ -172,5 +172,8 @@ fn the_mark_goes_with_the_checkpoint_that_makes_it_needless() {
     assert_eq!(marks(), 1);
     let checkpoint = log.checkpoint().unwrap();
     log.checkpoint_saved(&checkpoint);
+    assert!(!log.needs_checkpoint(&checkpoint));
     assert_eq!(marks(), 0);
+    log.enforce_retention(1100).unwrap();
+    assert!(log.needs_checkpoint(&checkpoint));
 }

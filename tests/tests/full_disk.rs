@@ -1,0 +1,145 @@
+//! A file system that fills up under a broker, and has room again.
+//!
+//! The file system is a small tmpfs of its own, which needs the right to mount one: where that is
+//! missing, the test says so and ends. The same is tested on a simulated disk everywhere.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flumen_client::{Client, Producer, SendError, StartAt, TopicConfig};
+use flumen_tests::{broker::Broker, wait::DEADLINE};
+
+const TOPIC: &str = "full";
+const FILE_SYSTEM_BYTES: u64 = 64 << 20;
+const BALLAST_BYTES: usize = 24 << 20;
+const VALUE_BYTES: usize = 100_000;
+
+/// A mounted tmpfs.
+struct SmallFileSystem {
+    dir: tempfile::TempDir,
+}
+
+impl SmallFileSystem {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={FILE_SYSTEM_BYTES}"),
+                "none",
+            ])
+            .arg(dir.path())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self { dir })
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // Lazily: after a failed test the broker may still be there.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+async fn producer(client: &Client) -> Producer<Bytes> {
+    let builder = client.producer::<Bytes>(TOPIC);
+    let builder = builder.delivery_timeout(Duration::from_secs(10));
+    builder.build().await.unwrap()
+}
+
+async fn send(producer: &Producer<Bytes>, number: u64) -> Result<(), SendError> {
+    let mut value = vec![7; VALUE_BYTES];
+    value[..8].copy_from_slice(&number.to_be_bytes());
+    producer.send(Bytes::from(value)).await.map(drop)
+}
+
+async fn read_all(client: &Client) -> Vec<u64> {
+    let consumer = client.consumer::<Bytes>(TOPIC).from(StartAt::Beginning);
+    let mut consumer = consumer.until_end().build().await.unwrap();
+    let mut numbers = Vec::new();
+    while let Some(received) = consumer.next().await {
+        let value = received.unwrap().value;
+        assert_eq!(value.len(), VALUE_BYTES);
+        numbers.push(u64::from_be_bytes(value[..8].try_into().unwrap()));
+    }
+    numbers
+}
+
+fn ballast(dir: &Path) -> PathBuf {
+    let path = dir.join("ballast");
+    std::fs::write(&path, vec![1; BALLAST_BYTES]).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_file_system_refuses_and_loses_nothing_and_recovers() {
+    let Some(file_system) = SmallFileSystem::mount() else {
+        eprintln!("skipped: this needs the right to mount a tmpfs");
+        return;
+    };
+    let ballast = ballast(file_system.path());
+    let data = file_system.path().join("data");
+    let args = [
+        "--wal-segment-bytes=1MiB",
+        "--wal-bytes-max=8MiB",
+        "--shards=1",
+    ];
+    let mut broker = Broker::start_in(&data, &args).await;
+    let client = broker.client().await;
+    let config = TopicConfig::default();
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    let sender = producer(&client).await;
+
+    let mut acknowledged = Vec::new();
+    let error = loop {
+        let number = acknowledged.len() as u64;
+        match send(&sender, number).await {
+            Ok(()) => acknowledged.push(number),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 1_000, "the file system never fills up");
+    };
+    assert!(acknowledged.len() > 50, "{error}");
+    assert!(
+        !error.is_unknown(),
+        "a refusal leaves nothing open: {error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("space") || text.contains("room"), "{text}");
+
+    // Reading goes on.
+    assert_eq!(read_all(&client).await, acknowledged);
+
+    std::fs::remove_file(ballast).unwrap();
+    let started = std::time::Instant::now();
+    let mut next = acknowledged.len() as u64;
+    while let Err(error) = send(&sender, next).await {
+        assert!(started.elapsed() < DEADLINE, "no recovery: {error}");
+    }
+    acknowledged.push(next);
+    for _ in 0..20 {
+        next += 1;
+        send(&sender, next).await.unwrap();
+        acknowledged.push(next);
+    }
+    assert_eq!(read_all(&client).await, acknowledged);
+
+    broker.kill();
+    broker.restart().await;
+    assert_eq!(read_all(&broker.client().await).await, acknowledged);
+    assert!(broker.stop().success());
+}

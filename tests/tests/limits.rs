@@ -1,0 +1,59 @@
+//! The largest records and batches are stored like all others.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use flumen_client::{Client, StartAt, TopicConfig};
+use flumen_protocol::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
+use flumen_tests::broker::Broker;
+
+const TOPIC: &str = "large";
+
+/// Two of these fill a batch to the last kilobyte.
+const HALF_BATCH: usize = BATCH_BYTES_MAX / 2 - 1024;
+
+async fn lengths(client: &Client) -> Vec<usize> {
+    let consumer = client.consumer::<Bytes>(TOPIC).from(StartAt::Beginning);
+    let mut consumer = consumer.until_end().build().await.unwrap();
+    let mut lengths = Vec::new();
+    while let Some(received) = consumer.next().await {
+        let value = received.unwrap().value;
+        assert!(value.iter().all(|byte| *byte == lengths.len() as u8));
+        lengths.push(value.len());
+    }
+    lengths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_and_the_largest_batch_are_stored() {
+    let mut broker = Broker::start().await;
+    let client = broker.client().await;
+    let config = TopicConfig::default();
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    let producer = client
+        .producer::<Bytes>(TOPIC)
+        .batch_bytes(BATCH_BYTES_MAX)
+        .memory_bytes(4 * BATCH_BYTES_MAX)
+        .linger(Duration::from_secs(1))
+        .build()
+        .await
+        .unwrap();
+    let sizes = [HALF_BATCH, HALF_BATCH, RECORD_BYTES_MAX, 1];
+    for (number, size) in sizes.into_iter().enumerate() {
+        let value = Bytes::from(vec![number as u8; size]);
+        producer.enqueue(value).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    let too_large = Bytes::from(vec![0; RECORD_BYTES_MAX + 1]);
+    let error = producer.send(too_large).await.unwrap_err();
+    assert!(
+        error.to_string().contains(&RECORD_BYTES_MAX.to_string()),
+        "{error}"
+    );
+
+    assert_eq!(lengths(&client).await, sizes);
+    broker.kill();
+    broker.restart().await;
+    assert_eq!(lengths(&broker.client().await).await, sizes);
+}
