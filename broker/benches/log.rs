@@ -47,7 +47,7 @@ fn store(dir: &Path) -> LogStore {
         tail_bytes_max: 0,
         ..LogStoreOptions::default()
     };
-    LogStore::open(RealDisk::new(), dir, options).unwrap()
+    LogStore::open(RealDisk::shared(), dir, options).unwrap()
 }
 
 fn open(store: &LogStore) -> PartitionLog {
@@ -95,7 +95,7 @@ fn time_log_writes(dir: &Path, sample: &Batch) -> Duration {
 }
 
 fn time_raw_writes(dir: &Path) -> Duration {
-    let disk = RealDisk::new();
+    let disk = RealDisk;
     let path = dir.join("raw");
     let piece = vec![7_u8; 4 * 1024 * 1024];
     let start = Instant::now();
@@ -124,7 +124,7 @@ fn time_log_reads(log: &PartitionLog) -> Duration {
 }
 
 fn time_raw_reads(dir: &Path, bytes: u64) -> Duration {
-    let file = RealDisk::new().open(&dir.join("raw")).unwrap();
+    let file = RealDisk.open(&dir.join("raw")).unwrap();
     let start = Instant::now();
     for at in (0..bytes).step_by(READ_BYTES) {
         let mut buffer = Vec::with_capacity(READ_BYTES);
@@ -175,7 +175,7 @@ fn reads(criterion: &mut Criterion) {
     group
         .sample_size(10)
         .throughput(Throughput::Bytes(ROUND_BYTES));
-    let raw = RealDisk::new().create(&dir.path().join("raw")).unwrap();
+    let raw = RealDisk.create(&dir.path().join("raw")).unwrap();
     raw.write_all_at(&vec![7; ROUND_BYTES as usize], 0).unwrap();
     group.bench_function("bare", |bencher| {
         bencher.iter_custom(|rounds| {

@@ -209,6 +209,13 @@ impl<T> Consumer<T> {
                 }
                 Err(error)
             }
+            Event::Unreadable { partition, error } => {
+                // Nothing more will come of it.
+                if let Some(end) = self.progress.end(partition) {
+                    self.progress.reached(partition, end);
+                }
+                Err(error)
+            }
             Event::Failed(error) => {
                 self.ended = true;
                 Err(error)

@@ -401,6 +401,13 @@ pub enum ConsumeEvent {
     },
     /// The stream ends with this frame.
     Failed(WireError),
+    /// A partition cannot be read any further. The stream goes on with the others.
+    PartitionFailed {
+        /// The partition's index.
+        partition: u32,
+        /// Why.
+        error: WireError,
+    },
 }
 
 /// Where a consumer starts in a partition.

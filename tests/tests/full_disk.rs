@@ -3,7 +3,7 @@
 //! The file system is a small tmpfs of its own, which needs the right to mount one: where that is
 //! missing, the test says so and ends. The same is tested on a simulated disk everywhere.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::{
     path::{Path, PathBuf},

@@ -193,7 +193,7 @@ impl RealFile {
         Self {
             file,
             #[cfg(target_os = "linux")]
-            direct: Default::default(),
+            direct: super::direct::DirectHandle::default(),
         }
     }
 

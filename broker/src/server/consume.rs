@@ -132,8 +132,16 @@ impl Delivery {
         writer.send(&started, Payload::None).await?;
         loop {
             if let Some(place) = self.ready.pop_front() {
-                if self.turn(place, writer).await? || self.sources[place].has_more()? {
-                    self.ready.push_back(place);
+                match self.turn(place, writer).await {
+                    Ok(more) => {
+                        if more || self.sources[place].has_more()? {
+                            self.ready.push_back(place);
+                        }
+                    }
+                    Err(End::Failed(error)) if error.code == ErrorCode::StorageFailed => {
+                        self.set_aside(place, error, writer).await?;
+                    }
+                    Err(end) => return Err(end),
                 }
                 continue;
             }
@@ -144,6 +152,20 @@ impl Delivery {
                 () = writer.stopped() => return Err(End::ClientGone),
             }
         }
+    }
+
+    /// Tells that a partition cannot be read. It does not get another turn, nor armed again, and
+    /// keeps nobody else from theirs.
+    async fn set_aside(
+        &mut self,
+        place: usize,
+        error: WireError,
+        writer: &mut FrameWriter,
+    ) -> Result<(), End> {
+        let partition = self.sources[place].index();
+        tracing::error!(partition, error = error.text, "a partition cannot be read");
+        let event = ConsumeEvent::PartitionFailed { partition, error };
+        Ok(writer.send(&event, Payload::None).await?)
     }
 
     /// Delivers up to one turn of a partition. Returns whether there may be more.

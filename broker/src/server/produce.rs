@@ -85,7 +85,7 @@ pub(super) async fn serve(
     let counted = Counted::new(&session.shared.metrics, &open);
     let (pending_tx, pending_rx) = mpsc::channel(BATCHES_INFLIGHT_MAX);
     let receiving = receive(session, &target, reader, pending_tx);
-    let acknowledging = acknowledge(&counted, pending_rx, writer);
+    let acknowledging = acknowledge(session, &counted, pending_rx, writer);
     tokio::pin!(receiving, acknowledging);
     tokio::select! {
         // The client is gone or reads no acknowledgements: nothing more is taken from it.
@@ -192,6 +192,7 @@ fn nothing_stored() -> ProduceReceipt {
 
 /// Writes outcomes in the order of the batches; those that are known together share a frame.
 async fn acknowledge(
+    session: &Session,
     counted: &Counted,
     mut pending: mpsc::Receiver<Pending>,
     mut writer: FrameWriter,
@@ -215,8 +216,7 @@ async fn acknowledge(
             return;
         }
     }
-    writer.finish();
-    writer.stopped().await;
+    session.finish(&mut writer).await;
 }
 
 async fn send(

@@ -31,6 +31,9 @@ const STRANGER_LIMITS: FrameLimits = FrameLimits {
     payload_bytes_max: 0,
 };
 
+/// How long a broker that stops waits for a client to take what it was told last.
+const STOP_LINGER: Duration = Duration::from_secs(1);
+
 /// Code of streams that are reset because the client broke the protocol.
 const RESET_PROTOCOL_VIOLATION: u32 = 1;
 
@@ -184,9 +187,22 @@ impl Session {
     ) {
         // A peer that is gone needs no answer.
         if writer.send(answer, Payload::None).await.is_ok() {
-            writer.finish();
-            writer.stopped().await;
+            self.finish(writer).await;
         }
         reader.stop(0);
+    }
+
+    /// Ends a stream, and waits until the client has received all of it; not for long when the
+    /// broker stops.
+    pub(super) async fn finish(&self, writer: &mut FrameWriter) {
+        writer.finish();
+        let stopping = async {
+            self.shared.stopping.cancelled().await;
+            tokio::time::sleep(STOP_LINGER).await;
+        };
+        tokio::select! {
+            () = writer.stopped() => {}
+            () = stopping => {}
+        }
     }
 }

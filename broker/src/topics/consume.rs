@@ -12,7 +12,7 @@ use flumen_protocol::{
 
 use super::Topics;
 use crate::{
-    log::ReadOutcome,
+    log::{ReadError, ReadOutcome},
     shard::{News, PartitionReader, Subscription},
 };
 
@@ -99,7 +99,15 @@ impl ConsumeSource {
         let end_offset = self.reader.end_offset();
         let batches = match self.reader.read(self.next_offset, bytes_max) {
             ReadOutcome::Memory(batches) => batches,
-            ReadOutcome::Disk(read) => blocking(move || read.run()).await?,
+            ReadOutcome::Disk(read) => match unless_panicked(move || read.run()).await? {
+                Ok(batches) => batches,
+                // Removed while it was being read.
+                Err(ReadError::OutOfRange { start, .. }) if start > self.next_offset => {
+                    self.next_offset = start;
+                    Vec::new()
+                }
+                Err(error) => return Err(storage_failed(&error)),
+            },
             ReadOutcome::End => Vec::new(),
             // Retention or compaction has passed the consumer by: it goes on with what is left.
             ReadOutcome::OutOfRange { start, .. } if start > self.next_offset => {
@@ -153,9 +161,18 @@ where
     T: Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(WireError::new(ErrorCode::StorageFailed, error.to_string())),
-        Err(error) => Err(WireError::new(ErrorCode::Internal, error.to_string())),
-    }
+    unless_panicked(work)
+        .await?
+        .map_err(|error| storage_failed(&error))
+}
+
+async fn unless_panicked<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, WireError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| WireError::new(ErrorCode::Internal, error.to_string()))
+}
+
+fn storage_failed(error: &impl std::fmt::Display) -> WireError {
+    WireError::new(ErrorCode::StorageFailed, error.to_string())
 }

@@ -43,6 +43,21 @@ pub enum ConsumeError {
         /// What is wrong with it.
         source: BatchError,
     },
+    /// The broker cannot read a partition from its disk. The consumer goes on with the other
+    /// partitions; a new consumer may begin behind the damage.
+    #[error(
+        "partition {partition} of topic {topic} cannot be read from offset {offset} on: {text}"
+    )]
+    Unreadable {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: u32,
+        /// The first offset that could not be read.
+        offset: Offset,
+        /// What the broker says.
+        text: String,
+    },
     /// A batch holds values of another type; its records are passed over.
     #[error(
         "records from offset {offset} on of partition {partition} of topic {topic} are passed over: they hold {found:?}, this consumer reads {wanted:?}"

@@ -66,6 +66,11 @@ pub(super) enum Event {
         end: Option<Offset>,
         error: ConsumeError,
     },
+    /// A partition cannot be read any further; the others can.
+    Unreadable {
+        partition: u32,
+        error: ConsumeError,
+    },
     Failed(ConsumeError),
 }
 
@@ -288,6 +293,18 @@ impl Fetch {
                     match self.take(partition, bytes, &mut ended.positions).await {
                         Some(event) => event,
                         None => continue,
+                    }
+                }
+                Some((ConsumeEvent::PartitionFailed { partition, error }, _)) => {
+                    let offset = ended.positions.expected(partition).unwrap_or_default();
+                    Event::Unreadable {
+                        partition,
+                        error: ConsumeError::Unreadable {
+                            topic: self.topic.clone(),
+                            partition,
+                            offset,
+                            text: error.text,
+                        },
                     }
                 }
                 Some(_) => return Err("the broker sent what this client does not know".to_owned()),

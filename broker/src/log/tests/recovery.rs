@@ -157,7 +157,7 @@ fn files_of_partitions_that_nobody_opens_are_removed() {
 fn a_failed_sync_of_the_whole_file_system_is_final_too() {
     let disk = SimulatedDisk::new();
     let store = open_store(&disk, manual());
-    let logs: Vec<_> = (0..SYNC_FILES_MAX as u32 + 1)
+    let logs: Vec<_> = (0..=SYNC_FILES_MAX as u32)
         .map(|index| {
             let none = LogCheckpoint::default();
             let log = store
