@@ -166,6 +166,8 @@ impl Hooks {
         metrics.records.get_or_create(&label).inc_by(records);
         let failures = now.failures.saturating_sub(before.failures);
         metrics.failures.get_or_create(&label).inc_by(failures);
+        let failed = now.failed_records.saturating_sub(before.failed_records);
+        metrics.failed_records.get_or_create(&label).inc_by(failed);
         let nanoseconds = now.time_ns.saturating_sub(before.time_ns);
         let time = metrics.call_time.get_or_create(&label);
         time.inc_by(nanoseconds as f64 / 1e9);

@@ -169,6 +169,8 @@ pub struct PluginMetrics {
     pub calls: Family<BindingLabel, Counter>,
     /// Calls that failed.
     pub failures: Family<BindingLabel, Counter>,
+    /// Records that a plugin could not take.
+    pub failed_records: Family<BindingLabel, Counter>,
     /// Records that were shown to a plugin.
     pub records: Family<BindingLabel, Counter>,
     /// Time that calls took, in seconds.
@@ -289,6 +291,11 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("plugin");
         registry.register("calls", "Calls of plugins", m.calls);
         registry.register("failures", "Calls of plugins that failed", m.failures);
+        registry.register(
+            "failed_records",
+            "Records that plugins could not take",
+            m.failed_records,
+        );
         registry.register("records", "Records shown to plugins", m.records);
         registry.register_with_unit(
             "call_time",

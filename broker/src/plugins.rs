@@ -211,6 +211,7 @@ impl Plugins {
                 version: version.unwrap_or_default(),
                 calls: report.calls,
                 failures: report.failures,
+                failed_records: report.failed_records,
                 suspended: report.suspended_for.is_some() || blocked.is_some(),
                 last_failure: report.last_failure.or_else(|| blocked.clone()),
             }

@@ -105,6 +105,11 @@ impl ShardError {
     }
 }
 
+/// Whether the bytes are the checkpoint of a shard of partitions.
+pub(crate) fn decode_checkpoint_for_fuzzing(bytes: &[u8]) -> bool {
+    data::is_manifest(bytes)
+}
+
 /// Sets room aside for a command that is not an append.
 pub(crate) fn reserve(wal: &Wal, command: &Command) -> Result<Reservation, ProposeError> {
     let bytes = command.len_bytes() as u64 + 1024;

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -101,9 +104,11 @@ impl Client {
     }
 
     /// Closes all connections and waits, for up to [`CLOSE_TIMEOUT`](crate::config::CLOSE_TIMEOUT), until the brokers know.
+    /// From now on neither this client nor its clones, producers and consumers connect again.
     /// Close producers first: what they still hold is lost. Without this a broker notices
     /// that a process is gone only some seconds later.
     pub async fn close(&self) {
+        self.inner.dialer.closed.store(true, Ordering::Release);
         for broker in self.inner.brokers.lock().values() {
             if let Some(connection) = broker.live() {
                 connection.close(quinn::VarInt::from_u32(0), b"closed by the client");
@@ -396,6 +401,7 @@ impl ClientBuilder {
             tls: client_tls(&profile)?,
             token: profile.token,
             endpoints: Mutex::default(),
+            closed: AtomicBool::new(false),
         };
         let client = Client {
             inner: Arc::new(Inner {

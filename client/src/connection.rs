@@ -6,7 +6,10 @@ pub(crate) mod control;
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,6 +31,9 @@ pub enum ConnectError {
     /// No broker is named.
     #[error("no broker to connect to: the profile names none")]
     NoBrokers,
+    /// The client was closed.
+    #[error("the client was closed; connect another one")]
+    Closed,
     /// Certificates or keys cannot be used.
     #[error("cannot set up TLS: {text}")]
     Tls {
@@ -78,6 +84,8 @@ pub(crate) struct Dialer {
     pub(crate) token: Option<String>,
     /// One socket for each family of addresses, made when it is first needed.
     pub(crate) endpoints: Mutex<[Option<Endpoint>; 2]>,
+    /// Set when the client is closed: nothing connects any more.
+    pub(crate) closed: AtomicBool,
 }
 
 /// A broker, by address, and the connection to it.
@@ -134,6 +142,9 @@ impl Broker {
         }
         if let Some(not_before) = retry.not_before {
             tokio::time::sleep_until(not_before.into()).await;
+        }
+        if self.dialer.closed.load(Ordering::Acquire) {
+            return Err(ConnectError::Closed);
         }
         match self.connect().await {
             Ok(connection) => {

@@ -263,6 +263,8 @@ pub struct BindingStatus {
     pub calls: u64,
     /// Calls that failed.
     pub failures: u64,
+    /// Records that the plugin could not take.
+    pub failed_records: u64,
     /// The text of the last failure.
     pub last_failure: Option<String>,
     /// Whether it is suspended because it kept failing.

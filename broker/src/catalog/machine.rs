@@ -45,6 +45,11 @@ struct Image {
     state: Arc<CatalogState>,
 }
 
+/// Whether the bytes are what a checkpoint of the catalog holds.
+pub(super) fn is_image(bytes: &[u8]) -> bool {
+    postcard::from_bytes::<Image>(bytes).is_ok()
+}
+
 impl CatalogMachine {
     pub(super) fn open(
         disk: Arc<dyn Disk>,

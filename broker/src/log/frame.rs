@@ -104,6 +104,20 @@ pub(super) fn decode_batch(frame: Bytes) -> Result<Batch, FrameError> {
     Ok(Batch::decode(frame.slice(FRAME_CRC_LEN..))?)
 }
 
+/// Decodes a frame with the checksum that its front should have; tells the bytes of its batch.
+pub(crate) fn decode_for_fuzzing(bytes: &[u8]) -> Option<usize> {
+    let position = SEGMENT_HEADER_LEN as u64;
+    let mut frame = bytes.get(..FRAME_LEN)?.to_vec();
+    frame.extend_from_slice(&bytes[FRAME_LEN..]);
+    let crc = front_crc(&frame[FRAME_CRC_LEN..FRAME_LEN], position);
+    frame[..FRAME_CRC_LEN].copy_from_slice(&crc.to_le_bytes());
+    let header = decode_front(&frame, position).ok()?;
+    let len = usize::try_from(frame_bytes(&header)).ok()?;
+    let frame = Bytes::from(frame);
+    let batch = decode_batch(frame.slice(..len.min(frame.len()))).ok()?;
+    Some(batch.encoded_len())
+}
+
 fn front_crc(header: &[u8], position: u64) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     digest.update(&position.to_le_bytes());

@@ -40,7 +40,7 @@ pub(super) struct IndexEntry {
 
 /// The entries of a segment, or of its front part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SparseIndex {
+pub(crate) struct SparseIndex {
     /// Bytes of the segment that the entries describe.
     pub(super) covers_bytes: u64,
     /// By rising offset, position and time.
@@ -157,6 +157,15 @@ impl SparseIndex {
     pub(super) fn load(disk: &dyn Disk, dir: &Path, key: &SegmentKey, bytes: u64) -> Option<Self> {
         let file = read_file(disk, &key.index_path(dir), FILE_BYTES_MAX).ok()??;
         Self::decode(&file, key.base_offset).filter(|index| index.covers_bytes == bytes)
+    }
+
+    /// Decodes `content` with the checksum that it should have, and checks that what comes out
+    /// encodes to the same; tells whether it is an index.
+    pub(crate) fn decode_for_fuzzing(content: &[u8]) -> bool {
+        let mut bytes = content.to_vec();
+        bytes.extend_from_slice(&crc32c(content).to_le_bytes());
+        let index = Self::decode(&bytes, Offset(0));
+        index.is_some_and(|index| index.encode(Offset(0)) == bytes)
     }
 
     fn encode(&self, base_offset: Offset) -> Vec<u8> {

@@ -59,6 +59,7 @@ struct Stats {
     calls: AtomicU64,
     records: AtomicU64,
     failures: AtomicU64,
+    failed_records: AtomicU64,
     time_ns: AtomicU64,
     last_failure: Mutex<Option<Arc<str>>>,
 }
@@ -73,6 +74,9 @@ pub struct BindingReport {
     pub records: u64,
     /// Calls that failed: traps, time-outs, limits, answers that do not fit.
     pub failures: u64,
+    /// Records that it could not take: those it answered with an error, and those at which a
+    /// call failed. They went where the error policy sends them.
+    pub failed_records: u64,
     /// Time that calls took, in nanoseconds.
     pub time_ns: u64,
     /// The text of the last failure.
@@ -190,6 +194,7 @@ impl Binding {
             calls: stats.calls.load(Ordering::Relaxed),
             records: stats.records.load(Ordering::Relaxed),
             failures: stats.failures.load(Ordering::Relaxed),
+            failed_records: stats.failed_records.load(Ordering::Relaxed),
             time_ns: stats.time_ns.load(Ordering::Relaxed),
             last_failure: stats.last_failure.lock().as_deref().map(str::to_owned),
             suspended_for: self.0.breaker.lock().suspended(Instant::now()),
@@ -199,6 +204,25 @@ impl Binding {
                 .map(|pooled| pooled.instance.memory_bytes())
                 .sum(),
             counters: self.0.voice.counters.lock().clone(),
+        }
+    }
+}
+
+impl Part {
+    /// How many of its records failed, and what the plugin said of the last.
+    fn failed_records(&self) -> (u64, Option<&str>) {
+        match self {
+            Self::Failed(range, reason) => (range.len() as u64, Some(reason)),
+            Self::Answered(_, Answer::Filter(verdicts)) => {
+                let last = verdicts.failures.last();
+                let text = last.map(|failure| failure.message.as_str());
+                (verdicts.failures.len() as u64, text)
+            }
+            Self::Answered(_, Answer::Transform(transformed, _)) => {
+                let last = transformed.failures.last();
+                let text = last.map(|at| at.failure.message.as_str());
+                (transformed.failures.len() as u64, text)
+            }
         }
     }
 }
@@ -225,7 +249,29 @@ impl Inner {
             Err(_) => false,
         };
         self.note(answered);
+        match &result {
+            Ok((parts, _)) => self.count_failed_records(parts),
+            Err(_) => drop(self.stats.failed_records.fetch_add(1, Ordering::Relaxed)),
+        }
         result.map(|(parts, _)| parts)
+    }
+
+    fn count_failed_records(&self, parts: &[Part]) {
+        let mut count = 0;
+        let mut last = None;
+        for part in parts {
+            let (failed, text) = part.failed_records();
+            count += failed;
+            last = text.or(last);
+        }
+        if count == 0 {
+            return;
+        }
+        let stats = &self.stats;
+        stats.failed_records.fetch_add(count, Ordering::Relaxed);
+        if let Some(text) = last {
+            *stats.last_failure.lock() = Some(text.into());
+        }
     }
 
     /// The parts, and whether any call came back.

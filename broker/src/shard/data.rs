@@ -378,3 +378,8 @@ impl Future for PendingAppend {
         })
     }
 }
+
+/// Whether the bytes are what a checkpoint of this kind of shard holds.
+pub(super) fn is_manifest(bytes: &[u8]) -> bool {
+    postcard::from_bytes::<manifest::Manifest>(bytes).is_ok()
+}

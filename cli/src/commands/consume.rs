@@ -5,8 +5,8 @@ mod start;
 
 use std::io::{self, BufWriter, Write};
 
-use anyhow::{Context, Result};
-use flumen_client::{Consumer, Raw, StartAt};
+use anyhow::{Context, Result, bail};
+use flumen_client::{ConsumeError, Consumer, Raw, StartAt};
 use flumen_protocol::topic::TopicName;
 
 use self::format::RecordFormat;
@@ -90,12 +90,22 @@ async fn print(
     progress: &indicatif::ProgressBar,
 ) -> Result<()> {
     let mut count = 0;
+    let mut passed_over = 0;
     let mut lines = Vec::new();
     while count < count_max {
         let Some(batch) = consumer.next_batch().await else {
             break;
         };
-        let batch = batch?;
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) if error.is_fatal() => return Err(error.into()),
+            Err(error) => {
+                progress.suspend(|| anstream::eprintln!("warning: {error}"));
+                let is_passing = matches!(error, ConsumeError::Disconnected { .. });
+                passed_over += u64::from(!is_passing);
+                continue;
+            }
+        };
         let partition = batch.partition;
         let left = usize::try_from(count_max - count).unwrap_or(usize::MAX);
         for (offset, record) in batch.records().take(left) {
@@ -106,6 +116,9 @@ async fn print(
         progress.suspend(|| write(&lines))?;
         lines.clear();
         progress.set_position(count);
+    }
+    if passed_over > 0 {
+        bail!("some records could not be read and were passed over, see the warnings above");
     }
     Ok(())
 }

@@ -20,8 +20,9 @@ Examples:
   flumen dev
   flumen dev --data-dir /tmp/flumen --listen 127.0.0.1:0
 
-The first start makes a data directory, a certificate authority and the profile \"dev\", which
-becomes the default, so that every other command finds the broker without flags.";
+The first start makes a data directory and a certificate authority. Every start makes the profile
+\"dev\" and makes it the default, so that every other command finds the broker without flags;
+`flumen profile use NAME` goes back to another one.";
 
 /// The name of the profile that leads to the broker.
 const PROFILE: &str = "dev";
@@ -66,8 +67,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
         let profile = Profile::read(broker.profile())?;
         let profiles = Profiles::of_user()?;
         profiles.save(PROFILE, &profile)?;
+        let before = profiles.default_name()?;
         profiles.make_default(PROFILE)?;
-        tell(broker, &data_dir.display().to_string());
+        let replaced = before.filter(|name| name != PROFILE);
+        tell(broker, &data_dir.display().to_string(), replaced.as_deref());
         Ok(())
     })
 }
@@ -78,7 +81,7 @@ fn default_data_dir() -> Result<PathBuf> {
     Ok(base.data_dir().join("flumen").join("dev"))
 }
 
-fn tell(broker: &Broker, data_dir: &str) {
+fn tell(broker: &Broker, data_dir: &str, replaced: Option<&str>) {
     const BOLD: Style = Style::new().bold();
     const COMMAND: Style = AnsiColor::Cyan.on_default();
     let admin = broker.admin_addr();
@@ -88,7 +91,12 @@ fn tell(broker: &Broker, data_dir: &str) {
         eprintln!("  metrics   http://{admin}/metrics");
     }
     eprintln!("  data      {data_dir}");
-    eprintln!("  profile   {PROFILE} (the default from now on)\n");
+    match replaced {
+        None => eprintln!("  profile   {PROFILE} (the default from now on)\n"),
+        Some(name) => eprintln!(
+            "  profile   {PROFILE} (the default from now on; `flumen profile use {name}` goes back)\n"
+        ),
+    }
     eprintln!("In another terminal:\n");
     for line in [
         "flumen topic create hello",

@@ -73,7 +73,15 @@ fn summary(info: &PluginInfo) -> String {
 /// Bindings and how they fare.
 pub(crate) fn bindings_table(bindings: &[BindingStatus]) -> Table {
     let mut table = table([
-        "TOPIC", "PLUGIN", "VERSION", "ON ERROR", "TIMEOUT", "CALLS", "FAILURES", "STATE",
+        "TOPIC",
+        "PLUGIN",
+        "VERSION",
+        "ON ERROR",
+        "TIMEOUT",
+        "CALLS",
+        "FAILED CALLS",
+        "FAILED RECORDS",
+        "STATE",
     ]);
     for status in bindings {
         let state = match (&status.last_failure, status.suspended) {
@@ -90,6 +98,7 @@ pub(crate) fn bindings_table(bindings: &[BindingStatus]) -> Table {
             format!("{}ms", status.binding.timeout_ms),
             output::count(status.calls),
             output::count(status.failures),
+            output::count(status.failed_records),
             state,
         ]);
     }

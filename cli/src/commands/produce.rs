@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
-use flumen_client::{Codec, Message, Producer, Raw};
+use flumen_client::{Codec, FlushError, Message, Producer, Raw, SendError};
 use flumen_protocol::topic::TopicName;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,7 +25,7 @@ Examples:
   tail -f app.log | flumen produce logs --header host=\"$(hostname)\" --compression zstd
 
 Each line becomes a record, without its line end. The command ends when all records are durable;
-when it fails, it says how many are.";
+when it fails, it says how many are, also with --output json.";
 
 /// What the values are, when they are JSON.
 const JSON: &str = "application/json";
@@ -66,7 +66,12 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Summary {
     topic: String,
+    /// Records that are durable, or that a plugin took.
     records: u64,
+    /// Records that were refused or are lost.
+    failed: u64,
+    /// How many of those that failed may be durable all the same.
+    unknown: u64,
     bytes: u64,
     seconds: f64,
     records_per_second: f64,
@@ -94,6 +99,8 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let mut summary = Summary {
         topic: arguments.topic.to_string(),
         records: 0,
+        failed: 0,
+        unknown: 0,
         bytes: 0,
         seconds: 0.0,
         records_per_second: 0.0,
@@ -103,17 +110,29 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     // What was taken is still delivered when a later line cannot be.
     let flushed = producer.close().await;
     client.close().await;
-    outcome.with_context(|| {
-        format!(
-            "not every line was sent to topic {}: {} were",
-            arguments.topic,
-            output::count(summary.records)
-        )
-    })?;
-    flushed?;
-
+    let mut first = None;
+    if let Err(failures) = flushed {
+        summary.count(&failures);
+        first = Some(failures.first.into());
+    }
+    if let Err(error) = outcome {
+        first = Some(match error.downcast::<SendError>() {
+            Ok(SendError::Earlier(failures)) => {
+                summary.count(&failures);
+                failures.first.clone().into()
+            }
+            Ok(error) => error.into(),
+            Err(error) => error,
+        });
+    }
     summary.seconds = started.elapsed().as_secs_f64();
     summary.records_per_second = summary.records as f64 / summary.seconds.max(f64::EPSILON);
+    if let Some(error) = first {
+        if output == OutputFormat::Json {
+            output.print(&summary, |_| Ok(()))?;
+        }
+        return Err(error.context(summary.failure()));
+    }
     output.print(&summary, |out| {
         Ok(writeln!(
             out,
@@ -125,6 +144,28 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
             output::count(summary.records_per_second as u64),
         )?)
     })
+}
+
+impl Summary {
+    /// Takes failed records out of those that were sent.
+    fn count(&mut self, failures: &FlushError) {
+        self.failed += failures.failed;
+        self.unknown += failures.unknown;
+        self.records = self.records.saturating_sub(failures.failed);
+    }
+
+    fn failure(&self) -> String {
+        let stored = output::count(self.records);
+        let sent = output::counted(self.records + self.failed, "record");
+        let text = format!(
+            "not every line is stored in topic {}: of {sent} sent, {stored} are stored",
+            self.topic
+        );
+        match self.unknown {
+            0 => text,
+            unknown => format!("{text}, and {} more may be", output::count(unknown)),
+        }
+    }
 }
 
 async fn send_all(

@@ -36,6 +36,9 @@ struct Row {
     name: String,
     default: bool,
     brokers: Vec<String>,
+    /// Why it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
@@ -53,9 +56,14 @@ fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
     let default = profiles.default_name()?;
     let mut rows = Vec::new();
     for name in profiles.list()? {
+        let (brokers, error) = match profiles.load(&name) {
+            Ok(profile) => (profile.contents().brokers.clone(), None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
         rows.push(Row {
             default: default.as_ref() == Some(&name),
-            brokers: profiles.load(&name)?.contents().brokers.clone(),
+            brokers,
+            error,
             name,
         });
     }
@@ -69,6 +77,10 @@ fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
             let default = if row.default { "*" } else { "" };
             table.add_row([row.name.as_str(), default, &row.brokers.join(",")]);
         }
-        write_table(out, &table)
+        write_table(out, &table)?;
+        for error in rows.iter().filter_map(|row| row.error.as_ref()) {
+            anstream::eprintln!("warning: {error}");
+        }
+        Ok(())
     })
 }

@@ -149,7 +149,8 @@ fn a_line_without_a_key_stops_the_command_and_says_how_far_it_came() {
             "a:1\nb:2\nc\n",
         )
         .fails(1);
-    assert!(said.contains("2 were") && said.contains("line 3"), "{said}");
+    let tells_how_far = said.contains("of 2 records sent, 2 are stored");
+    assert!(tells_how_far && said.contains("line 3"), "{said}");
     let stored = user
         .run(&["consume", "pairs", "--from", "beginning", "--until-end"])
         .ok();

@@ -15,13 +15,16 @@ use flumen_protocol::{
 pub type Target = fn(&[u8]);
 
 /// All targets. A folder `corpus/NAME` belongs to each, and a file `fuzz_targets/NAME.rs`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("batch", batch),
     ("record_headers", record_headers),
     ("frame_prefix", frame_prefix),
     ("messages", messages),
     ("wal_record", wal_record),
     ("raft_entry", raft_entry),
+    ("log_index", log_index),
+    ("log_frame", log_frame),
+    ("checkpoint", checkpoint),
 ];
 
 /// A batch from a peer, whose CRC an attacker computes as needed.
@@ -84,4 +87,24 @@ pub fn wal_record(bytes: &[u8]) {
 /// An entry of a shard's Raft log.
 pub fn raft_entry(bytes: &[u8]) {
     flumen_broker::fuzzing::raft_entry(bytes);
+}
+
+/// The index beside a segment, up to its checksum.
+pub fn log_index(bytes: &[u8]) {
+    flumen_broker::fuzzing::log_index(bytes);
+}
+
+/// A batch as it lies in a segment.
+///
+/// # Panics
+/// When a batch is longer than its bytes.
+pub fn log_frame(bytes: &[u8]) {
+    if let Some(batch) = flumen_broker::fuzzing::log_frame(bytes) {
+        assert!(batch <= bytes.len());
+    }
+}
+
+/// The checkpoint of a shard or of the catalog.
+pub fn checkpoint(bytes: &[u8]) {
+    flumen_broker::fuzzing::checkpoint(bytes);
 }

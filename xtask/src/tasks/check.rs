@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::shell::{self, cargo, command, skipped, step, succeeds, target_dir};
 
 /// The version of cargo-deny that is installed when there is none.
-const CARGO_DENY_VERSION: &str = "0.20";
+const CARGO_DENY_VERSION: &str = "^0.20";
 
 /// What can be checked on any machine. Advisories need their database from the network.
 const DENY_CHECKS: [&str; 3] = ["bans", "licenses", "sources"];

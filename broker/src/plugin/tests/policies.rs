@@ -44,6 +44,9 @@ fn errors_do_not_cost_further_calls_nor_suspend_the_plugin() {
     let report = hook.bindings()[0].report();
     assert_eq!(report.calls, u64::from(2 * FAILURES_IN_A_ROW_MAX));
     assert_eq!(report.failures, 0);
+    let failed = 2 * u64::from(2 * FAILURES_IN_A_ROW_MAX);
+    assert_eq!(report.failed_records, failed);
+    assert_eq!(report.last_failure.as_deref(), Some("cannot stand bad"));
     assert_eq!(report.suspended_for, None);
     assert_eq!(report.idle_instances, 1);
 }

@@ -12,7 +12,7 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   flumen plugin describe json-filter
-  flumen plugin describe json-filter --output json | jq '.bindings[] | {topic, failures}'";
+  flumen plugin describe json-filter --output json | jq '.bindings[] | {topic, failed_records}'";
 
 /// Show a plugin, where it is bound, and how it fares there
 #[derive(Debug, clap::Args)]
