@@ -19,7 +19,7 @@ pub(crate) struct Connection {
         conflicts_with = "brokers"
     )]
     profile: Option<String>,
-    /// Brokers to connect to instead of those of a profile
+    /// Brokers to connect to without a profile; needs --ca, and --token or --cert and --key
     #[arg(
         long,
         value_name = "HOST:PORT,…",

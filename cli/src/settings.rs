@@ -28,7 +28,7 @@ impl Settings {
     /// The settings of a broker: what was given here, over what the file says.
     pub(crate) fn resolve(&self, file: Option<&PathBuf>, global: &Global) -> Result<BrokerConfig> {
         let mut config = match file {
-            Some(path) => BrokerConfig::from_file(path)?,
+            Some(path) => BrokerConfig::from_file(path).map_err(usage)?,
             None => BrokerConfig::default(),
         };
         for Given { key, text, source } in &self.0 {
@@ -45,9 +45,13 @@ impl Settings {
     }
 }
 
-/// A setting that cannot be used is wrong usage, wherever it stands.
-fn usage(error: ConfigError) -> anyhow::Error {
-    anyhow::Error::new(UsageError(error.to_string()))
+/// A setting that cannot be used is wrong usage, wherever it stands; a file that cannot be read
+/// is a failure.
+pub(crate) fn usage(error: ConfigError) -> anyhow::Error {
+    match error {
+        ConfigError::Read { .. } => error.into(),
+        error => UsageError(error.to_string()).into(),
+    }
 }
 
 fn flags() -> impl Iterator<Item = Setting> {

@@ -250,7 +250,11 @@ impl Broker {
 /// TLS alert 120: no application protocol in common.
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
+/// TLS alert 48: a certificate that no known authority has signed.
+const UNKNOWN_AUTHORITY: u8 = 48;
+
 fn explain(error: &quinn::ConnectionError) -> String {
+    let unknown_authority = quinn::TransportErrorCode::crypto(UNKNOWN_AUTHORITY);
     let alert = quinn::TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
     match error {
         quinn::ConnectionError::TransportError(e) if e.code == alert => {
@@ -258,6 +262,11 @@ fn explain(error: &quinn::ConnectionError) -> String {
         }
         quinn::ConnectionError::ConnectionClosed(e) if e.error_code == alert => {
             "it speaks another version of the protocol; use a client of its version".to_owned()
+        }
+        quinn::ConnectionError::TransportError(e) if e.code == unknown_authority => {
+            "its certificate is not signed by the given authority; use the profile that the \
+             broker wrote (client.toml in its data directory)"
+                .to_owned()
         }
         error => error.to_string(),
     }

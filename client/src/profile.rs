@@ -41,7 +41,7 @@ pub enum ProfileError {
         path: PathBuf,
     },
     /// The profile's file is there but cannot be read.
-    #[error("profile {} cannot be read: {source}", path.display())]
+    #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -1,19 +1,19 @@
 //! `flumen dev`: a broker on this machine with nothing to set up.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 use flumen_broker::{
-    config::{BrokerConfig, LogFormat},
+    config::{BrokerConfig, LogFormat, Source},
     node::Broker,
 };
 use flumen_client::{Profile, Profiles};
 
 use super::serve;
-use crate::{arguments::Global, logging};
+use crate::{arguments::Global, logging, settings::usage};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,10 +39,10 @@ pub(crate) struct Arguments {
     data_dir: Option<PathBuf>,
     /// The UDP address that clients connect to; port 0 takes any free port
     #[arg(long, value_name = "IP:PORT", env = "FLUMEN_LISTEN")]
-    listen: Option<SocketAddr>,
-    /// The TCP address of /metrics, /healthz and /readyz
+    listen: Option<String>,
+    /// The TCP address of /metrics, /healthz and /readyz, or none
     #[arg(long, value_name = "IP:PORT", env = "FLUMEN_ADMIN")]
-    admin: Option<SocketAddr>,
+    admin: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
@@ -55,11 +55,10 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
         },
         ..BrokerConfig::default()
     };
-    if let Some(listen) = arguments.listen {
-        config.listen = listen;
-    }
-    if let Some(admin) = arguments.admin {
-        config.admin = Some(admin);
+    for (key, text) in [("listen", &arguments.listen), ("admin", &arguments.admin)] {
+        if let Some(text) = text {
+            config.set(key, text, Source::Flag).map_err(usage)?;
+        }
     }
     logging::start(&config.log, config.log_format)?;
     let data_dir = config.data_dir.clone();
