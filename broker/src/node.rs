@@ -217,6 +217,7 @@ impl Node {
         let shard_options = ShardsOptions {
             broker_id: identity.broker_id().0,
             shard_count: config.shards,
+            checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
         let shards = Shards::open(shard_options, disk, wal.clone(), logs.clone()).await?;

@@ -10,6 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use flumen_protocol::ids::PartitionId;
 use futures_util::future::try_join_all;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 
 use self::checkpointer::Checkpointer;
@@ -42,6 +43,8 @@ pub struct ShardsOptions {
     pub checkpoint_interval: Duration,
     /// How often retention and compaction look at the partition logs. Default: 30 s.
     pub retention_interval: Duration,
+    /// Counts the checkpoints that are taken.
+    pub checkpoints: Counter,
 }
 
 impl ShardsOptions {
@@ -54,6 +57,7 @@ impl ShardsOptions {
             in_flight_bytes_max: 128 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(30),
             retention_interval: Duration::from_secs(30),
+            checkpoints: Counter::default(),
         }
     }
 }

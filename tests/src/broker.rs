@@ -82,12 +82,15 @@ impl Broker {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let child = Command::new(binary())
-            .arg("serve")
+        let mut command = Command::new(binary());
+        command.arg("serve");
+        if !self.args.iter().any(|arg| arg.starts_with("--admin")) {
+            command.arg("--admin=none");
+        }
+        let child = command
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--listen", &self.listen.to_string()])
-            .args(["--admin", "none"])
             .args(&self.args)
             .env_remove("FLUMEN_PROFILE")
             .stdin(Stdio::null())

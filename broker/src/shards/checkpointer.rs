@@ -4,6 +4,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::Notify,
     task::JoinHandle,
@@ -41,6 +42,7 @@ impl Checkpointer {
         let groups = Groups {
             catalog,
             data: data.into(),
+            checkpoints: options.checkpoints.clone(),
         };
         let stop = Arc::new(Notify::new());
         let work = Work {
@@ -119,7 +121,7 @@ impl Work {
             if let Some(group) = self.groups.get(id)
                 && group.has_changed()
             {
-                group.checkpoint().await?;
+                self.groups.checkpoint(group).await?;
             }
         }
         Ok(())
@@ -143,9 +145,16 @@ impl Work {
 struct Groups {
     catalog: Catalog,
     data: Arc<[DataShard]>,
+    checkpoints: Counter,
 }
 
 impl Groups {
+    async fn checkpoint(&self, group: &Group) -> io::Result<()> {
+        group.checkpoint().await?;
+        self.checkpoints.inc();
+        Ok(())
+    }
+
     fn get(&self, id: ShardId) -> Option<&Group> {
         if id == CATALOG_SHARD {
             return Some(self.catalog.group());
@@ -158,7 +167,7 @@ impl Groups {
         let data = self.data.iter().map(DataShard::group);
         for group in data.chain([self.catalog.group()]) {
             if group.has_changed() {
-                group.checkpoint().await?;
+                self.checkpoint(group).await?;
             }
         }
         Ok(())
