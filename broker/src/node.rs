@@ -20,7 +20,13 @@
 mod health;
 mod open_files;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use flumen_protocol::{
     error::WireError,
@@ -32,7 +38,7 @@ use crate::{
     admin::{Admin, AdminError},
     catalog::Catalog,
     config::{BrokerConfig, ConfigError},
-    disk::{Disk, RealDisk},
+    disk::{Disk, RealDisk, read_file, write_file_atomically},
     hooks::Hooks,
     identity::{Identity, IdentityError},
     log::{LogStore, LogStoreOptions},
@@ -43,7 +49,7 @@ use crate::{
     shard::{DataShard, ShardError},
     shards::{Shards, ShardsOptions},
     topics::Topics,
-    wal::{Wal, WalOptions},
+    wal::{Wal, WalObserver, WalOptions},
 };
 
 /// A broker, running.
@@ -91,6 +97,18 @@ pub enum StartError {
         dir: PathBuf,
         /// What the system says.
         source: io::Error,
+    },
+    /// There was a write-ahead log, and it is gone.
+    #[error(
+        "the write-ahead log in {} is gone, and acknowledged records with it: mount or restore \
+         the directory; to go on with what is left, remove {}",
+        dir.display(), mark.display()
+    )]
+    WalMissing {
+        /// Where it should be.
+        dir: PathBuf,
+        /// The file that says that there was one.
+        mark: PathBuf,
     },
     /// A shard does not start.
     #[error(transparent)]
@@ -182,6 +200,30 @@ impl Broker {
     }
 }
 
+/// A file that says that this data directory has a write-ahead log: should the log be gone, an
+/// empty one in its place would make acknowledged records vanish without a word.
+const WAL_MARK_FILE: &str = "wal.made";
+
+fn open_wal(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: WalOptions,
+    observer: Arc<dyn WalObserver>,
+) -> Result<Wal, StartError> {
+    let mark = dir.join(WAL_MARK_FILE);
+    let marked = read_file(&**disk, &mark, 1).is_ok_and(|file| file.is_some());
+    if marked && !Wal::exists(&**disk, &options.dir)? {
+        let dir = options.dir;
+        return Err(StartError::WalMissing { dir, mark });
+    }
+    let wal = Wal::open(Arc::clone(disk), options, observer)?;
+    if !marked {
+        write_file_atomically(&**disk, &mark, b"")
+            .map_err(|source| StartError::Log { dir: mark, source })?;
+    }
+    Ok(wal)
+}
+
 impl Node {
     async fn open(
         config: &BrokerConfig,
@@ -206,7 +248,7 @@ impl Node {
             let (disk, dir) = (Arc::clone(&disk), dir.clone());
             let observer = Arc::new(metrics.wal.clone());
             blocking(move || {
-                let wal = Wal::open(Arc::clone(&disk), wal_options, observer)?;
+                let wal = open_wal(&disk, &dir, wal_options, observer)?;
                 let dir = dir.join("log");
                 let logs = LogStore::open(disk, &dir, log_options)
                     .map_err(|source| StartError::Log { dir, source })?;

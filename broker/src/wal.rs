@@ -37,7 +37,7 @@
 //! - after a failed write or sync nothing is acknowledged any more, by anyone ([`Wal::failed`]);
 //! - the files stay below [`WalOptions::bytes_max`] as long as what is appended was reserved.
 
-use std::{fmt, ops::Range, sync::Arc, thread::JoinHandle};
+use std::{fmt, ops::Range, path::Path, sync::Arc, thread::JoinHandle};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -162,6 +162,14 @@ impl Wal {
             engine,
             threads: Mutex::new(threads),
         })))
+    }
+
+    /// Whether there is a WAL in `dir`: whether opening it would find one, or make one.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+        recovery::has_segments(disk, dir)
     }
 
     /// The log of one shard, which is empty if it was never written to.

@@ -185,24 +185,30 @@ impl Session {
         mut reader: FrameReader,
         answer: &H,
     ) {
+        let sent = tokio::select! {
+            sent = writer.send(answer, Payload::None) => sent.is_ok(),
+            () = self.linger() => false,
+        };
         // A peer that is gone needs no answer.
-        if writer.send(answer, Payload::None).await.is_ok() {
+        if sent {
             self.finish(writer).await;
         }
         reader.stop(0);
+    }
+
+    /// Returns when the broker has been stopping for long enough.
+    async fn linger(&self) {
+        self.shared.stopping.cancelled().await;
+        tokio::time::sleep(STOP_LINGER).await;
     }
 
     /// Ends a stream, and waits until the client has received all of it; not for long when the
     /// broker stops.
     pub(super) async fn finish(&self, writer: &mut FrameWriter) {
         writer.finish();
-        let stopping = async {
-            self.shared.stopping.cancelled().await;
-            tokio::time::sleep(STOP_LINGER).await;
-        };
         tokio::select! {
             () = writer.stopped() => {}
-            () = stopping => {}
+            () = self.linger() => {}
         }
     }
 }

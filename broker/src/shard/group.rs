@@ -12,7 +12,7 @@ use super::{
     log_storage::LogStorage,
     machine::{Machine, RaftMachine},
     network::{Factory, PeerNetwork},
-    types::{Callback, Response, TypeConfig},
+    types::{Callback, LogId, Response, TypeConfig},
 };
 use crate::{ids::ShardId, wal::Wal};
 
@@ -66,6 +66,29 @@ pub(crate) struct GroupParts {
     pub(crate) failure: Failure,
 }
 
+/// Checks that log and checkpoint belong together: the log goes on where the checkpoint ends.
+/// Otherwise somebody has removed one of them, and what it held would be missing in silence.
+fn check_nothing_is_missing(
+    shard: ShardId,
+    storage: &LogStorage,
+    applied: Option<LogId>,
+) -> Result<(), ShardError> {
+    let missing = match (applied, storage.purged()) {
+        (Some(_), _) if storage.is_pristine() => {
+            "it has a checkpoint, but the write-ahead log knows nothing of it; restore the \
+             directory of the write-ahead log (wal)"
+                .to_owned()
+        }
+        (applied, Some(purged)) if applied.is_none_or(|at| at.index < purged.index) => format!(
+            "the write-ahead log begins behind entry {}, but the checkpoint up to there is \
+             missing; restore its file (in shards) from a copy",
+            purged.index
+        ),
+        _ => return Ok(()),
+    };
+    Err(ShardError::start(shard, &missing))
+}
+
 impl Group {
     /// Starts the group. With a single voter it makes itself the leader at once.
     pub(crate) async fn start(parts: GroupParts) -> Result<Self, ShardError> {
@@ -79,7 +102,8 @@ impl Group {
         } = parts;
         let storage = LogStorage::open(wal.shard(shard), failure.clone())
             .map_err(|error| ShardError::start(shard, &error))?;
-        let is_new = storage.is_pristine() && machine.applied().log_id.is_none();
+        check_nothing_is_missing(shard, &storage, machine.applied().log_id)?;
+        let is_new = storage.is_pristine();
         let config = config(shard).map_err(|error| ShardError::start(shard, &error))?;
         let raft_machine = RaftMachine::new(Arc::clone(&machine), storage.clone(), failure.clone());
         let factory = Factory { shard, network };

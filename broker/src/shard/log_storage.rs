@@ -89,6 +89,11 @@ impl LogStorage {
         state.last.is_none() && state.vote.is_none()
     }
 
+    /// Up to where entries were removed.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.shared.state.lock().purged
+    }
+
     /// Entries up to `index` are applied and need not be kept in memory for that any more.
     pub(crate) fn applied(&self, index: u64) {
         self.shared.state.lock().cache.applied(index);

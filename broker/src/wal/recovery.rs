@@ -78,6 +78,15 @@ pub(super) fn recover(disk: &dyn Disk, options: &WalOptions) -> Result<Recovered
     })
 }
 
+/// Whether there are segments in a directory, which need not be there.
+pub(super) fn has_segments(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
+    match disk.list(dir) {
+        Ok(_) => Ok(!Files::list(disk, dir)?.segments.is_empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error("list", dir)(error)),
+    }
+}
+
 pub(super) fn io_error<'a>(
     attempt: &'static str,
     path: &'a Path,
@@ -284,7 +293,19 @@ impl Recovery<'_> {
         };
         // States that a crash cut short repeat what older segments say; they are written anew.
         let offset = if opened { offset } else { SEGMENT_HEADER_BYTES };
-        // A file that lost its end must not run out of room later.
+        // A file that lost its end must not run out of room later. No crash does that: files are
+        // made at full length.
+        let found = segment
+            .file
+            .len()
+            .map_err(io_error("measure", &segment.path))?;
+        if found < segment.len {
+            tracing::warn!(
+                path = %segment.path.display(), bytes = found, bytes_made = segment.len,
+                "the last segment of the write-ahead log was cut short by something else than a \
+                 crash; what stood behind its end is lost, restore the file if you have a copy"
+            );
+        }
         segment
             .file
             .allocate(segment.len)

@@ -1,0 +1,90 @@
+//! Files that somebody has removed are named at the start; nothing is made anew in their place.
+#![allow(clippy::unwrap_used)]
+
+use bytes::Bytes;
+use flumen_client::{Client, StartAt, TopicConfig};
+use flumen_tests::broker::Broker;
+
+const TOPIC: &str = "kept";
+const RECORDS: usize = 100;
+
+async fn send(client: &Client) {
+    let producer = client.producer::<Bytes>(TOPIC).build().await.unwrap();
+    for _ in 0..RECORDS {
+        producer.enqueue(Bytes::from_static(b"x")).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+}
+
+async fn count(client: &Client) -> usize {
+    let consumer = client.consumer::<Bytes>(TOPIC).from(StartAt::Beginning);
+    let mut consumer = consumer.until_end().build().await.unwrap();
+    let mut count = 0;
+    while let Some(received) = consumer.next().await {
+        received.unwrap();
+        count += 1;
+    }
+    count
+}
+
+async fn filled() -> Broker {
+    let broker = Broker::start_with(&["--shards=1"]).await;
+    let client = broker.client().await;
+    let config = TopicConfig::default();
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    send(&client).await;
+    broker
+}
+
+/// Starts the broker, which must refuse, and returns what it says.
+fn refusal(broker: &mut Broker) -> String {
+    let before = broker.log().len();
+    broker.spawn();
+    assert!(!broker.wait_for_exit().success());
+    broker.log()[before..].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_ahead_log_that_is_gone_is_missed() {
+    let mut broker = filled().await;
+    broker.kill();
+    let wal = broker.data_dir().join("wal");
+    let elsewhere = broker.data_dir().with_file_name("wal.elsewhere");
+    std::fs::rename(&wal, &elsewhere).unwrap();
+    let said = refusal(&mut broker);
+    assert!(
+        said.contains("write-ahead log in") && said.contains("is gone"),
+        "{said}"
+    );
+
+    // An empty directory, such as one where nothing is mounted, is as bad.
+    std::fs::create_dir(&wal).unwrap();
+    let said = refusal(&mut broker);
+    assert!(said.contains("is gone"), "{said}");
+
+    std::fs::remove_dir(&wal).unwrap();
+    std::fs::rename(&elsewhere, &wal).unwrap();
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_gone_is_missed() {
+    let mut broker = filled().await;
+    // A stop in order takes checkpoints, and forgets the entries before them.
+    assert!(broker.stop().success());
+    let shards = broker.data_dir().join("shards");
+    for name in ["shard-1.checkpoint", "catalog.checkpoint"] {
+        let path = shards.join(name);
+        let elsewhere = shards.join(format!("{name}.elsewhere"));
+        std::fs::rename(&path, &elsewhere).unwrap();
+        let said = refusal(&mut broker);
+        assert!(
+            said.contains("checkpoint") && said.contains("missing"),
+            "{said}"
+        );
+        std::fs::rename(&elsewhere, &path).unwrap();
+    }
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+}
