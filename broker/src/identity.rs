@@ -194,7 +194,12 @@ impl Identity {
         })?;
         let about = "# How to reach this broker, as its operator. Keep it secret: whoever holds it\n\
                      # may do everything. Use it with --profile FILE or FLUMEN_PROFILE=FILE.\n";
-        files::write_private(&path, format!("{about}{text}").as_bytes())?;
+        let text = format!("{about}{text}");
+        // A full disk has no room for what is there already.
+        let before = files::read_private(&path).ok().flatten();
+        if before.is_none_or(|before| before != text) {
+            files::write_private(&path, text.as_bytes())?;
+        }
         Ok(path)
     }
 }

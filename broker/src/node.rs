@@ -142,11 +142,13 @@ impl Broker {
         let identity = Identity::load_or_create(&config)?;
         let metrics = Metrics::default();
         let node = Arc::new(Node::open(&config, identity, metrics, started).await?);
-        let (server, admin) = node.listen(&config).await?;
+        let server = node.listen(&config)?;
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
         node.address.write().clone_from(&advertised);
         let profile = node.identity.write_profile(&[advertised])?;
+        // Last, so that who sees it ready finds the profile, too.
+        let admin = node.show(&config).await?;
         tracing::info!(
             address = %bound,
             elapsed = ?started.elapsed(),
@@ -286,10 +288,7 @@ impl Node {
         })
     }
 
-    async fn listen(
-        self: &Arc<Self>,
-        config: &BrokerConfig,
-    ) -> Result<(Server, Option<Admin>), StartError> {
+    fn listen(self: &Arc<Self>, config: &BrokerConfig) -> Result<Server, StartError> {
         let limits = ServerLimits {
             connections_max: config.limits.connections_max as usize,
             streams_per_connection_max: config.limits.streams_per_connection_max,
@@ -298,16 +297,17 @@ impl Node {
         };
         let tls = self.identity.server_tls()?;
         let address = config.listen;
-        let server = Server::start(address, tls, limits, Arc::clone(self))
-            .map_err(|source| StartError::Listen { address, source })?;
-        let admin = match config.admin {
-            Some(address) => {
-                let health = Arc::clone(self) as _;
-                Some(Admin::start(address, self.metrics.clone(), health).await?)
-            }
-            None => None,
+        Server::start(address, tls, limits, Arc::clone(self))
+            .map_err(|source| StartError::Listen { address, source })
+    }
+
+    async fn show(self: &Arc<Self>, config: &BrokerConfig) -> Result<Option<Admin>, StartError> {
+        let Some(address) = config.admin else {
+            return Ok(None);
         };
-        Ok((server, admin))
+        let health = Arc::clone(self) as _;
+        let admin = Admin::start(address, self.metrics.clone(), health);
+        Ok(Some(admin.await?))
     }
 
     /// Answers a client that asks where things are.

@@ -99,15 +99,7 @@ impl Plugins {
             if !topic.bindings.iter().any(|config| config.plugin == name) {
                 continue;
             }
-            let mut bindings = Vec::new();
-            for binding in self.running(topic).await? {
-                bindings.push(if binding.config().plugin == name {
-                    let config = binding.config().clone();
-                    self.make(&plugin, &topic.name, config).await?
-                } else {
-                    binding
-                });
-            }
+            let bindings = self.replaced(topic, &name, &plugin).await?;
             replaced.push((topic.id, topic.name.clone(), bindings));
         }
         self.catalog.upgrade_plugin(new).await?;
@@ -263,6 +255,38 @@ impl Plugins {
         for config in &topic.bindings {
             let plugin = self.loaded(&config.plugin).await?;
             bindings.push(self.make(&plugin, &topic.name, config.clone()).await?);
+        }
+        Ok(bindings)
+    }
+
+    /// The bindings of a topic with those of one plugin made anew of `plugin`. The bytes that it
+    /// had so far are not asked for: they may be what is wrong.
+    async fn replaced(
+        &self,
+        topic: &Topic,
+        name: &Name,
+        plugin: &Plugin,
+    ) -> Result<Vec<Binding>, WireError> {
+        let blocked = self.hooks.blocked(topic.id).is_some();
+        let running = if blocked {
+            Vec::new()
+        } else {
+            self.hooks.bindings(topic.id)
+        };
+        let mut bindings = Vec::new();
+        for config in &topic.bindings {
+            let mut running = running.iter();
+            let same = running.find(|binding| binding.config().plugin == config.plugin);
+            bindings.push(match same {
+                _ if config.plugin == *name => {
+                    self.make(plugin, &topic.name, config.clone()).await?
+                }
+                Some(binding) => binding.clone(),
+                None => {
+                    let other = self.loaded(&config.plugin).await?;
+                    self.make(&other, &topic.name, config.clone()).await?
+                }
+            });
         }
         Ok(bindings)
     }

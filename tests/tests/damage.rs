@@ -1,10 +1,13 @@
 //! Damaged files keep nobody from what is not damaged.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use flumen_client::{Client, ConsumeError, Message, StartAt, TopicConfig};
+use flumen_client::{BindingConfig, Client, ConsumeError, Message, Name, StartAt, TopicConfig};
 use flumen_tests::broker::Broker;
 
 const TOPIC: &str = "damaged";
@@ -90,4 +93,48 @@ async fn a_damaged_partition_is_named_and_the_others_are_read() {
     assert!(*partition < 2);
     let name = path.file_name().unwrap().to_str().unwrap();
     assert!(text.contains(name) && text.contains("at byte"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_plugin_lets_nothing_pass_until_it_is_upgraded() {
+    let mut broker = Broker::start().await;
+    let client = broker.client().await;
+    let admin = client.admin();
+    let config = TopicConfig::default();
+    admin.create_topic(TOPIC, config).await.unwrap();
+    let component = flumen_guests::guest("starts-with");
+    let deployed = admin.deploy_plugin("starts-with", None, component.clone());
+    deployed.await.unwrap();
+    let mut binding = BindingConfig::new(Name::new("starts-with").unwrap());
+    binding.config = r#"{"text": "a"}"#.to_owned();
+    admin.bind(TOPIC, binding).await.unwrap();
+    assert!(broker.stop().success());
+
+    let mut files = Vec::new();
+    files_below(&broker.data_dir(), &mut files);
+    let kinds = |path: &Path, kind: &str| path.extension().is_some_and(|found| found == kind);
+    for path in files {
+        if kinds(&path, "wasm") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[100] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        } else if kinds(&path, "cwasm") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    broker.restart().await;
+    let client = broker.client().await;
+    let producer = client.producer::<Bytes>(TOPIC);
+    let producer = producer.delivery_timeout(Duration::from_secs(2));
+    let producer = producer.build().await.unwrap();
+    let kept = Bytes::from_static(VALUE);
+    let error = producer.send(kept.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("starts-with"), "{error}");
+
+    let admin = client.admin();
+    let upgraded = admin.upgrade_plugin("starts-with", None, component);
+    upgraded.await.unwrap();
+    assert!(producer.send(kept).await.unwrap().offset.is_some());
+    let dropped = producer.send(Bytes::from_static(b"b")).await.unwrap();
+    assert_eq!(dropped.offset, None);
 }

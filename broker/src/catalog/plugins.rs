@@ -36,7 +36,9 @@ pub enum PluginBytesError {
         source: io::Error,
     },
     /// The file does not hold what was deployed.
-    #[error("{path} does not hold what was deployed as plugin {name}; deploy it again")]
+    #[error(
+        "{path} does not hold what was deployed as plugin {name}; upgrade the plugin with the bytes that it should have"
+    )]
     Damaged {
         /// The plugin.
         name: Name,
