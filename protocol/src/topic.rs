@@ -136,6 +136,12 @@ pub enum InvalidTopicConfig {
     /// The segment size is out of range.
     #[error("a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, not {0}")]
     SegmentBytes(u64),
+    /// Records would go as soon as they come.
+    #[error("a topic that keeps its records for 0 ms keeps none; name a time, or none for ever")]
+    RetentionAge,
+    /// As above.
+    #[error("a topic that keeps 0 bytes keeps no record; name a size, or none for no limit")]
+    RetentionBytes,
 }
 
 impl TopicConfig {
@@ -146,6 +152,12 @@ impl TopicConfig {
         }
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return Err(InvalidTopicConfig::SegmentBytes(self.segment_bytes));
+        }
+        if self.retention_age_ms == Some(0) {
+            return Err(InvalidTopicConfig::RetentionAge);
+        }
+        if self.retention_bytes == Some(0) {
+            return Err(InvalidTopicConfig::RetentionBytes);
         }
         Ok(())
     }
@@ -184,6 +196,38 @@ impl TopicChanges {
                 .unwrap_or(config.tombstone_retention_ms),
             compression: self.compression.unwrap_or(config.compression),
             segment_bytes: self.segment_bytes.unwrap_or(config.segment_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        let fits = TopicConfig::default();
+        fits.validate().unwrap();
+        let misfits = [
+            TopicConfig {
+                partitions: 0,
+                ..fits.clone()
+            },
+            TopicConfig {
+                segment_bytes: 1,
+                ..fits.clone()
+            },
+            TopicConfig {
+                retention_age_ms: Some(0),
+                ..fits.clone()
+            },
+            TopicConfig {
+                retention_bytes: Some(0),
+                ..fits
+            },
+        ];
+        for misfit in misfits {
+            assert!(misfit.validate().is_err(), "{misfit:?}");
         }
     }
 }
