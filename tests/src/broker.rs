@@ -74,6 +74,12 @@ impl Broker {
         }
     }
 
+    /// Starts the process again; false if it refuses and ends.
+    pub async fn try_restart(&mut self) -> bool {
+        self.spawn();
+        self.wait_until_serving().await.is_ok()
+    }
+
     /// Starts the process and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the broker runs already");
