@@ -31,6 +31,11 @@ impl Load {
         })
     }
 
+    /// Whether every producer has one record on its way, and no more.
+    pub(super) fn is_one_by_one(&self) -> bool {
+        self.batch_records == 1 && self.in_flight() == 1
+    }
+
     /// Connections that the producers share.
     pub(super) fn connections(&self) -> u32 {
         self.connections
@@ -111,6 +116,13 @@ impl Limit {
             .receive(self.round_bytes, self.chunk_bytes)
             .await?;
         Ok(megabytes_per_second(self.round_bytes, elapsed))
+    }
+
+    /// Round trips a second when all producers make them at the same time.
+    pub(super) async fn pings(&self, load: &Load) -> Result<f64> {
+        let size = self.record_size as usize;
+        let (callers, connections) = (load.producers, load.connections());
+        self.peer.pings(callers, connections, size).await
     }
 
     /// Round trips of messages of the size of a record.

@@ -65,9 +65,13 @@ async fn measure(load: &Load, target: &Target, output: OutputFormat) -> Result<(
     report.wal_sync = Some(target.wal_sync().await?);
     let mut latencies = histogram();
     let mut pings = Vec::new();
+    let mut ping_rates = Vec::new();
     for _ in 0..load.rounds {
         report.limit_rounds.push(limit.send().await?);
         pings.push(quantile_ms(&limit.ping().await?, 0.5));
+        if load.is_one_by_one() {
+            ping_rates.push(limit.pings(load).await?);
+        }
         let round = producers.round(round_records).await?;
         report.rounds.push(round.megabytes_per_second);
         report.records += round.records;
@@ -76,6 +80,7 @@ async fn measure(load: &Load, target: &Target, output: OutputFormat) -> Result<(
     }
     progress.finish_and_clear();
     report.ping_p50_ms = median(&pings);
+    report.pings_per_second = (!ping_rates.is_empty()).then(|| median(&ping_rates));
     report.latencies(&latencies);
     report.summarise();
     producers.close().await;

@@ -28,7 +28,10 @@ use super::{
 const ALPN: &[u8] = b"flumen-bench";
 
 /// Streams that the peer serves at once.
-const STREAMS_MAX: u32 = 16;
+const STREAMS_MAX: u32 = 1024;
+
+/// How long round trips are counted.
+const PINGS_TIME: Duration = Duration::from_millis(500);
 
 /// Chunks taken from the connection at once.
 const CHUNKS_PER_READ: usize = 64;
@@ -52,7 +55,7 @@ enum Task {
 const ORDER_BYTES: usize = 17;
 
 /// What the other end says of itself when it is ready.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Hello {
     address: SocketAddr,
     ca: String,
@@ -62,6 +65,7 @@ struct Hello {
 #[derive(Debug)]
 pub(super) struct Peer {
     connection: Connection,
+    hello: Hello,
     _endpoint: Endpoint,
     /// Ends when its standard input is closed.
     _process: Child,
@@ -81,15 +85,10 @@ impl Peer {
         BufReader::new(stdout).read_line(&mut line).await?;
         let hello: Hello =
             serde_json::from_str(&line).context("the other end of bare QUIC did not start")?;
-        let crypto = tls::client_config(&hello.ca, None, ALPN)?;
-        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(tuning::transport_config(0));
-        let endpoint = endpoint::client(hello.address)?;
-        let connection = endpoint
-            .connect_with(config, hello.address, "localhost")?
-            .await?;
+        let (endpoint, connection) = connect(&hello).await?;
         Ok(Self {
             connection,
+            hello,
             _endpoint: endpoint,
             _process: process,
         })
@@ -131,14 +130,70 @@ impl Peer {
         Ok(latencies)
     }
 
-    async fn open(&self, task: Task, total: u64, size: usize) -> Result<(SendStream, RecvStream)> {
-        let (mut send, recv) = self.connection.open_bi().await?;
-        let mut order = vec![task as u8];
-        order.extend_from_slice(&total.to_le_bytes());
-        order.extend_from_slice(&(size as u64).to_le_bytes());
-        send.write_all(&order).await?;
-        Ok((send, recv))
+    /// Round trips a second of messages of `size` when `callers` make them at the same time,
+    /// each one after the other, over so many connections.
+    pub(super) async fn pings(&self, callers: u32, connections: u32, size: usize) -> Result<f64> {
+        let mut lines = Vec::new();
+        for _ in 0..connections {
+            lines.push(connect(&self.hello).await?);
+        }
+        let started = Instant::now();
+        let mut tasks = Vec::new();
+        for caller in 0..callers {
+            let connection = lines[(caller % connections) as usize].1.clone();
+            tasks.push(tokio::spawn(call_for(connection, size)));
+        }
+        let mut count = 0;
+        for task in tasks {
+            count += task.await??;
+        }
+        Ok(count as f64 / started.elapsed().as_secs_f64())
     }
+
+    async fn open(&self, task: Task, total: u64, size: usize) -> Result<(SendStream, RecvStream)> {
+        open(&self.connection, task, total, size).await
+    }
+}
+
+/// Connects to the other end, from a socket of its own as every client has.
+async fn connect(hello: &Hello) -> Result<(Endpoint, Connection)> {
+    let crypto = tls::client_config(&hello.ca, None, ALPN)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(tuning::transport_config(0));
+    let endpoint = endpoint::client(hello.address)?;
+    let connection = endpoint
+        .connect_with(config, hello.address, "localhost")?
+        .await?;
+    Ok((endpoint, connection))
+}
+
+async fn open(
+    connection: &Connection,
+    task: Task,
+    total: u64,
+    size: usize,
+) -> Result<(SendStream, RecvStream)> {
+    let (mut send, recv) = connection.open_bi().await?;
+    let mut order = vec![task as u8];
+    order.extend_from_slice(&total.to_le_bytes());
+    order.extend_from_slice(&(size as u64).to_le_bytes());
+    send.write_all(&order).await?;
+    Ok((send, recv))
+}
+
+/// Makes round trips for [`PINGS_TIME`]; returns how many.
+async fn call_for(connection: Connection, size: usize) -> Result<u64> {
+    let (mut send, mut recv) = open(&connection, Task::Answer, 0, size).await?;
+    let message = Bytes::from(vec![0; size]);
+    let until = Instant::now() + PINGS_TIME;
+    let mut count = 0;
+    while Instant::now() < until {
+        send.write_chunk(message.clone()).await?;
+        recv.read_exact(&mut [0; PONG_BYTES]).await?;
+        count += 1;
+    }
+    send.finish()?;
+    Ok(count)
 }
 
 /// The other process: serves until its standard input ends.

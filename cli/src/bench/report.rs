@@ -23,6 +23,10 @@ pub(super) struct Report {
     /// A round trip of bare QUIC in the same run.
     pub(super) ping_p50_ms: f64,
     pub(super) ratio_to_ping: f64,
+    /// Round trips of bare QUIC in the same run when as many callers as there are producers make
+    /// them at the same time, each one after the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pings_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) nanoseconds_per_record: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,6 +109,14 @@ impl Report {
                 ("bare QUIC", &limit),
                 ("bare QUIC ping", &ping),
             ];
+            let pings = self.pings_per_second.map(|pings| {
+                let share = self.records_per_second / pings;
+                let pings = count(pings as u64);
+                format!("{pings} /s by all at once, of which this is {share:.3}")
+            });
+            if let Some(pings) = &pings {
+                fields.push(("bare QUIC pings", pings));
+            }
             let sync = self.wal_sync.clone().unwrap_or_default();
             if self.wal_sync.is_some() {
                 fields.push(("wal sync", &sync));
