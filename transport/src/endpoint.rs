@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     restart,
+    runtime::GatheringRuntime,
     tuning::{MTU_MAX_BYTES, SOCKET_BUFFER_BYTES},
 };
 
@@ -57,5 +58,5 @@ fn bind(
     config
         .max_udp_payload_size(MTU_MAX_BYTES)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    Endpoint::new(config, server, socket.into(), Arc::new(TokioRuntime))
+    Endpoint::new(config, server, socket.into(), Arc::new(GatheringRuntime))
 }

@@ -12,6 +12,7 @@
 
 pub mod endpoint;
 pub mod restart;
+mod runtime;
 pub mod stream;
 pub mod tls;
 pub mod tuning;

@@ -28,4 +28,4 @@ pub const REPLY_LIMITS: FrameLimits = FrameLimits {
 };
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,13 +9,27 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use super::*;
 use crate::{endpoint, tls, tuning};
 
-struct Pair {
+/// Streams that the client may have open.
+const STREAMS_MAX: u32 = 100;
+
+pub(crate) struct Pair {
     client: (SendStream, RecvStream),
     server: (SendStream, RecvStream),
-    _alive: (Endpoint, Endpoint, Connection, Connection),
+    connections: (Connection, Connection),
+    _alive: (Endpoint, Endpoint),
 }
 
-async fn pair() -> Pair {
+impl Pair {
+    pub(crate) fn outgoing(&self) -> &Connection {
+        &self.connections.0
+    }
+
+    pub(crate) fn incoming(&self) -> &Connection {
+        &self.connections.1
+    }
+}
+
+pub(crate) async fn pair() -> Pair {
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let cert_pem = key.cert.pem();
     let key_pem = key.signing_key.serialize_pem();
@@ -25,7 +39,7 @@ async fn pair() -> Pair {
     };
     let crypto = tls::server_config(identity, &cert_pem, &[b"test"]).unwrap();
     let mut config = quinn::ServerConfig::with_crypto(std::sync::Arc::new(crypto));
-    config.transport_config(tuning::transport_config(8));
+    config.transport_config(tuning::transport_config(STREAMS_MAX));
     let any = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let server = endpoint::server(any, config).unwrap();
     let address = server.local_addr().unwrap();
@@ -44,7 +58,8 @@ async fn pair() -> Pair {
     Pair {
         client: ours,
         server: theirs,
-        _alive: (server, client, outgoing, incoming),
+        connections: (outgoing, incoming),
+        _alive: (server, client),
     }
 }
 
@@ -71,6 +86,34 @@ async fn frames_of_every_size_arrive_as_they_were_sent() {
     }
     assert!(reader.next::<usize>().await.unwrap().is_none());
     sender.await.unwrap();
+}
+
+#[tokio::test]
+async fn large_payloads_lie_at_a_block_of_memory_where_they_are_asked_to() {
+    let pair = pair().await;
+    let mut writer = FrameWriter::new(pair.client.0);
+    let mut reader = FrameReader::new(pair.server.1, DATA_LIMITS);
+    let sizes = [100, 65_536, 1_000_088, 70_000, 3_000_001, 5];
+    tokio::spawn(async move {
+        for (number, size) in sizes.into_iter().enumerate() {
+            let payload = Bytes::from(vec![number as u8; size]);
+            writer.push(&number, Payload::Bytes(&payload));
+        }
+        writer.flush().await.unwrap();
+        writer.finish();
+        writer.stopped().await;
+    });
+    for (number, size) in sizes.into_iter().enumerate() {
+        let (header, len) = reader.next::<usize>().await.unwrap().unwrap();
+        assert_eq!((header, len), (number, size));
+        let payload = reader.payload_aligned(len, 88).await.unwrap();
+        assert_eq!(payload.len(), len);
+        assert!(payload.iter().all(|byte| *byte == number as u8));
+        if (65_536..=1_000_088).contains(&len) {
+            assert_eq!(payload[88..].as_ptr().addr() % 4096, 0, "{len}");
+        }
+    }
+    assert!(reader.next::<usize>().await.unwrap().is_none());
 }
 
 #[tokio::test]
