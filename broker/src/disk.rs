@@ -31,6 +31,10 @@ pub use atomic::{read_file, write_file_atomically};
 pub use real::RealDisk;
 pub use simulated::{CrashKeep, FaultPlan, SimulatedDisk};
 
+/// Bytes of a block: what begins at a multiple of it, in a file and in memory, is written past
+/// the page cache without a copy. Disks ask for 512 or 4,096.
+pub const BLOCK_BYTES: usize = 4096;
+
 /// A file system, or what stands in for one.
 pub trait Disk: fmt::Debug + Send + Sync {
     /// Opens an existing file for reading and writing.

@@ -124,6 +124,20 @@ impl Batch {
         Ok(Self { header, body })
     }
 
+    /// Puts a header and the body that it announces together, and checks length and CRC.
+    pub fn from_parts(header: BatchHeader, body: Bytes) -> Result<Self, BatchError> {
+        let (have, need) = (HEADER_LEN + body.len(), header.encoded_len());
+        if have < need {
+            return Err(BatchError::Truncated { have, need });
+        }
+        if have > need {
+            return Err(BatchError::TrailingBytes(have - need));
+        }
+        let batch = Self { header, body };
+        batch.check_crc()?;
+        Ok(batch)
+    }
+
     /// Checks the CRC over header and body.
     pub fn check_crc(&self) -> Result<(), BatchError> {
         let computed = self.header.compute_crc(&self.body);

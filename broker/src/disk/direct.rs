@@ -2,7 +2,8 @@
 //!
 //! The page cache costs a copy into pages that often were never touched before, and pushes out
 //! what readers want. A write past it must begin and end at whole blocks, in the file and in
-//! memory: what is left over on either side goes through the page cache as ever.
+//! memory. What happens to lie so is written from where it is; what lies between is copied to
+//! where it does; and what is left over on either side goes through the page cache as ever.
 
 use std::{
     cell::RefCell,
@@ -15,12 +16,19 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::fs::OFlags;
+use rustix::{
+    fs::OFlags,
+    io::{pwritev, retry_on_intr},
+};
 
-/// What positions, lengths and memory must be a multiple of. Disks ask for 512 or 4,096.
-const BLOCK: usize = 4096;
+use super::BLOCK_BYTES as BLOCK;
+
 /// Bytes that are copied together and written at once.
 const STAGING_BYTES: usize = 1024 * 1024;
+/// Below this, a copy costs less than one more slice of a write.
+const UNCOPIED_BYTES_MIN: usize = 16 * 1024;
+/// Slices that one write takes.
+const SLICES_MAX: usize = 256;
 /// Below this, the page cache is as fast, and one more open file is not worth it.
 const DIRECT_BYTES_MIN: usize = 256 * 1024;
 
@@ -51,8 +59,7 @@ impl DirectHandle {
             at += source.write_next(BLOCK - into_block, file, at)?;
         }
         while source.left >= BLOCK {
-            let count = source.left.min(STAGING_BYTES) / BLOCK * BLOCK;
-            at += source.write_next(count, direct, at)?;
+            at += source.write_blocks(direct, at)?;
         }
         if source.left > 0 {
             source.write_next(source.left, file, at)?;
@@ -84,11 +91,13 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(slices: &'a [IoSlice<'a>], left: usize) -> Self {
-        Self {
+        let mut source = Self {
             slices,
             taken: 0,
             left,
-        }
+        };
+        source.skip(0);
+        source
     }
 
     /// Writes the next `count` bytes, at most [`STAGING_BYTES`].
@@ -101,6 +110,63 @@ impl<'a> Source<'a> {
         Ok(count as u64)
     }
 
+    /// Writes as many whole blocks as there is room to copy what must be copied.
+    fn write_blocks(&mut self, to: &fs::File, at: u64) -> io::Result<u64> {
+        STAGING.with_borrow_mut(|staging| {
+            let mut staging = staging.get();
+            let mut slices = Vec::new();
+            let mut count = 0;
+            while slices.len() < SLICES_MAX && self.left >= BLOCK {
+                let whole = self.left / BLOCK * BLOCK;
+                let to_copy = self.before_aligned().min(whole).min(staging.len());
+                let slice = if to_copy > 0 {
+                    let (copy, unused) = staging.split_at_mut(to_copy);
+                    staging = unused;
+                    self.copy_to(copy);
+                    copy
+                } else if let Some(aligned) = self.take_aligned() {
+                    aligned
+                } else {
+                    break;
+                };
+                count += slice.len() as u64;
+                slices.push(IoSlice::new(slice));
+            }
+            write_all(to, &mut slices, at)?;
+            Ok(count)
+        })
+    }
+
+    /// Bytes in front of the next ones that need not be copied; the end is at the boundary of a
+    /// block.
+    fn before_aligned(&self) -> usize {
+        let mut before = 0;
+        let mut taken = self.taken;
+        for slice in self.slices {
+            let rest = &slice[taken..];
+            taken = 0;
+            let into_block = before % BLOCK;
+            let to_boundary = (BLOCK - into_block) % BLOCK;
+            let lies_so = rest.as_ptr().addr() % BLOCK == into_block;
+            if lies_so && rest.len() >= to_boundary + UNCOPIED_BYTES_MIN {
+                return before + to_boundary;
+            }
+            before += rest.len();
+        }
+        usize::MAX
+    }
+
+    /// The whole blocks at the front that lie at the boundary of one in memory, too.
+    fn take_aligned(&mut self) -> Option<&'a [u8]> {
+        let rest = &self.slices.first()?[self.taken..];
+        let count = rest.len() / BLOCK * BLOCK;
+        if count == 0 || rest.as_ptr().addr() % BLOCK != 0 {
+            return None;
+        }
+        self.skip(count);
+        Some(&rest[..count])
+    }
+
     fn copy_to(&mut self, mut out: &mut [u8]) {
         while let Some(slice) = self.slices.first()
             && !out.is_empty()
@@ -110,14 +176,33 @@ impl<'a> Source<'a> {
             let (now, later) = out.split_at_mut(count);
             now.copy_from_slice(&rest[..count]);
             out = later;
-            self.taken += count;
-            self.left -= count;
-            if self.taken == slice.len() {
-                self.slices = &self.slices[1..];
-                self.taken = 0;
-            }
+            self.skip(count);
         }
     }
+
+    /// Moves on within the first slice, or to the next one that is not empty.
+    fn skip(&mut self, count: usize) {
+        self.taken += count;
+        self.left -= count;
+        while let [first, others @ ..] = self.slices
+            && first.len() == self.taken
+        {
+            self.slices = others;
+            self.taken = 0;
+        }
+    }
+}
+
+fn write_all(to: &fs::File, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
+    while !slices.is_empty() {
+        let written = retry_on_intr(|| pwritev(to, slices, at))?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut slices, written);
+        at += written as u64;
+    }
+    Ok(())
 }
 
 thread_local! {

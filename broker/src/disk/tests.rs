@@ -106,6 +106,51 @@ fn what_is_written_through_is_read_whatever_its_place_and_size() {
     });
 }
 
+/// `len` bytes that begin `into_block` behind the boundary of a block in memory.
+fn lying_at(into_block: usize, len: usize, seed: usize) -> (Vec<u8>, std::ops::Range<usize>) {
+    let mut memory = vec![0; len + 2 * BLOCK_BYTES];
+    let address = memory.as_ptr().addr();
+    let start = address.next_multiple_of(BLOCK_BYTES) - address + into_block;
+    for (at, byte) in memory[start..start + len].iter_mut().enumerate() {
+        *byte = (at * 31 + at / 4096 + seed) as u8;
+    }
+    (memory, start..start + len)
+}
+
+#[test]
+fn what_lies_at_blocks_in_memory_is_written_as_well_as_what_does_not() {
+    const BODIES: [usize; 6] = [1 << 20, 4096, 65_536, 100_001, 3, 300_000];
+    on_both(|disk, dir| {
+        let file = disk.create(&dir.join("a")).unwrap();
+        for (round, into_block) in [0, 1, 512, 4095].into_iter().enumerate() {
+            for into_file in [0, 92, 4096, 4195] {
+                let bodies: Vec<_> = BODIES
+                    .iter()
+                    .map(|&len| lying_at(into_block, len, round))
+                    .collect();
+                let front = [round as u8; 92];
+                let mut slices = Vec::new();
+                let mut expected = Vec::new();
+                for (memory, range) in &bodies {
+                    let body = &memory[range.clone()];
+                    let end = into_file + expected.len() + front.len();
+                    let padding = end.next_multiple_of(BLOCK_BYTES) - end;
+                    for part in [&front[..], &[0; BLOCK_BYTES][..padding], body] {
+                        expected.extend_from_slice(part);
+                    }
+                    slices.push(IoSlice::new(&front));
+                    slices.push(IoSlice::new(&[0; BLOCK_BYTES][..padding]));
+                    slices.push(IoSlice::new(body));
+                }
+                file.write_through(&mut slices, into_file as u64).unwrap();
+                let mut read = vec![0; expected.len()];
+                file.read_exact_at(&mut read, into_file as u64).unwrap();
+                assert!(read == expected, "{into_block} {into_file}");
+            }
+        }
+    });
+}
+
 #[test]
 fn many_slices_are_written_in_order_empty_ones_too() {
     on_both(|disk, dir| {

@@ -112,7 +112,7 @@ impl IndexBuilder {
             });
             self.last_entry = self.position;
         }
-        self.position += frame_bytes(header);
+        self.position += frame_bytes(header, self.position);
         self.max_timestamp_ms = self.max_timestamp_ms.max(header.max_timestamp_ms);
     }
 

@@ -329,7 +329,7 @@ impl DiskRead {
             return Ok(Found::CutOff(FRAME_LEN as u64));
         }
         let header = decode_front(rest, position)?;
-        let len = frame_bytes(&header);
+        let len = frame_bytes(&header, position);
         if len > left {
             return Err(FrameError::BehindEnd { len, left });
         }
@@ -344,7 +344,7 @@ impl DiskRead {
         if (rest.len() as u64) < len {
             return Ok(Found::CutOff(len));
         }
-        let batch = decode_batch(rest.slice(..len as usize))?;
+        let batch = decode_batch(&rest.slice(..len as usize), position)?;
         Ok(Found::Batch(batch, len))
     }
 

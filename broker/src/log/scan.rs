@@ -44,10 +44,10 @@ impl<'a> Scan<'a> {
         }
         self.require(FRAME_LEN as u64)?;
         let header = decode_front(&self.chunk, self.position).map_err(|e| self.damaged(e))?;
-        let len = frame_bytes(&header);
+        let len = frame_bytes(&header, self.position);
         self.require(len)?;
         let frame = self.chunk.split_to(len as usize);
-        let batch = decode_batch(frame).map_err(|e| self.damaged(e))?;
+        let batch = decode_batch(&frame, self.position).map_err(|e| self.damaged(e))?;
         self.position += len;
         Ok(Some(batch))
     }

@@ -162,7 +162,7 @@ impl Segment {
         for header in headers {
             let info = &mut state.info;
             state.index.push(header, index_interval);
-            info.bytes += frame_bytes(header);
+            info.bytes += frame_bytes(header, info.bytes);
             info.end_offset = header.base_offset.plus(header.offset_span.into());
             info.max_timestamp_ms = info.max_timestamp_ms.max(header.max_timestamp_ms);
             info.first_append_ms = info.first_append_ms.min(header.append_time_ms);

@@ -75,8 +75,8 @@ impl Tail {
     }
 
     /// The next batches to write, as many as fit into one write and into `room` bytes by their
-    /// `size`; the first one fits always.
-    pub(super) fn to_write(&self, room: u64, size: impl Fn(&Batch) -> u64) -> Vec<Batch> {
+    /// `size`, which is asked for in order; the first one fits always.
+    pub(super) fn to_write(&self, room: u64, mut size: impl FnMut(&Batch) -> u64) -> Vec<Batch> {
         let limit = room.min(WRITE_BYTES_MAX);
         let mut bytes = 0;
         self.batches

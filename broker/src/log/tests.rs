@@ -11,6 +11,7 @@ use super::*;
 use crate::disk::{Disk, SimulatedDisk};
 
 mod basics;
+mod blocks;
 mod compaction;
 mod damage;
 mod model;

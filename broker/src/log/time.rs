@@ -84,7 +84,7 @@ impl LogReader {
             if step.end_offset() <= from || step.header.max_timestamp_ms < timestamp_ms {
                 continue;
             }
-            let len = frame_bytes(&step.header) as usize;
+            let len = frame_bytes(&step.header, step.position) as usize;
             let path = || segment.key.segment_path(&store.dir);
             let mut frame = Vec::with_capacity(len);
             open.file
@@ -94,7 +94,8 @@ impl LogReader {
             let found = if missing > 0 {
                 Err(FrameError::FileShort { missing })
             } else {
-                decode_batch(frame.into()).and_then(|batch| first_in(&batch, from, timestamp_ms))
+                decode_batch(&frame.into(), step.position)
+                    .and_then(|batch| first_in(&batch, from, timestamp_ms))
             };
             match found {
                 Ok(None) => {}

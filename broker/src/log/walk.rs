@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         let position = self.position;
         let header = self.header_at(position)?;
         let step = Step { position, header };
-        self.position += frame_bytes(&header);
+        self.position += frame_bytes(&header, position);
         self.next_offset = step.end_offset();
         Ok(Some(step))
     }
@@ -144,7 +144,7 @@ impl<'a> Walk<'a> {
         let start = (position - self.window_at) as usize;
         let header = decode_front(&self.window[start..], position)
             .map_err(|source| self.damaged(position, source))?;
-        let len = frame_bytes(&header);
+        let len = frame_bytes(&header, position);
         if len > left {
             return Err(self.damaged(position, FrameError::BehindEnd { len, left }));
         }

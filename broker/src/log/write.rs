@@ -9,7 +9,7 @@ use std::{
 use flumen_protocol::{batch::Batch, ids::Offset};
 
 use super::{
-    frame::{FRAME_LEN, SEGMENT_HEADER_LEN, encode_front, encode_segment_header, frame_bytes},
+    frame::{Frames, SEGMENT_HEADER_LEN, encode_segment_header, frame_bytes},
     names::{SegmentKey, topic_dir},
     open_files::OpenSegment,
     partition::Log,
@@ -78,9 +78,12 @@ impl Log {
         let batches = {
             let state = self.state.lock();
             let room = state.options.segment_bytes.saturating_sub(position);
-            state
-                .tail
-                .to_write(room, |batch| frame_bytes(batch.header()))
+            let mut end = position;
+            state.tail.to_write(room, |batch| {
+                let bytes = frame_bytes(batch.header(), end);
+                end += bytes;
+                bytes
+            })
         };
         self.write(&target, position, &batches)?;
         self.publish(&target, &batches);
@@ -100,7 +103,8 @@ impl Log {
             (state.active().cloned(), state.options.segment_bytes)
         };
         if let Some(segment) = active {
-            if segment.info().bytes + frame_bytes(first.header()) <= segment_bytes {
+            let position = segment.info().bytes;
+            if position + frame_bytes(first.header(), position) <= segment_bytes {
                 match self.store.files.get(&segment) {
                     Ok(open) => {
                         return Ok(Target {
@@ -156,22 +160,14 @@ impl Log {
 
     fn write(&self, target: &Target, position: u64, batches: &[Batch]) -> Result<(), FlushError> {
         let head = encode_segment_header(&target.segment.key);
-        let mut fronts: Vec<[u8; FRAME_LEN]> = Vec::with_capacity(batches.len());
-        let mut at = position;
-        for batch in batches {
-            fronts.push(encode_front(batch.header(), at));
-            at += frame_bytes(batch.header());
-        }
-        let mut slices = Vec::with_capacity(1 + 2 * batches.len());
+        let frames = Frames::at(position, batches);
+        let mut slices = Vec::with_capacity(1 + 3 * batches.len());
         let mut from = position;
         if target.is_new {
             slices.push(IoSlice::new(&head));
             from -= SEGMENT_HEADER_LEN as u64;
         }
-        for (front, batch) in fronts.iter().zip(batches) {
-            slices.push(IoSlice::new(front));
-            slices.push(IoSlice::new(batch.body()));
-        }
+        slices.extend(frames.slices());
         let written = target.open.file.write_through(&mut slices, from);
         written.map_err(|source| {
             if target.is_new {

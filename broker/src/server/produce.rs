@@ -11,7 +11,7 @@ use std::{
 };
 
 use flumen_protocol::{
-    batch::Batch,
+    batch::{Batch, HEADER_LEN},
     error::{ErrorCode, WireError},
     message::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},
 };
@@ -116,7 +116,8 @@ async fn receive(
             break;
         };
         let taken = session.budget.take(len).await;
-        let payload = tokio::time::timeout(PAYLOAD_TIMEOUT, reader.payload(len)).await;
+        let payload =
+            tokio::time::timeout(PAYLOAD_TIMEOUT, reader.payload_aligned(len, HEADER_LEN)).await;
         let bytes = match payload {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => return refuse_frame(error, &mut reader),

@@ -6,7 +6,7 @@ use flumen_protocol::batch::Batch;
 
 use super::CompactError;
 use crate::log::{
-    frame::{FRAME_LEN, encode_front, encode_segment_header, frame_bytes},
+    frame::{Frames, encode_segment_header},
     names::{SegmentKey, topic_dir},
     open_files::OpenSegment,
     options::{WRITE_BATCHES_MAX, WRITE_BYTES_MAX},
@@ -41,7 +41,7 @@ impl<'a> Output<'a> {
     }
 
     pub(super) fn push(&mut self, batch: Batch) -> Result<(), CompactError> {
-        self.pending_bytes += frame_bytes(batch.header());
+        self.pending_bytes += batch.encoded_len() as u64;
         self.pending.push(batch);
         if self.pending_bytes >= WRITE_BYTES_MAX || self.pending.len() >= WRITE_BATCHES_MAX {
             self.write()?;
@@ -92,22 +92,14 @@ impl<'a> Output<'a> {
         };
         let position = self.segment.info().bytes;
         let head = encode_segment_header(&self.segment.key);
-        let mut at = position;
-        let mut fronts: Vec<[u8; FRAME_LEN]> = Vec::with_capacity(self.pending.len());
-        for batch in &self.pending {
-            fronts.push(encode_front(batch.header(), at));
-            at += frame_bytes(batch.header());
-        }
-        let mut slices = Vec::with_capacity(1 + 2 * fronts.len());
+        let frames = Frames::at(position, &self.pending);
+        let mut slices = Vec::with_capacity(1 + 3 * self.pending.len());
         let mut from = position;
         if is_new {
             slices.push(IoSlice::new(&head));
             from = 0;
         }
-        for (front, batch) in fronts.iter().zip(&self.pending) {
-            slices.push(IoSlice::new(front));
-            slices.push(IoSlice::new(batch.body()));
-        }
+        slices.extend(frames.slices());
         let written = open.file.write_at(&mut slices, from);
         written.map_err(|source| FlushError::new(path(), source))?;
         let headers = self.pending.iter().map(Batch::header);
