@@ -47,6 +47,8 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// Streams of one connection at the same time.
     pub streams_per_connection_max: u32,
+    /// Bytes of one batch.
+    pub batch_bytes_max: usize,
     /// Bytes of batches under way, of all connections together.
     pub inflight_bytes_max: u64,
     /// How long a connection may take to show its credential.

@@ -29,6 +29,7 @@ mod types;
 
 use std::{fmt, path::PathBuf};
 
+pub(crate) use self::admission::BATCH_HEAD_BYTES_MAX;
 use self::command::Command;
 pub use self::{
     admission::ROOM_WAIT_MAX,

@@ -483,6 +483,7 @@ impl Session {
                         address: self.shared.address.to_string(),
                     }],
                     topics: topics.iter().filter_map(known).collect(),
+                    batch_bytes_max: flumen_protocol::limits::BATCH_BYTES_MAX as u32,
                 }))
             }
             Request::CreateTopic { name, config } => {
