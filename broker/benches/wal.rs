@@ -20,9 +20,9 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flumen_broker::{
     disk::{Disk, RealDisk},
-    ids::ShardId,
     wal::{LogPosition, ShardLog, SyncPolicy, Wal, WalEntry, WalOptions},
 };
+use flumen_protocol::ids::ShardId;
 
 const EVERY: SyncPolicy = SyncPolicy::Every(Duration::from_millis(100));
 const MEBIBYTE: usize = 1 << 20;

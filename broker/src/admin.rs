@@ -3,7 +3,9 @@
 //! Nothing here changes anything, and nothing here is secret; still the address should not
 //! be one that the world reaches.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod serve;
+
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -15,10 +17,8 @@ use axum::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use self::serve::{Bounds, serve};
 use crate::metrics::Metrics;
-
-/// How long open requests may take once the server stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the endpoints show of the broker.
 pub trait Health: Send + Sync + 'static {
@@ -69,13 +69,8 @@ impl Admin {
             .route("/readyz", get(show_readiness))
             .with_state(Arc::new(Shown { metrics, health }));
         let stop = CancellationToken::new();
-        let stopped = stop.clone().cancelled_owned();
-        let task = tokio::spawn(async move {
-            let serving = axum::serve(listener, routes).with_graceful_shutdown(stopped);
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the admin server stopped");
-            }
-        });
+        let serving = serve(listener, routes, Bounds::default(), stop.clone());
+        let task = tokio::spawn(serving);
         Ok(Self {
             address,
             stop,
@@ -88,11 +83,12 @@ impl Admin {
         self.address
     }
 
-    /// Finishes open requests and stops.
+    /// Finishes open requests, for a second at most, and stops.
     pub async fn stop(self) {
         self.stop.cancel();
-        // A client that keeps its connection open must not hold up the broker's end.
-        let _ = tokio::time::timeout(STOP_TIMEOUT, self.task).await;
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the admin server ended early");
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use flumen_protocol::{
+    ids::ShardId,
     message::{BrokerInfo, ShardStatus},
     plugin::{BindingConfig, PluginInfo, World},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
@@ -34,9 +35,9 @@ use self::{
     plugins::PluginFiles,
 };
 use crate::{
+    clock::now_ms,
     disk::Disk,
-    ids::ShardId,
-    shard::raft::{Command, Group, GroupParts, Response, ShardError, now_ms, reserve},
+    shard::raft::{Command, Group, GroupParts, Response, ShardError, reserve},
     wal::Wal,
 };
 
@@ -230,7 +231,7 @@ impl Catalog {
     pub fn status(&self) -> ShardStatus {
         let (leader, term) = self.shared.group.leader();
         ShardStatus {
-            id: flumen_protocol::ids::ShardId(CATALOG_SHARD.0),
+            id: CATALOG_SHARD,
             leader: leader.map(Into::into),
             term,
             applied_index: self.shared.group.applied_index(),

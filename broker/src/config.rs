@@ -40,7 +40,10 @@ pub use self::{
     value::LogFormat,
 };
 use self::{section::section, value::Value};
-use crate::wal::{SEGMENTS_MIN, SYNC_INTERVAL_MAX, SyncPolicy};
+use crate::{
+    shard::BATCH_HEAD_BYTES_MAX,
+    wal::{SEGMENTS_MIN, SYNC_INTERVAL_MAX, SyncPolicy, WalOptions},
+};
 
 section! {
     /// Every setting of a broker.
@@ -85,10 +88,13 @@ section! {
         /// `every <duration>`: after it has been written; it is synced on that interval, and a
         /// loss of power may take the records of the last one.
         sync: SyncPolicy = SyncPolicy::Always;
-        /// The size of one file of the log. Files are filled ahead and used again.
+        /// The size of one file of the log. Files are filled ahead and used again. A batch must
+        /// fit: for those of 16 MiB, the default of `limits.batch_bytes_max`, it is at least
+        /// 43 MiB, for smaller ones eight thirds of their size.
         segment_bytes: ByteSize = ByteSize::mib(64), in ByteSize::mib(1)..=ByteSize::gib(1);
         /// The disk space that the log may take. A larger log makes checkpoints rarer and
-        /// the restart after a crash longer. When it is full, producers wait.
+        /// the restart after a crash longer. When it is full, producers wait. At least four
+        /// times `wal.segment_bytes`.
         bytes_max: ByteSize = ByteSize::mib(512), in ByteSize::mib(4)..=ByteSize::gib(64);
     }
 }
@@ -111,6 +117,9 @@ section! {
         /// Streams that one connection may have open: one for each partition that it produces
         /// to, one for each consumer, one for each request under way.
         streams_per_connection_max: u32 = 4_096, in 1..=100_000;
+        /// Bytes of one batch as it travels. Clients learn of it and make their batches no larger;
+        /// a single record that is larger is refused.
+        batch_bytes_max: ByteSize = BATCH_BYTES_MAX, in BATCH_BYTES_LEAST..=BATCH_BYTES_MAX;
         /// Bytes of batches that all producers together may have sent and that are not yet
         /// acknowledged. Beyond it, the broker stops reading from producers until there is room.
         inflight_bytes_max: ByteSize = ByteSize::mib(256), in INFLIGHT_BYTES_MIN..=ByteSize::gib(64);
@@ -118,6 +127,15 @@ section! {
         authentication_timeout: Interval = Interval::from_secs(10), in Interval::from_millis(100)..=Interval::from_secs(300);
     }
 }
+
+/// The largest batch of the protocol.
+const BATCH_BYTES_MAX: ByteSize = ByteSize::new(limits::BATCH_BYTES_MAX as u64);
+
+/// The lowest bound on batches: below it, a batch has too few records to be worth its syncs.
+const BATCH_BYTES_LEAST: ByteSize = ByteSize::new(64 * 1024);
+
+/// Sizes that are made up for people are rounded up to this.
+const SEGMENT_BYTES_STEP: u64 = 1024 * 1024;
 
 /// Room for at least one batch of the largest size and its neighbours.
 const INFLIGHT_BYTES_MIN: ByteSize = ByteSize::new(4 * limits::BATCH_BYTES_MAX as u64);
@@ -209,6 +227,18 @@ impl BrokerConfig {
     /// Checks every setting against its range, and settings against each other.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_ranges()?;
+        let segment_bytes_min = self.segment_bytes_min();
+        if self.wal.segment_bytes < segment_bytes_min {
+            return Err(ConfigError::OutOfRange {
+                key: "wal.segment_bytes",
+                value: self.wal.segment_bytes.to_string(),
+                expected: format!(
+                    "at least {segment_bytes_min}, so that a batch of limits.batch_bytes_max, \
+                     which is {}, fits: raise the one or lower the other",
+                    self.limits.batch_bytes_max
+                ),
+            });
+        }
         let segments_bytes_min = self.wal.segment_bytes.as_u64() * SEGMENTS_MIN;
         if self.wal.bytes_max.as_u64() < segments_bytes_min {
             return Err(ConfigError::OutOfRange {
@@ -244,6 +274,13 @@ impl BrokerConfig {
             });
         }
         Ok(())
+    }
+
+    /// The smallest segment of the write-ahead log that takes every batch that clients may send.
+    fn segment_bytes_min(&self) -> ByteSize {
+        let entry_bytes = self.limits.batch_bytes_max.as_u64() + BATCH_HEAD_BYTES_MAX as u64;
+        let segment_bytes = WalOptions::segment_bytes_for(entry_bytes);
+        ByteSize::new(segment_bytes.next_multiple_of(SEGMENT_BYTES_STEP))
     }
 
     /// The `host:port` that clients are told, once the broker knows the port that it got.

@@ -28,7 +28,6 @@ pub mod disk;
 pub mod fuzzing;
 pub mod hooks;
 pub mod identity;
-pub mod ids;
 pub mod log;
 pub mod metrics;
 pub mod node;

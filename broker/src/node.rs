@@ -72,6 +72,7 @@ pub(crate) struct Node {
     started: Instant,
     wal: Wal,
     wal_sync: String,
+    batch_bytes_max: u32,
     logs: LogStore,
     shards: Shards,
     catalog: Catalog,
@@ -282,6 +283,7 @@ impl Node {
             started,
             wal,
             wal_sync,
+            batch_bytes_max: config.limits.batch_bytes_max.as_u64() as u32,
             logs,
             shards,
             catalog,
@@ -292,6 +294,7 @@ impl Node {
         let limits = ServerLimits {
             connections_max: config.limits.connections_max as usize,
             streams_per_connection_max: config.limits.streams_per_connection_max,
+            batch_bytes_max: config.limits.batch_bytes_max.as_u64() as usize,
             inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
             authentication_timeout: config.limits.authentication_timeout.into(),
         };
@@ -319,6 +322,7 @@ impl Node {
                 address: self.address.read().clone(),
             }],
             topics: topics.collect(),
+            batch_bytes_max: self.batch_bytes_max,
         }
     }
 

@@ -16,6 +16,7 @@ mod session;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use flumen_protocol::close;
 use flumen_transport::{
     endpoint,
     quinn::{Endpoint, Incoming, ServerConfig, VarInt, crypto::rustls::QuicServerConfig},
@@ -34,11 +35,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// costs anything: a flood of forged addresses then fills no table.
 const CONNECTIONS_BEFORE_RETRY: usize = 256;
 
-/// Connection close codes.
-mod close {
-    pub(super) const STOPPING: u32 = 1;
-    pub(super) const UNAUTHENTICATED: u32 = 2;
-}
+/// What clients are told when the broker stops.
+const STOPPING_TEXT: &[u8] = b"the broker is stopping";
 
 /// What clients may hold.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +45,8 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// Streams of one connection at the same time.
     pub streams_per_connection_max: u32,
+    /// Bytes of one batch.
+    pub batch_bytes_max: usize,
     /// Bytes of batches under way, of all connections together.
     pub inflight_bytes_max: u64,
     /// How long a connection may take to show its credential.
@@ -124,7 +124,7 @@ impl Server {
         }
         self.accepting.abort();
         self.endpoint
-            .close(VarInt::from_u32(close::STOPPING), b"the broker is stopping");
+            .close(VarInt::from_u32(close::STOPPING), STOPPING_TEXT);
         // The close frames should leave; a peer that is gone must not hold us up.
         let _ = tokio::time::timeout(Duration::from_millis(200), self.endpoint.wait_idle()).await;
     }

@@ -29,6 +29,9 @@ mod types;
 
 use std::{fmt, path::PathBuf};
 
+pub(crate) use self::admission::BATCH_HEAD_BYTES_MAX;
+use flumen_protocol::ids::ShardId;
+
 use self::command::Command;
 pub use self::{
     admission::ROOM_WAIT_MAX,
@@ -40,10 +43,7 @@ pub use self::{
     group::ProposeError,
     proposer::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BATCHES_MAX, ENTRY_BYTES_MAX},
 };
-use crate::{
-    ids::ShardId,
-    wal::{Reservation, Wal, WalError},
-};
+use crate::wal::{Reservation, Wal, WalError};
 
 /// What the rooms above build shards from: data shards, and other kinds of their own.
 pub(crate) mod raft {
@@ -56,7 +56,6 @@ pub(crate) mod raft {
         group::{Group, GroupParts},
         machine::{Applied, Checkpoint, Machine},
         network::{NoPeers, PeerNetwork},
-        proposer::now_ms,
         reserve,
         types::{Entry, Payload, Response},
     };
@@ -84,7 +83,7 @@ pub enum ShardError {
         source: std::io::Error,
     },
     /// The Raft group does not start.
-    #[error("{shard} does not start: {reason}")]
+    #[error("shard {shard} does not start: {reason}")]
     Start {
         /// The shard.
         shard: ShardId,

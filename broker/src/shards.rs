@@ -8,7 +8,7 @@ pub(crate) mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use flumen_protocol::ids::PartitionId;
+use flumen_protocol::ids::{PartitionId, ShardId};
 use futures_util::future::try_join_all;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
@@ -17,7 +17,6 @@ use self::checkpointer::Checkpointer;
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
     disk::Disk,
-    ids::ShardId,
     log::LogStore,
     shard::{
         DataShard, ShardError,

@@ -7,8 +7,9 @@
 //! ```
 //! # use std::sync::{Arc, mpsc};
 //! # use bytes::Bytes;
-//! # use flumen_broker::{disk::SimulatedDisk, ids::ShardId};
+//! # use flumen_broker::disk::SimulatedDisk;
 //! # use flumen_broker::wal::{Wal, WalEntry, WalOptions};
+//! # use flumen_protocol::ids::ShardId;
 //! let disk = Arc::new(SimulatedDisk::new());
 //! let options = WalOptions {
 //!     segment_bytes: 1 << 20,
@@ -40,6 +41,7 @@
 use std::{fmt, ops::Range, path::Path, sync::Arc, thread::JoinHandle};
 
 use bytes::Bytes;
+use flumen_protocol::ids::ShardId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -50,7 +52,7 @@ use self::{
     shard::{Planned, Shard},
     writer::Operation,
 };
-use crate::{disk::Disk, ids::ShardId};
+use crate::disk::Disk;
 
 mod engine;
 mod error;

@@ -5,7 +5,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,6 +15,7 @@ use flumen_protocol::{
     ALPN_CLIENT,
     error::ErrorCode,
     ids::BrokerId,
+    limits::BATCH_BYTES_MAX,
     message::{BrokerInfo, Metadata, Request, Response, TopicMetadata},
     profile::Profile as Contents,
     topic::TopicName,
@@ -62,6 +63,8 @@ struct Inner {
     brokers: Mutex<HashMap<String, Arc<Broker>>>,
     /// What the cluster said last of its brokers.
     cluster: Mutex<Vec<BrokerInfo>>,
+    /// What it said last of the largest batch.
+    batch_bytes_max: AtomicUsize,
 }
 
 impl Client {
@@ -254,12 +257,23 @@ impl Client {
         Ok(metadata.topics.pop().filter(|found| found.name == *topic))
     }
 
+    /// Bytes of the largest batch that the brokers take, as they said when a topic was last
+    /// asked for.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.inner.batch_bytes_max.load(Ordering::Relaxed)
+    }
+
     async fn metadata(&self, topics: Vec<TopicName>) -> Result<Metadata, RequestError> {
         let request = Request::Metadata { topics };
         let what = request.name();
         match self.request(request, None, true).await {
             Ok(Response::Metadata(metadata)) => {
                 self.inner.cluster.lock().clone_from(&metadata.brokers);
+                let batch_bytes_max = metadata.batch_bytes_max as usize;
+                let inner = &self.inner;
+                inner
+                    .batch_bytes_max
+                    .store(batch_bytes_max, Ordering::Relaxed);
                 Ok(metadata)
             }
             Ok(_) => Err(RequestError::UnexpectedReply { what }),
@@ -409,6 +423,7 @@ impl ClientBuilder {
                 seeds: profile.brokers,
                 brokers: Mutex::default(),
                 cluster: Mutex::default(),
+                batch_bytes_max: AtomicUsize::new(BATCH_BYTES_MAX),
             }),
         };
         let mut last = ConnectError::NoBrokers;

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flumen_protocol::{error::WireError, message::Request};
+use flumen_protocol::{close, error::WireError, message::Request};
 use flumen_transport::{
     endpoint,
     quinn::{self, Connection, Endpoint},
 };
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout_at};
 
 use self::backoff::Backoff;
 use crate::config::ClientConfig;
@@ -51,6 +51,15 @@ pub enum ConnectError {
     /// Nobody answers there, or not as a broker would.
     #[error("cannot connect to broker {address}: {text}")]
     Unreachable {
+        /// The address.
+        address: String,
+        /// Why.
+        text: String,
+    },
+    /// The broker answers, and takes no clients at the moment; it was asked again until the
+    /// connect time-out.
+    #[error("broker {address} takes no clients at the moment: {text}; try again later")]
+    Refused {
         /// The address.
         address: String,
         /// Why.
@@ -162,14 +171,28 @@ impl Broker {
         }
     }
 
+    /// Connects within the connect time-out. A broker that takes no clients may be about to be
+    /// followed by another one on its address, so it is asked again, as one that is down.
     async fn connect(&self) -> Result<Connection, ConnectError> {
-        let after = self.dialer.config.connect_timeout;
-        match timeout(after, self.connect_and_authenticate()).await {
-            Ok(result) => result,
-            Err(_) => Err(ConnectError::TimedOut {
-                address: self.address.clone(),
-                after,
-            }),
+        let config = &self.dialer.config;
+        let after = config.connect_timeout;
+        let deadline = Instant::now() + after;
+        let mut backoff = Backoff::new(config.reconnect, rand::random());
+        let mut last = ConnectError::TimedOut {
+            address: self.address.clone(),
+            after,
+        };
+        loop {
+            match timeout_at(deadline.into(), self.connect_and_authenticate()).await {
+                Ok(Err(refused @ ConnectError::Refused { .. })) => last = refused,
+                Ok(result) => return result,
+                Err(_) => return Err(last),
+            }
+            let again = Instant::now() + backoff.next_delay();
+            if again >= deadline {
+                return Err(last);
+            }
+            sleep_until(again.into()).await;
         }
     }
 
@@ -186,7 +209,13 @@ impl Broker {
                         text,
                     });
                 }
-                Err(broken) => return Err(self.unreachable(broken)),
+                Err(broken) => {
+                    let reason = connection.close_reason();
+                    return Err(match reason.as_ref().and_then(refusal) {
+                        Some(text) => self.refused(text),
+                        None => self.unreachable(broken),
+                    });
+                }
             }
         }
         tracing::debug!(broker = self.address, "connected");
@@ -208,7 +237,12 @@ impl Broker {
                 .map_err(|error| self.unreachable(error))?;
             match connecting.await {
                 Ok(connection) => return Ok(connection),
-                Err(error) => last = self.unreachable(explain(&error)),
+                Err(error) => {
+                    last = match refusal(&error) {
+                        Some(text) => self.refused(text),
+                        None => self.unreachable(explain(&error)),
+                    }
+                }
             }
         }
         Err(last)
@@ -232,6 +266,13 @@ impl Broker {
         }
     }
 
+    fn refused(&self, text: String) -> ConnectError {
+        ConnectError::Refused {
+            address: self.address.clone(),
+            text,
+        }
+    }
+
     fn unreachable(&self, error: impl ToString) -> ConnectError {
         ConnectError::Unreachable {
             address: self.address.clone(),
@@ -252,6 +293,26 @@ const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// TLS alert 48: a certificate that no known authority has signed.
 const UNKNOWN_AUTHORITY: u8 = 48;
+
+/// Why the broker takes no clients, if that is what it says and if it may pass.
+fn refusal(error: &quinn::ConnectionError) -> Option<String> {
+    use quinn::{ConnectionError, TransportErrorCode};
+    match error {
+        ConnectionError::ConnectionClosed(closed)
+            if closed.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            Some("it is stopping, or has as many as it may have".to_owned())
+        }
+        ConnectionError::ApplicationClosed(closed)
+            if closed.error_code == quinn::VarInt::from_u32(close::STOPPING) =>
+        {
+            Some("it is stopping".to_owned())
+        }
+        // It has started anew since the connection was made.
+        ConnectionError::Reset => Some("it has just been started again".to_owned()),
+        _ => None,
+    }
+}
 
 fn explain(error: &quinn::ConnectionError) -> String {
     let unknown_authority = quinn::TransportErrorCode::crypto(UNKNOWN_AUTHORITY);

@@ -36,7 +36,7 @@ id! {
     TopicId(u64)
 }
 id! {
-    /// A Raft group. Every partition lives in exactly one.
+    /// A Raft group. Shard 0 is the catalog; every partition lives in exactly one of the others.
     ShardId(u32)
 }
 id! {

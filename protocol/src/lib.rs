@@ -9,6 +9,7 @@
 //! | [`topic`] | names and settings of topics |
 //! | [`plugin`] | descriptions of plugins and of their bindings to topics |
 //! | [`profile`] | what a client needs to reach a cluster |
+//! | [`close`] | codes with which brokers close connections |
 //! | [`error`] | error codes that both sides know, with a `retryable` mark |
 //! | [`ids`] | newtypes for what must not be mixed up |
 //! | [`limits`] | every limit of the formats, by name |
@@ -16,6 +17,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod batch;
+pub mod close;
 pub mod error;
 pub mod frame;
 pub mod ids;

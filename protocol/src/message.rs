@@ -181,6 +181,8 @@ pub struct Metadata {
     pub brokers: Vec<BrokerInfo>,
     /// The topics that were asked for and exist.
     pub topics: Vec<TopicMetadata>,
+    /// Bytes of the largest batch that the brokers take.
+    pub batch_bytes_max: u32,
 }
 
 /// A broker and where to reach it.

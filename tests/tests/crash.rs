@@ -42,7 +42,12 @@ async fn acknowledged_records_survive_kill_9_without_waiting_for_syncs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_records_survive_kill_9_with_constant_checkpoints() {
-    survive_kills(&["--wal-segment-bytes", "1MiB", "--wal-bytes-max", "4MiB"]).await;
+    survive_kills(&[
+        "--limits-batch-bytes-max=256KiB",
+        "--wal-segment-bytes=1MiB",
+        "--wal-bytes-max=4MiB",
+    ])
+    .await;
 }
 
 async fn survive_kills(args: &[&str]) {

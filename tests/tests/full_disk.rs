@@ -94,6 +94,7 @@ async fn a_full_file_system_refuses_and_loses_nothing_and_recovers() {
     let ballast = ballast(file_system.path());
     let data = file_system.path().join("data");
     let args = [
+        "--limits-batch-bytes-max=256KiB",
         "--wal-segment-bytes=1MiB",
         "--wal-bytes-max=8MiB",
         "--shards=1",

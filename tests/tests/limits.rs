@@ -57,3 +57,35 @@ async fn the_largest_record_and_the_largest_batch_are_stored() {
     broker.restart().await;
     assert_eq!(lengths(&broker.client().await).await, sizes);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_small_batches_gets_small_batches_and_refuses_a_record_that_fits_in_none() {
+    let mut broker = Broker::start_with(&[
+        "--limits-batch-bytes-max=64KiB",
+        "--wal-segment-bytes=1MiB",
+        "--wal-bytes-max=4MiB",
+    ])
+    .await;
+    let client = broker.client().await;
+    let config = TopicConfig::default();
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    let producer = client.producer::<Bytes>(TOPIC).build().await.unwrap();
+    // As large as fits in a batch, and as many small ones as make batches of a megabyte.
+    let sizes: Vec<_> = std::iter::once(63 * 1024)
+        .chain(std::iter::repeat_n(1_000, 3_000))
+        .collect();
+    for (number, size) in sizes.iter().enumerate() {
+        let value = Bytes::from(vec![number as u8; *size]);
+        producer.enqueue(value).await.unwrap();
+    }
+    producer.flush().await.unwrap();
+    let too_large = Bytes::from(vec![0; 64 * 1024]);
+    let error = producer.send(too_large).await.unwrap_err();
+    assert!(!error.is_unknown(), "{error}");
+    assert!(
+        error.to_string().contains("limits.batch_bytes_max"),
+        "{error}"
+    );
+    assert_eq!(lengths(&client).await, sizes);
+    assert!(broker.stop().success());
+}

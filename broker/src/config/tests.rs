@@ -108,6 +108,36 @@ fn a_value_out_of_range_names_the_range() {
 }
 
 #[test]
+fn a_segment_takes_every_batch_that_clients_may_send() {
+    let with = |segment: &str, batch: &str| {
+        let mut config = BrokerConfig::default();
+        let settings = [
+            ("wal.segment_bytes", segment),
+            ("limits.batch_bytes_max", batch),
+        ];
+        for (key, value) in settings {
+            config.set(key, value, Source::Flag).unwrap();
+        }
+        config.validate().map_err(|error| error.to_string())
+    };
+    let refused = "wal.segment_bytes is 42MiB, but must be at least 43MiB, so that a batch of \
+                   limits.batch_bytes_max, which is 16MiB, fits: raise the one or lower the other";
+    assert_eq!(with("42MiB", "16MiB"), Err(refused.to_owned()));
+    with("43MiB", "16MiB").unwrap();
+    with("1MiB", "384KiB").unwrap_err();
+    with("1MiB", "383KiB").unwrap();
+    with("1MiB", "63KiB").unwrap_err();
+    with("64MiB", "17MiB").unwrap_err();
+
+    let wal = WalOptions {
+        segment_bytes: ByteSize::mib(43).as_u64(),
+        ..WalOptions::new("/wal")
+    };
+    let largest = limits::BATCH_BYTES_MAX + BATCH_HEAD_BYTES_MAX;
+    assert!(wal.entry_bytes_max() >= largest as u64);
+}
+
+#[test]
 fn a_broker_on_all_addresses_must_say_which_one_clients_use() {
     let config = BrokerConfig::from_toml("listen = \"0.0.0.0:4650\"").unwrap();
     let text = config.validate().unwrap_err().to_string();

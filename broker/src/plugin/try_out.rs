@@ -16,6 +16,7 @@ use super::{
     error::{BindError, DeployError, EngineError},
     hook::{Hook, HookBatch, HookOutcome},
 };
+use crate::clock::now_ms;
 
 /// Records in one batch of a trial.
 const RECORDS_PER_BATCH: usize = 1_000;
@@ -132,9 +133,7 @@ pub fn try_out(
 }
 
 fn batches(values: &[Vec<u8>]) -> Result<Vec<Batch>, TryOutError> {
-    let now_ms = std::time::SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |time| time.as_millis() as i64);
+    let now_ms = now_ms() as i64;
     let mut batches = Vec::new();
     let mut builder = BatchBuilder::new();
     for (index, value) in values.iter().enumerate() {

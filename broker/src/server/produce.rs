@@ -152,6 +152,14 @@ fn refuse_frame(error: ReadError, reader: &mut FrameReader) {
 /// Runs the topic's plugins over a batch and hands what is left to the shard.
 async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Waiting {
     let refuse = |code, text: String| Waiting::Decided(Err(WireError::new(code, text)));
+    let (bytes, bytes_max) = (batch.encoded_len(), session.shared.limits.batch_bytes_max);
+    if bytes > bytes_max {
+        let text = format!(
+            "a batch of {bytes} bytes is larger than the {bytes_max} that the broker takes \
+             (limits.batch_bytes_max): send smaller records, or raise the limit"
+        );
+        return refuse(ErrorCode::TooLarge, text);
+    }
     if let Err(error) = batch.columns() {
         return refuse(ErrorCode::CorruptBatch, error.to_string());
     }

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use flumen_protocol::{
+    close,
     error::{ErrorCode, WireError},
     frame::FrameLimits,
     message::{ConsumeEvent, ProduceAcks, Reply, Request, Response, StreamOpen},
@@ -17,7 +18,7 @@ use flumen_transport::{
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
-use super::{Shared, budget::ByteBudget, close, consume, control, produce};
+use super::{STOPPING_TEXT, Shared, budget::ByteBudget, consume, control, produce};
 
 /// A stream whose first frame takes longer is reset.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,6 +73,11 @@ impl Session {
         }
         streams.close();
         streams.wait().await;
+        if session.shared.stopping.is_cancelled() {
+            // A client that has just come learns that it may come again.
+            let code = VarInt::from_u32(close::STOPPING);
+            session.connection.close(code, STOPPING_TEXT);
+        }
         metrics.connections.dec();
         tracing::debug!(from = %session.connection.remote_address(), "client gone");
     }

@@ -11,7 +11,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use flumen_protocol::{
     batch::Batch,
     error::{ErrorCode, WireError},
-    ids::{Offset, PartitionId, TopicId},
+    ids::{Offset, PartitionId, ShardId, TopicId},
     message::ShardStatus,
     topic::TopicConfig,
 };
@@ -34,7 +34,7 @@ use super::{
     network::PeerNetwork,
     proposer::Proposer,
 };
-use crate::{disk::Disk, ids::ShardId, log::LogStore, wal::Wal};
+use crate::{disk::Disk, log::LogStore, wal::Wal};
 
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -312,7 +312,7 @@ impl DataShard {
     pub fn status(&self) -> ShardStatus {
         let (leader, term) = self.shared.group.leader();
         ShardStatus {
-            id: flumen_protocol::ids::ShardId(self.shared.id.0),
+            id: self.shared.id,
             leader: leader.map(Into::into),
             term,
             applied_index: self.shared.group.applied_index(),

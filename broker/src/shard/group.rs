@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
+use flumen_protocol::ids::ShardId;
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver};
 use tokio::sync::oneshot;
 
@@ -14,7 +15,7 @@ use super::{
     network::{Factory, PeerNetwork},
     types::{Callback, LogId, Response, TypeConfig},
 };
-use crate::{ids::ShardId, wal::Wal};
+use crate::wal::Wal;
 
 /// How often a leader tells its followers that it is there. Not used with a single voter, which
 /// needs no clock at all.

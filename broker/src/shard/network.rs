@@ -4,7 +4,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use flumen_protocol::ids::BrokerId;
+use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{
     BasicNode,
     errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
@@ -16,7 +16,6 @@ use openraft::{
 };
 
 use super::types::{Snapshot, TypeConfig, Vote};
-use crate::ids::ShardId;
 
 type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, PeerError>> + Send + 'a>>;
 

@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use flumen_protocol::{batch::Batch, ids::PartitionId};
@@ -25,7 +24,7 @@ use super::{
     machine::RaftMachine,
     types::{Callback, Response, TypeConfig},
 };
-use crate::wal::Wal;
+use crate::{clock::now_ms, wal::Wal};
 
 /// Bytes of batches in one entry, unless a single batch is larger or the write-ahead log takes
 /// less.
@@ -231,11 +230,4 @@ impl Drop for InFlight {
         self.proposer.queue.lock().in_flight -= 1;
         self.proposer.propose();
     }
-}
-
-/// Milliseconds since the epoch.
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }

@@ -4,6 +4,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use flumen_protocol::ids::ShardId;
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::Notify,
@@ -14,11 +15,8 @@ use tokio::{
 use super::ShardsOptions;
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
-    ids::ShardId,
-    shard::{
-        DataShard,
-        raft::{Group, now_ms},
-    },
+    clock::now_ms,
+    shard::{DataShard, raft::Group},
     wal::Wal,
 };
 

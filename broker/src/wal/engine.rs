@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flumen_protocol::ids::ShardId;
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 use tokio::sync::watch;
 
@@ -22,7 +23,7 @@ use super::{
     space::{Space, Task},
     writer::{Operation, Writer},
 };
-use crate::{disk::Disk, ids::ShardId};
+use crate::disk::Disk;
 
 /// Shards are asked for checkpoints when this share of the WAL is in use: 1 of so many parts.
 const CHECKPOINT_SHARE: u64 = 3;

@@ -82,6 +82,12 @@ impl WalOptions {
         }
     }
 
+    /// The smallest segment that takes entries of so many bytes: the other way round than
+    /// [`WalOptions::entry_bytes_max`].
+    pub fn segment_bytes_for(entry_bytes: u64) -> u64 {
+        entry_bytes.div_ceil(3) * 8
+    }
+
     /// The largest payload of an entry, in bytes: three eighths of a segment. The states at its
     /// beginning may take half, and as much as an entry may be left over at its end.
     pub fn entry_bytes_max(&self) -> u64 {
@@ -165,6 +171,22 @@ mod tests {
         }
         for text in ["", "never", "every", "every now", "100ms", "every -1s"] {
             assert!(text.parse::<SyncPolicy>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_segment_for_an_entry_takes_it_and_one_byte_less_does_not() {
+        let takes = |segment_bytes| {
+            let options = WalOptions {
+                segment_bytes,
+                ..WalOptions::new("/wal")
+            };
+            options.entry_bytes_max()
+        };
+        for entry_bytes in [1, 2, 3, 100_000, (16 << 20) + 64] {
+            let segment_bytes = WalOptions::segment_bytes_for(entry_bytes);
+            assert!(takes(segment_bytes) >= entry_bytes);
+            assert!(takes(segment_bytes - 1) < entry_bytes);
         }
     }
 

@@ -18,9 +18,9 @@
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest, crc32_iscsi};
+use flumen_protocol::ids::ShardId;
 
 use super::segment::Position;
-use crate::ids::ShardId;
 
 /// The bytes of a record before its payload.
 pub(super) const RECORD_HEADER_BYTES: usize = 56;

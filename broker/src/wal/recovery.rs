@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flumen_protocol::ids::ShardId;
 
 use super::{
     LogPosition, OpenError, WalOptions,
@@ -27,10 +28,7 @@ use super::{
     shard::{Change, ShardImage, ShardIndex, Slot},
     space::{Spare, create_spare, make_segment},
 };
-use crate::{
-    disk::{Disk, File},
-    ids::ShardId,
-};
+use crate::disk::{Disk, File};
 
 /// Zeros written at a time.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -455,7 +453,7 @@ impl Recovery<'_> {
             if missing > 0 {
                 return Err(OpenError::Missing {
                     path: segment_path(&self.options.dir, oldest.saturating_sub(1)),
-                    reason: format!("{missing} entries of {shard} are in it, or before it"),
+                    reason: format!("{missing} entries of shard {shard} are in it, or before it"),
                 });
             }
         }

@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use flumen_protocol::ids::ShardId;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::{LogPosition, ShardLogState, segment::Position};
-use crate::ids::ShardId;
 
 /// A shard. Two views of the same log: `planned` has all that was called for, `written` what has
 /// reached the file.

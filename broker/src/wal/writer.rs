@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use flumen_protocol::ids::ShardId;
 
 use super::{
     LogPosition, WalEntry, WalError,
@@ -15,7 +16,6 @@ use super::{
     segment::{Position, SEGMENT_HEADER_BYTES, Segment},
     shard::{Change, Shard, Slot},
 };
-use crate::ids::ShardId;
 
 /// How often a shard's commit point is written, at most.
 const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);

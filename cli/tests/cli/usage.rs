@@ -38,6 +38,14 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
             &["serve", "--wal-segment-bytes", "1KiB"],
             "between 1MiB and 1GiB",
         ),
+        (
+            &["serve", "--wal-segment-bytes", "1MiB"],
+            "at least 43MiB, so that a batch of limits.batch_bytes_max, which is 16MiB, fits",
+        ),
+        (
+            &["serve", "--wal-bytes-max", "64MiB"],
+            "at least 4 times wal.segment_bytes",
+        ),
         (&["serve", "--log", "what=ever="], "--log"),
         (&["bench", "produce", "--record-size", "0"], "--record-size"),
     ] {

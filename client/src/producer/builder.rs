@@ -106,7 +106,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
     }
 
     /// Sets the bytes at which a batch is complete; a larger record goes alone. Default:
-    /// [`BATCH_BYTES`].
+    /// [`BATCH_BYTES`]. A broker that takes less (`limits.batch_bytes_max`) gets less.
     pub fn batch_bytes(mut self, bytes: usize) -> Self {
         self.batch_bytes = bytes;
         self
@@ -151,7 +151,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
             return Err(RequestError::UnknownTopic { topic });
         };
         let limits = AccumulatorOptions {
-            batch_bytes: self.batch_bytes,
+            batch_bytes: self.batch_bytes.min(self.client.batch_bytes_max()),
             batch_records_max: self.batch_records_max,
             memory_bytes_max: self.options.memory_bytes_max,
         };

@@ -12,9 +12,14 @@
 //!   awaited (the broker refuses those batches as out of sequence), and then, after a pause,
 //!   everything is sent again from the oldest on.
 //! - A batch that is given up leaves a gap in the sequence, and the broker refuses all that
-//!   follows as out of sequence: proof that it is not stored. Then a new epoch begins, in
-//!   which what is pending is numbered anew. A batch that may be stored is never numbered
-//!   anew; it is first sent again under its old number until the broker has said which.
+//!   follows as out of sequence. Then a new epoch begins, in which what is pending is numbered
+//!   anew.
+//! - A batch that may be stored is never numbered anew. That it was refused as out of sequence
+//!   proves nothing: what was sent on a stream that is lost may still be on its way, together
+//!   with what was missing, and be stored a moment later. So the new epoch begins with a fence,
+//!   an empty batch; once it is acknowledged the broker takes nothing of the old epoch any
+//!   more. Then the batch is sent again under its old number, and the answer is final: the
+//!   receipt of the first time, or *fenced*, which proves that it is not stored.
 //! - A batch whose time is up is reported as *unknown* if it may be stored. It keeps its
 //!   place until those sent after it are settled, too, because their numbers build on it.
 
@@ -68,6 +73,27 @@ pub(crate) struct Resolved<W> {
     pub(crate) result: Result<ProduceReceipt, DeliveryError>,
 }
 
+/// What to write to the stream next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next<'a, B> {
+    /// This batch, under this number.
+    Batch(Identity, &'a mut B),
+    /// An empty batch under this number.
+    Fence(Identity),
+}
+
+/// The fence before the next epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fence {
+    NotSent,
+    /// It may stand.
+    Sent,
+    Stands,
+}
+
+/// What stands for the fence among the ids of what is in flight.
+const FENCE_ID: u64 = u64::MAX;
+
 /// An answer to a batch that was not sent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker answered a batch that was not sent")]
@@ -111,6 +137,7 @@ pub(crate) struct Delivery<B, W> {
     stream_spoilt: bool,
     /// The sequence has a gap that only a new epoch closes.
     new_epoch_wanted: bool,
+    fence: Fence,
     /// Set by a retryable refusal: when, and not before all is answered, to send again.
     retry_at: Option<Instant>,
     backoff: Backoff,
@@ -128,6 +155,7 @@ impl<B, W> Delivery<B, W> {
             has_stream: false,
             stream_spoilt: false,
             new_epoch_wanted: false,
+            fence: Fence::NotSent,
             retry_at: None,
             backoff: Backoff::new(options.backoff, seed),
         }
@@ -195,19 +223,24 @@ impl<B, W> Delivery<B, W> {
         self.stream_spoilt
     }
 
-    /// The next batch to write to the stream, now in flight.
-    pub(crate) fn poll_send(&mut self, now: Instant) -> Option<(Identity, &mut B)> {
+    /// What to write to the stream next, now in flight.
+    pub(crate) fn poll_send(&mut self, now: Instant) -> Option<Next<'_, B>> {
         if !self.may_send(now) {
             return None;
         }
         self.retry_at = None;
-        if self.new_epoch_wanted
-            && self
-                .queue
-                .iter()
-                .all(|p| p.has_expired() || !p.maybe_stored)
-        {
-            self.start_epoch();
+        if self.new_epoch_wanted {
+            let mut pending = self.queue.iter();
+            if pending.all(|p| p.has_expired() || !p.maybe_stored) {
+                self.start_epoch();
+            } else if self.fence != Fence::Stands {
+                self.fence = Fence::Sent;
+                self.in_flight.push_back(FENCE_ID);
+                return Some(Next::Fence(Identity {
+                    epoch: self.epoch + 1,
+                    sequence: 0,
+                }));
+            }
         }
         let probing = self.new_epoch_wanted;
         let index = self.queue.iter().position(|pending| {
@@ -224,7 +257,7 @@ impl<B, W> Delivery<B, W> {
         });
         pending.in_flight = true;
         self.in_flight.push_back(pending.id);
-        Some((identity, &mut pending.batch))
+        Some(Next::Batch(identity, &mut pending.batch))
     }
 
     fn may_send(&self, now: Instant) -> bool {
@@ -251,6 +284,10 @@ impl<B, W> Delivery<B, W> {
         outcome: ProduceOutcome,
     ) -> Result<Option<Resolved<W>>, UnexpectedAnswer> {
         let id = self.in_flight.pop_front().ok_or(UnexpectedAnswer)?;
+        if id == FENCE_ID {
+            self.on_fence_outcome(now, outcome);
+            return Ok(None);
+        }
         let Some(index) = self.queue.iter().position(|pending| pending.id == id) else {
             // Its time was up and it was dropped; the stream is about to be given up.
             return Ok(None);
@@ -263,6 +300,18 @@ impl<B, W> Delivery<B, W> {
             }
             Err(error) => self.on_refusal(now, index, error),
         })
+    }
+
+    fn on_fence_outcome(&mut self, now: Instant, outcome: ProduceOutcome) {
+        match outcome {
+            Ok(_) => {
+                self.backoff.reset();
+                self.fence = Fence::Stands;
+            }
+            Err(error) if error.code == ErrorCode::NotLeader => self.stream_spoilt = true,
+            // Those that wait for it have a deadline.
+            Err(_) => self.retry_at = Some(now + self.backoff.next_delay()),
+        }
     }
 
     fn on_refusal(&mut self, now: Instant, index: usize, error: WireError) -> Option<Resolved<W>> {
@@ -278,10 +327,17 @@ impl<B, W> Delivery<B, W> {
                 self.resolve(index, Err(result))
             }
             ErrorCode::OutOfSequence => {
-                self.queue[index].maybe_stored = false;
-                // With nothing before it, no batch of this epoch can come in between.
+                // What is before it will be sent again first.
                 self.new_epoch_wanted |= index == 0;
+                if self.fence == Fence::Stands {
+                    // The broker has lost it.
+                    self.fence = Fence::Sent;
+                }
                 self.retry_later(now, index, error)
+            }
+            ErrorCode::ProducerFenced if self.fence == Fence::Stands => {
+                self.queue[index].maybe_stored = false;
+                None
             }
             ErrorCode::UnknownProducer if !maybe_stored => {
                 self.new_epoch_wanted = true;
@@ -402,8 +458,13 @@ impl<B, W> Delivery<B, W> {
             pending.identity = None;
             !pending.has_expired()
         });
-        self.epoch += 1;
-        self.next_sequence = 0;
+        (self.epoch, self.next_sequence) = match self.fence {
+            Fence::NotSent => (self.epoch + 1, 0),
+            // Its number may be used, or not.
+            Fence::Sent => (self.epoch + 2, 0),
+            Fence::Stands => (self.epoch + 1, 1),
+        };
+        self.fence = Fence::NotSent;
         self.new_epoch_wanted = false;
     }
 }

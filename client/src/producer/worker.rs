@@ -24,7 +24,7 @@ use super::{
     ProducerOptions,
     accumulator::{Accumulator, Gathered, Take, Took},
     completion::{BatchOutcome, Completion},
-    delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Resolved},
+    delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Next, Resolved},
     error::SendError,
 };
 use crate::{client::Client, connection::backoff::Backoff};
@@ -385,8 +385,16 @@ impl Worker {
     fn push_frames(&self, writer: &mut FrameWriter, now: Instant) {
         let mut delivery = self.delivery.lock();
         while writer.buffered() <= WRITE_BYTES
-            && let Some((identity, outgoing)) = delivery.poll_send(now)
+            && let Some(next) = delivery.poll_send(now)
         {
+            let (identity, outgoing) = match next {
+                Next::Batch(identity, outgoing) => (identity, outgoing),
+                Next::Fence(identity) => {
+                    let fence = Batch::empty(identity.of(self.shared.producer_id));
+                    writer.push(&ProduceBatch, Payload::Batch(&fence));
+                    continue;
+                }
+            };
             match outgoing.batch(identity, self.shared.producer_id, self.shared.codec) {
                 Ok(batch) => writer.push(&ProduceBatch, Payload::Batch(batch)),
                 Err(error) => {
@@ -527,6 +535,16 @@ enum Gathers {
     Until(Instant),
 }
 
+impl Identity {
+    fn of(self, producer_id: ProducerId) -> ProducerSequence {
+        ProducerSequence {
+            producer_id,
+            epoch: self.epoch,
+            sequence: self.sequence,
+        }
+    }
+}
+
 impl Outgoing {
     /// The encoded batch under this identity.
     fn batch(
@@ -535,11 +553,7 @@ impl Outgoing {
         producer_id: ProducerId,
         codec: Codec,
     ) -> Result<&Batch, BatchError> {
-        let sequence = ProducerSequence {
-            producer_id,
-            epoch: identity.epoch,
-            sequence: identity.sequence,
-        };
+        let sequence = identity.of(producer_id);
         let batch = match std::mem::replace(&mut self.form, Form::Gone) {
             Form::Gathered(builder) => builder.build_sequenced(codec, sequence)?,
             Form::Built(batch, earlier) if earlier == identity => batch,

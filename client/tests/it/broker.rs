@@ -77,6 +77,8 @@ struct Known {
     epoch: u32,
     next: u64,
     receipts: HashMap<u64, ProduceReceipt>,
+    /// The epoch before, and what was answered to its batches.
+    fenced: (u32, HashMap<u64, ProduceReceipt>),
 }
 
 struct Topic {
@@ -332,6 +334,14 @@ impl Partition {
         } = batch.header().producer;
         let known = self.producers.entry(producer_id.0).or_default();
         if epoch < known.epoch {
+            let (fenced, receipts) = &known.fenced;
+            if let Some(receipt) = receipts.get(&sequence).filter(|_| *fenced == epoch) {
+                let duplicate = true;
+                return Ok(ProduceReceipt {
+                    duplicate,
+                    ..*receipt
+                });
+            }
             return Err(WireError::new(
                 ErrorCode::ProducerFenced,
                 "an earlier epoch",
@@ -365,7 +375,7 @@ impl Partition {
         };
         let known = self.producers.entry(producer_id.0).or_default();
         if epoch > known.epoch {
-            known.receipts.clear();
+            known.fenced = (known.epoch, std::mem::take(&mut known.receipts));
         }
         known.epoch = epoch;
         known.next = sequence + 1;
@@ -473,6 +483,7 @@ impl Session {
                         address: self.shared.address.to_string(),
                     }],
                     topics: topics.iter().filter_map(known).collect(),
+                    batch_bytes_max: flumen_protocol::limits::BATCH_BYTES_MAX as u32,
                 }))
             }
             Request::CreateTopic { name, config } => {

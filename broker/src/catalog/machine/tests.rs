@@ -1,3 +1,4 @@
+use flumen_protocol::ids::ShardId;
 use openraft::{
     StorageError,
     testing::log::{StoreBuilder, Suite},
@@ -6,7 +7,6 @@ use openraft::{
 use super::*;
 use crate::{
     disk::SimulatedDisk,
-    ids::ShardId,
     shard::raft::{Failure, LogStorage, RaftMachine, TypeConfig},
     wal::{Wal, WalOptions},
 };

@@ -1,6 +1,11 @@
 //! What a shard remembers of idempotent producers: enough to tell a batch that was sent again
 //! from a new one, and to answer it as the first time.
 //!
+//! A producer that has lost track of what is stored opens a new epoch with an empty batch: a
+//! fence. From then on nothing of the epoch before it is taken any more, so what the table says
+//! of those batches is final: a batch that is sent again is either a duplicate, or not stored and
+//! never will be.
+//!
 //! The table is part of the replicated state. Nothing in it depends on a clock: when it is full,
 //! the producer goes whose last batch lies furthest back in the log.
 
@@ -48,6 +53,17 @@ struct Producer {
     receipts: VecDeque<Receipt>,
     /// Counts the batches of the shard's producers: the order of the last batches.
     stamp: u64,
+    /// The epoch before, for as long as the present one has its first batch only: a producer
+    /// sends another one when it knows all about the epoch before.
+    fenced: Option<Box<Fenced>>,
+}
+
+/// An epoch that takes no more batches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Fenced {
+    epoch: u32,
+    last_sequence: u64,
+    receipts: VecDeque<Receipt>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,11 +99,11 @@ impl ProducerTable {
             None if sequence.sequence == 0 => return Ok(Verdict::New),
             None => return Err(Refusal::UnknownProducer),
             Some(known) if sequence.epoch < known.epoch => {
-                return Err(Refusal::ProducerFenced { epoch: known.epoch });
+                return known.check_fenced(sequence).map(Verdict::Duplicate);
             }
             Some(known) if sequence.epoch > known.epoch => 0,
             Some(known) if sequence.sequence <= known.last_sequence => {
-                let appended = known.receipt(sequence.sequence);
+                let appended = duplicate(&known.receipts, known.last_sequence - sequence.sequence);
                 return Ok(Verdict::Duplicate(appended));
             }
             Some(known) => known.last_sequence + 1,
@@ -114,10 +130,17 @@ impl ProducerTable {
             last_sequence: 0,
             receipts: VecDeque::new(),
             stamp,
+            fenced: None,
         });
         if producer.epoch != sequence.epoch {
+            producer.fenced = Some(Box::new(Fenced {
+                epoch: producer.epoch,
+                last_sequence: producer.last_sequence,
+                receipts: std::mem::take(&mut producer.receipts),
+            }));
             producer.epoch = sequence.epoch;
-            producer.receipts.clear();
+        } else if producer.fenced.is_some() {
+            producer.fenced = None;
         }
         producer.last_sequence = sequence.sequence;
         producer.stamp = stamp;
@@ -191,16 +214,30 @@ impl ProducerTable {
 }
 
 impl Producer {
-    fn receipt(&self, sequence: u64) -> Appended {
-        let back = self.last_sequence - sequence;
-        let known = (self.receipts.len() as u64)
-            .checked_sub(1 + back)
-            .and_then(|at| self.receipts.get(at as usize));
-        Appended {
-            base_offset: known.and_then(|receipt| receipt.base_offset),
-            stored: known.map_or(0, |receipt| receipt.stored),
-            append_time_ms: known.map_or(0, |receipt| receipt.append_time_ms),
-            duplicate: true,
+    /// What became of a batch of an earlier epoch.
+    fn check_fenced(&self, sequence: ProducerSequence) -> Result<Appended, Refusal> {
+        match &self.fenced {
+            Some(fenced) if fenced.epoch == sequence.epoch => fenced
+                .last_sequence
+                .checked_sub(sequence.sequence)
+                .map(|back| duplicate(&fenced.receipts, back))
+                .ok_or(Refusal::ProducerFenced { epoch: self.epoch }),
+            // Without the epoch before, a duplicate cannot be told.
+            None if self.last_sequence == 0 => Err(Refusal::UnknownProducer),
+            _ => Err(Refusal::ProducerFenced { epoch: self.epoch }),
         }
+    }
+}
+
+/// What is answered to a batch that lies so many before the last.
+fn duplicate(receipts: &VecDeque<Receipt>, back: u64) -> Appended {
+    let known = (receipts.len() as u64)
+        .checked_sub(1 + back)
+        .and_then(|at| receipts.get(at as usize));
+    Appended {
+        base_offset: known.and_then(|receipt| receipt.base_offset),
+        stored: known.map_or(0, |receipt| receipt.stored),
+        append_time_ms: known.map_or(0, |receipt| receipt.append_time_ms),
+        duplicate: true,
     }
 }

@@ -67,6 +67,7 @@ async fn what_cannot_be_taken_is_refused_by_name() {
         append(sequenced(b"x", 5, 0, 7)).await,
         Err(AppendError::UnknownProducer(partition(0)))
     );
+    append(sequenced(b"x", 5, 0, 0)).await.unwrap();
     append(sequenced(b"x", 5, 1, 0)).await.unwrap();
     let gap = append(sequenced(b"x", 5, 1, 2)).await;
     let expected = AppendError::OutOfSequence {

@@ -36,6 +36,8 @@ struct ModelBroker {
     epoch: u32,
     next_sequence: u64,
     offsets: BTreeMap<u64, Offset>,
+    /// The epoch before, which takes no more, until the present one has a second batch.
+    fenced: Option<(u32, u64, BTreeMap<u64, Offset>)>,
     overloaded: u32,
     forgets_outcome: u32,
 }
@@ -51,17 +53,34 @@ impl ModelBroker {
         })
     }
 
-    fn append(&mut self, identity: Identity, number: Number) -> ProduceOutcome {
+    /// Takes a batch, or a fence, which has no number.
+    fn append(&mut self, identity: Identity, number: Option<Number>) -> ProduceOutcome {
         let refuse = |code| Err(WireError::new(code, format!("{code:?}")));
         if self.overloaded > 0 {
             self.overloaded -= 1;
             return refuse(ErrorCode::Overloaded);
         }
-        if is_refused(number) {
+        if number.is_some_and(is_refused) {
             return refuse(ErrorCode::TooLarge);
         }
+        let rejected = number.is_some_and(is_rejected);
         if identity.epoch < self.epoch {
-            return refuse(ErrorCode::ProducerFenced);
+            return match &self.fenced {
+                Some((epoch, next, offsets))
+                    if *epoch == identity.epoch && identity.sequence < *next =>
+                {
+                    if rejected {
+                        refuse(ErrorCode::Rejected)
+                    } else {
+                        Self::receipt(offsets.get(&identity.sequence).copied(), true)
+                    }
+                }
+                None if self.next_sequence == 1 => refuse(ErrorCode::UnknownProducer),
+                _ => refuse(ErrorCode::ProducerFenced),
+            };
+        }
+        if self.next_sequence == 0 && identity.sequence > 0 {
+            return refuse(ErrorCode::UnknownProducer);
         }
         let next = if identity.epoch > self.epoch {
             0
@@ -72,20 +91,27 @@ impl ModelBroker {
             return refuse(ErrorCode::OutOfSequence);
         }
         if identity.sequence < next {
-            return if is_rejected(number) {
+            return if rejected {
                 refuse(ErrorCode::Rejected)
             } else {
                 Self::receipt(self.offsets.get(&identity.sequence).copied(), true)
             };
         }
         if identity.epoch > self.epoch {
+            let offsets = std::mem::take(&mut self.offsets);
+            self.fenced =
+                (self.next_sequence > 0).then_some((self.epoch, self.next_sequence, offsets));
             self.epoch = identity.epoch;
-            self.offsets.clear();
+        } else {
+            self.fenced = None;
         }
         self.next_sequence = next + 1;
-        if is_rejected(number) {
+        if rejected {
             return refuse(ErrorCode::Rejected);
         }
+        let Some(number) = number else {
+            return Self::receipt(None, false);
+        };
         let offset = Offset(self.log.len() as u64);
         self.log.push(number);
         self.offsets.insert(identity.sequence, offset);
@@ -103,8 +129,11 @@ enum Step {
     Send(u8),
     Process(u8),
     Answer(u8),
-    /// The stream breaks; the broker still processes this many of what it had received.
+    /// The stream breaks; the broker still processes this many of what it had received, and
+    /// may come to the rest later.
     Break(u8),
+    /// The broker comes to so many batches of a stream that is lost.
+    Late(u8, u8),
     Open,
     Overload(u8),
     ForgetOutcome(u8),
@@ -118,6 +147,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => (1_u8..6).prop_map(Step::Process),
         4 => (1_u8..6).prop_map(Step::Answer),
         1 => (0_u8..6).prop_map(Step::Break),
+        2 => (0_u8..4, 1_u8..6).prop_map(|(stream, count)| Step::Late(stream, count)),
         2 => Just(Step::Open),
         1 => (1_u8..3).prop_map(Step::Overload),
         1 => (1_u8..3).prop_map(Step::ForgetOutcome),
@@ -139,7 +169,9 @@ struct World {
     now: Instant,
     delivery: Delivery<Number, Number>,
     broker: ModelBroker,
-    to_broker: VecDeque<(Identity, Number)>,
+    to_broker: VecDeque<(Identity, Option<Number>)>,
+    /// What the broker has received on streams that are lost.
+    lost: Vec<VecDeque<(Identity, Option<Number>)>>,
     to_client: VecDeque<ProduceOutcome>,
     open: bool,
     pushed: Number,
@@ -153,6 +185,7 @@ impl World {
             delivery: Delivery::new(OPTIONS, 7),
             broker: ModelBroker::default(),
             to_broker: VecDeque::new(),
+            lost: Vec::new(),
             to_client: VecDeque::new(),
             open: false,
             pushed: 0,
@@ -175,8 +208,12 @@ impl World {
 
     fn send(&mut self) -> bool {
         match self.delivery.poll_send(self.now) {
-            Some((identity, number)) => {
-                self.to_broker.push_back((identity, *number));
+            Some(Next::Batch(identity, number)) => {
+                self.to_broker.push_back((identity, Some(*number)));
+                true
+            }
+            Some(Next::Fence(identity)) => {
+                self.to_broker.push_back((identity, None));
                 true
             }
             None => false,
@@ -205,12 +242,26 @@ impl World {
         for _ in 0..processed {
             self.process();
         }
-        self.to_broker.clear();
+        self.lost.push(std::mem::take(&mut self.to_broker));
         self.to_client.clear();
         if self.open {
             self.delivery.stream_lost();
         }
         self.open = false;
+    }
+
+    /// The broker takes the next batch of a stream that is lost; nobody hears the answer.
+    fn process_late(&mut self, stream: usize) -> bool {
+        let count = self.lost.len().max(1);
+        let Some(late) = self
+            .lost
+            .get_mut(stream % count)
+            .and_then(VecDeque::pop_front)
+        else {
+            return false;
+        };
+        let _ = self.broker.append(late.0, late.1);
+        true
     }
 
     fn open(&mut self) {
@@ -236,6 +287,9 @@ impl World {
             Step::Process(count) => while_some(count, || self.process()),
             Step::Answer(count) => while_some(count, || self.answer()),
             Step::Break(processed) => self.break_stream(processed.into()),
+            Step::Late(stream, count) => {
+                while_some(count, || self.process_late(stream.into()));
+            }
             Step::Open => self.open(),
             Step::Overload(count) => self.broker.overloaded = count.into(),
             Step::ForgetOutcome(count) => self.broker.forgets_outcome = count.into(),
@@ -296,6 +350,9 @@ proptest! {
             world.step(step);
         }
         world.heal();
+        for stream in 0..world.lost.len() {
+            while world.process_late(stream) {}
+        }
         world.check();
     }
 }
@@ -322,6 +379,52 @@ fn a_lost_answer_is_asked_for_again_and_gives_one_record() {
     world.heal();
     assert_eq!(world.broker.log, [0]);
     assert!(world.results[&0].as_ref().unwrap().duplicate);
+}
+
+#[test]
+fn what_a_lost_stream_brings_late_is_not_stored_twice() {
+    let mut world = World::new();
+    world.push();
+    world.heal();
+    world.push();
+    world.push();
+    while world.send() {}
+    // The broker has both, and is slow to come to them.
+    world.break_stream(0);
+    world.open();
+    while world.send() {}
+    // On the next stream it refuses the first one for good, and the second one follows no more.
+    world.to_broker.pop_front();
+    let refusal = WireError::new(ErrorCode::TooLarge, "the topic takes less now");
+    world.to_client.push_back(Err(refusal));
+    while world.process() || world.answer() {}
+    assert!(matches!(world.results[&1], Err(DeliveryError::Unknown(_))));
+    // Only now it comes to what it had before.
+    while world.process_late(0) {}
+    world.heal();
+    world.check();
+    assert_eq!(world.broker.log, [0, 1, 2]);
+    assert!(world.results[&2].as_ref().unwrap().duplicate);
+}
+
+#[test]
+fn what_was_refused_and_comes_too_late_is_stored_once() {
+    let mut world = World::new();
+    world.push();
+    world.heal();
+    world.push();
+    world.push();
+    while world.send() {}
+    world.break_stream(0);
+    world.open();
+    while world.send() {}
+    world.to_broker.pop_front();
+    let refusal = WireError::new(ErrorCode::TooLarge, "the topic takes less now");
+    world.to_client.push_back(Err(refusal));
+    world.heal();
+    while world.process_late(0) {}
+    world.check();
+    assert_eq!(world.broker.log, [0, 2]);
 }
 
 #[test]

@@ -78,6 +78,36 @@ fn a_later_epoch_fences_the_ones_before() {
 }
 
 #[test]
+fn a_fence_makes_final_what_is_stored_of_the_epoch_before() {
+    let mut table = table(10);
+    for at in 0..3 {
+        offer(&mut table, sequence(1, 0, at), 10 * at).unwrap();
+    }
+    offer(&mut table, sequence(1, 1, 0), 30).unwrap();
+    let bytes = postcard::to_allocvec(&table.save()).unwrap();
+    let mut table = ProducerTable::restore(postcard::from_bytes(&bytes).unwrap(), 10);
+    for at in 0..3 {
+        let known = offer(&mut table, sequence(1, 0, at), 9999).unwrap();
+        assert_eq!(known.base_offset, Some(Offset(10 * at)));
+        assert!(known.duplicate);
+    }
+    let fenced = Err(Refusal::ProducerFenced { epoch: 1 });
+    assert_eq!(offer(&mut table, sequence(1, 0, 3), 40), fenced);
+    assert_eq!(offer(&mut table, sequence(1, 0, 4), 40), fenced);
+    // With the next batch the producer has said that it knows enough.
+    offer(&mut table, sequence(1, 1, 1), 40).unwrap();
+    assert_eq!(offer(&mut table, sequence(1, 0, 2), 50), fenced);
+}
+
+#[test]
+fn a_fence_of_a_producer_that_is_forgotten_proves_nothing() {
+    let mut table = table(10);
+    offer(&mut table, sequence(1, 1, 0), 0).unwrap();
+    let unknown = offer(&mut table, sequence(1, 0, 3), 1);
+    assert_eq!(unknown, Err(Refusal::UnknownProducer));
+}
+
+#[test]
 fn the_producer_that_was_silent_longest_is_forgotten() {
     let mut table = table(3);
     for producer in 1..=3 {
@@ -105,6 +135,20 @@ fn the_queue_stays_small_however_much_is_sent() {
 struct Model {
     /// By producer: epoch and all receipts of it; the one that sent last is last.
     producers: Vec<(u64, u32, Vec<Appended>)>,
+    /// By producer: the epoch before the present one, and all receipts of it.
+    before: FxHashMap<u64, (u32, Vec<Appended>)>,
+}
+
+/// What a batch gets that was there already.
+fn sent_again(receipts: &[Appended], sequence: u64) -> Appended {
+    let mut receipt = receipts[sequence as usize];
+    if receipts.len() - sequence as usize > REMEMBERED_BATCHES {
+        receipt.base_offset = None;
+        receipt.stored = 0;
+        receipt.append_time_ms = 0;
+    }
+    receipt.duplicate = true;
+    receipt
 }
 
 impl Model {
@@ -120,6 +164,7 @@ impl Model {
             if batch.sequence > 0 {
                 return Err(Refusal::UnknownProducer);
             }
+            self.before.remove(&id);
             self.producers
                 .push((id, batch.epoch, vec![appended(offset)]));
             if self.producers.len() > producers_max {
@@ -129,30 +174,29 @@ impl Model {
         };
         let (_, epoch, receipts) = &mut self.producers[at];
         if batch.epoch < *epoch {
-            return Err(Refusal::ProducerFenced { epoch: *epoch });
+            return match self.before.get(&id).filter(|_| receipts.len() == 1) {
+                Some((before, receipts)) if *before == batch.epoch => {
+                    if batch.sequence < receipts.len() as u64 {
+                        Ok(sent_again(receipts, batch.sequence))
+                    } else {
+                        Err(Refusal::ProducerFenced { epoch: *epoch })
+                    }
+                }
+                None if receipts.len() == 1 => Err(Refusal::UnknownProducer),
+                _ => Err(Refusal::ProducerFenced { epoch: *epoch }),
+            };
         }
         let same_epoch = batch.epoch == *epoch;
         let expected = if same_epoch { receipts.len() as u64 } else { 0 };
         if same_epoch && batch.sequence < expected {
-            let back = receipts.len() - batch.sequence as usize;
-            let mut receipt = receipts[batch.sequence as usize];
-            if back > REMEMBERED_BATCHES {
-                receipt = Appended {
-                    base_offset: None,
-                    stored: 0,
-                    append_time_ms: 0,
-                    duplicate: true,
-                };
-            }
-            receipt.duplicate = true;
-            return Ok(receipt);
+            return Ok(sent_again(receipts, batch.sequence));
         }
         if batch.sequence != expected {
             return Err(Refusal::OutOfSequence { expected });
         }
         if !same_epoch {
+            self.before.insert(id, (*epoch, std::mem::take(receipts)));
             *epoch = batch.epoch;
-            receipts.clear();
         }
         receipts.push(appended(offset));
         let producer = self.producers.remove(at);
@@ -172,7 +216,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let skew = prop_oneof![6 => Just(0i8), 2 => -40..0i8, 1 => 1..3i8];
     prop_oneof![
-        30 => (1..6u64, 0..3u32, skew).prop_map(|(producer, epoch, skew)| Step::Send {
+        30 => (1..6u64, 0..5u32, skew).prop_map(|(producer, epoch, skew)| Step::Send {
             producer,
             epoch: epoch / 2,
             skew
