@@ -11,6 +11,7 @@
 //! | [`profile`] | what a client needs to reach a cluster |
 //! | [`error`] | error codes that both sides know, with a `retryable` mark |
 //! | [`ids`] | newtypes for what must not be mixed up |
+//! | [`size`] | numbers of bytes as people read them |
 //! | [`limits`] | every limit of the formats, by name |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod message;
 pub mod plugin;
 pub mod profile;
+pub mod size;
 pub mod topic;
 
 /// The application protocol (ALPN) that clients speak. The number is the version:

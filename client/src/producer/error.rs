@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flumen_protocol::{batch::PushError, error::ErrorCode, topic::TopicName};
+use flumen_protocol::{
+    batch::PushError,
+    error::ErrorCode,
+    size::Size,
+    topic::{NoSuchPartition, TopicName},
+};
 
 use super::delivery::DeliveryError;
 
@@ -61,7 +66,8 @@ pub enum SendError {
     },
     /// The producer's memory stayed full. The message was not taken.
     #[error(
-        "message to topic {topic} was not taken: {bytes_max} bytes already wait to be sent and none left within {after:?}"
+        "message to topic {topic} was not taken: {} already wait to be sent and none left within {after:?}",
+        Size::of(*bytes_max)
     )]
     Full {
         /// The topic.
@@ -88,17 +94,8 @@ pub enum SendError {
         text: String,
     },
     /// The message names a partition that the topic does not have. It was not taken.
-    #[error(
-        "message was not taken: topic {topic} has {partitions} partitions, none is number {partition}"
-    )]
-    UnknownPartition {
-        /// The topic.
-        topic: TopicName,
-        /// What the message says.
-        partition: u32,
-        /// How many partitions the topic has.
-        partitions: u32,
-    },
+    #[error("message was not taken: {0}")]
+    UnknownPartition(NoSuchPartition),
     /// Messages that were enqueued before failed, and this one was not taken, so that the
     /// failure is noticed. It is reported once.
     #[error("message was not taken because {0}")]
