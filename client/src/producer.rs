@@ -312,6 +312,13 @@ pub struct PendingReceipt {
     index: u32,
 }
 
+impl PendingReceipt {
+    /// The partition that the message goes to.
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
+}
+
 impl Future for PendingReceipt {
     type Output = Result<Receipt, SendError>;
 

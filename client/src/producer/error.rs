@@ -21,6 +21,9 @@ pub enum SendError {
     Rejected {
         /// The topic.
         topic: TopicName,
+        /// Which message of the batch is at fault, if the plugin said so: counted from 0, in
+        /// the order in which the messages of this partition were given to the producer.
+        record: Option<u32>,
         /// The plugin's words.
         text: String,
     },
@@ -117,9 +120,10 @@ impl SendError {
     pub(super) fn of_delivery(error: &DeliveryError, topic: &TopicName, after: Duration) -> Self {
         let topic = topic.clone();
         match error {
-            DeliveryError::Rejected(text) => Self::Rejected {
+            DeliveryError::Rejected(error) => Self::Rejected {
                 topic,
-                text: text.clone(),
+                record: error.record,
+                text: error.text.clone(),
             },
             DeliveryError::Refused(error) => Self::Refused {
                 topic,
