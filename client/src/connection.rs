@@ -186,7 +186,11 @@ impl Broker {
                         text,
                     });
                 }
-                Err(broken) => return Err(self.unreachable(broken)),
+                Err(broken) => {
+                    return Err(self
+                        .refusal(&connection)
+                        .unwrap_or_else(|| self.unreachable(broken)));
+                }
             }
         }
         tracing::debug!(broker = self.address, "connected");
@@ -208,7 +212,11 @@ impl Broker {
                 .map_err(|error| self.unreachable(error))?;
             match connecting.await {
                 Ok(connection) => return Ok(connection),
-                Err(error) => last = self.unreachable(explain(&error)),
+                Err(error) => {
+                    last = self
+                        .refused_certificate(&error)
+                        .unwrap_or_else(|| self.unreachable(explain(&error)));
+                }
             }
         }
         Err(last)
@@ -232,6 +240,25 @@ impl Broker {
         }
     }
 
+    /// Why the connection is closed, if the broker does not accept the client's certificate. It
+    /// says so after the client's side of the handshake is done, so that a request finds out.
+    pub(crate) fn refusal(&self, connection: &Connection) -> Option<ConnectError> {
+        self.refused_certificate(&connection.close_reason()?)
+    }
+
+    fn refused_certificate(&self, error: &quinn::ConnectionError) -> Option<ConnectError> {
+        let quinn::ConnectionError::ConnectionClosed(close) = error else {
+            return None;
+        };
+        let (_, why) = CERTIFICATE_ALERTS
+            .iter()
+            .find(|(alert, _)| close.error_code == quinn::TransportErrorCode::crypto(*alert))?;
+        Some(ConnectError::Unauthenticated {
+            address: self.address.clone(),
+            text: format!("the client certificate {why}"),
+        })
+    }
+
     fn unreachable(&self, error: impl ToString) -> ConnectError {
         ConnectError::Unreachable {
             address: self.address.clone(),
@@ -252,6 +279,18 @@ const NO_APPLICATION_PROTOCOL: u8 = 120;
 
 /// TLS alert 48: a certificate that no known authority has signed.
 const UNKNOWN_AUTHORITY: u8 = 48;
+
+/// The TLS alerts by which a broker refuses a client's certificate (RFC 8446, section 6.2).
+const CERTIFICATE_ALERTS: [(u8, &str); 8] = [
+    (42, "cannot be used"),
+    (43, "is of a kind that it does not take"),
+    (44, "was revoked"),
+    (45, "has expired, or is not valid yet"),
+    (46, "is not one that it accepts"),
+    (UNKNOWN_AUTHORITY, "is not signed by its authority"),
+    (49, "is not allowed to connect"),
+    (51, "does not belong to the key"),
+];
 
 fn explain(error: &quinn::ConnectionError) -> String {
     let unknown_authority = quinn::TransportErrorCode::crypto(UNKNOWN_AUTHORITY);
