@@ -62,9 +62,9 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     }
     if !report.failed.is_empty() {
         bail!(
-            "the plugin failed on {} of {} records",
+            "the plugin failed on {} of {}",
             output::count(report.failed.len() as u64),
-            output::count(report.records)
+            output::counted(report.records, "record")
         );
     }
     Ok(())
@@ -88,8 +88,8 @@ fn tell(report: &TryOutReport) -> Result<()> {
         return Ok(());
     }
     eprint!(
-        "{} records: {} kept, {} dropped, {} failed",
-        output::count(report.records),
+        "{}: {} kept, {} dropped, {} failed",
+        output::counted(report.records, "record"),
         output::count(report.kept),
         output::count(report.dropped),
         output::count(report.failed.len() as u64),
