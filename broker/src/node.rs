@@ -349,8 +349,12 @@ impl Node {
     /// The state of this broker.
     pub(crate) fn status(&self) -> BrokerStatus {
         let usage = self.wal.usage();
-        let mut shards = vec![self.catalog.status()];
-        shards.extend(self.shards.all_data().iter().map(DataShard::status));
+        let shards: Vec<_> = self
+            .shards
+            .all_data()
+            .iter()
+            .map(DataShard::status)
+            .collect();
         BrokerStatus {
             id: self.identity.broker_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -363,6 +367,7 @@ impl Node {
             partitions: shards.iter().map(|shard| shard.partitions).sum(),
             connections: self.metrics.server.connections.get() as u64,
             degraded: self.degraded(),
+            catalog: self.catalog.status(),
             shards,
         }
     }

@@ -18,7 +18,7 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::{Offset, PartitionId, TopicId},
     message::{PartitionDescription, TopicMetadata, TopicSummary},
-    topic::{TopicChanges, TopicConfig, TopicName},
+    topic::{NoSuchPartition, TopicChanges, TopicConfig, TopicName},
 };
 use futures_util::future::try_join_all;
 
@@ -221,8 +221,13 @@ fn check_index(name: &TopicName, topic: &Topic, index: u32) -> Result<(), WireEr
     if index < count {
         return Ok(());
     }
-    let text = format!(
-        "topic {name} has {count} partitions, numbered from 0; there is no partition {index}"
-    );
-    Err(WireError::new(ErrorCode::UnknownPartition, text))
+    let error = NoSuchPartition {
+        topic: name.clone(),
+        partition: index,
+        partitions: count,
+    };
+    Err(WireError::new(
+        ErrorCode::UnknownPartition,
+        error.to_string(),
+    ))
 }

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use flumen_client::{Admin, AdminError, Client, Profile};
+use anyhow::{Result, anyhow};
+use flumen_client::{Admin, AdminError, Client, ConnectError, Profile, ProfileError, Profiles};
 
-use crate::failure::usage;
+use crate::{
+    failure::usage,
+    hint::{Named, similar},
+};
 
 /// Which cluster, and with which credential.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -62,15 +65,20 @@ impl Connection {
         self.profile.is_some() || self.brokers.is_some()
     }
 
-    /// Connects, makes an administrative call, and closes in order.
+    /// Connects, makes an administrative call, and closes in order. An error about a name
+    /// that is not there comes with the name that was meant.
     pub(crate) async fn admin<T>(
         &self,
+        named: Named<'_>,
         call: impl AsyncFnOnce(Admin) -> Result<T, AdminError>,
     ) -> Result<T> {
         let client = self.connect().await?;
-        let outcome = call(client.admin()).await;
+        let outcome = match call(client.admin()).await {
+            Ok(value) => Ok(value),
+            Err(error) => Err(named.explain(&client, error).await),
+        };
         client.close().await;
-        Ok(outcome?)
+        outcome
     }
 
     /// Connects. Close the client in the end: a broker that is not told waits for it.
@@ -84,7 +92,7 @@ impl Connection {
             }
             builder = builder.brokers(brokers.iter().cloned()).ca_file(ca)?;
         } else {
-            builder = builder.profile(Profile::load(self.profile.as_deref())?);
+            builder = builder.profile(load_profile(self.profile.as_deref())?);
         }
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
             builder = builder.certificate_files(cert, key)?;
@@ -92,6 +100,32 @@ impl Connection {
         if let Some(token) = &self.token {
             builder = builder.token(token);
         }
-        builder.connect().await.context("cannot connect")
+        builder.connect().await.map_err(|error| match error {
+            ConnectError::Unauthenticated { .. } => anyhow!("{error}; {OTHER_CREDENTIALS}"),
+            error => error.into(),
+        })
+    }
+}
+
+/// What to do when a credential is refused.
+const OTHER_CREDENTIALS: &str =
+    "show another one with --profile NAME|FILE, --token TOKEN, or --cert FILE and --key FILE";
+
+/// The profile; if there is none of that name, with the name that was meant.
+fn load_profile(wanted: Option<&str>) -> Result<Profile> {
+    Profile::load(wanted).map_err(explain_profile)
+}
+
+/// An error about a profile; if it is not there, with the name that was meant.
+pub(crate) fn explain_profile(error: ProfileError) -> anyhow::Error {
+    let ProfileError::NotFound { path } = &error else {
+        return error.into();
+    };
+    let there = Profiles::of_user().and_then(|profiles| profiles.list());
+    let there = there.unwrap_or_default();
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    match similar(&name, there.iter().map(String::as_str)) {
+        Some(meant) => anyhow!("{error}; did you mean {meant}?"),
+        None => error.into(),
     }
 }

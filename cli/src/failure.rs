@@ -1,9 +1,12 @@
-//! Errors and exit codes: 0 done, 1 failed, 2 used in the wrong way.
+//! Errors and exit codes: 0 done, 1 failed, 2 used in the wrong way, 130 or 143 stopped by a
+//! signal before it was done.
 
 use std::{fmt, io, process::ExitCode};
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
+
+use crate::stop::Signal;
 
 /// What was asked for makes no sense, whatever the state of the world.
 #[derive(Debug)]
@@ -22,6 +25,22 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(UsageError(text.into()))
 }
 
+/// A signal came before all that was asked for was done.
+#[derive(Debug)]
+pub(crate) struct Interrupted {
+    pub(crate) signal: Signal,
+    /// How far it came.
+    pub(crate) so_far: String,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "stopped by {} {}", self.signal, self.so_far)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// The code of [`UsageError`], as clap has it for the errors that it finds itself.
 const EXIT_USAGE: u8 = 2;
 
@@ -36,7 +55,9 @@ pub(crate) fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
         Err(error) => error,
     };
     eprintln!("{ERROR_STYLE}error:{ERROR_STYLE:#} {}", describe(&error));
-    if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        ExitCode::from(interrupted.signal.exit_code())
+    } else if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
         ExitCode::from(EXIT_USAGE)
     } else {
         ExitCode::FAILURE

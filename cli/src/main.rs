@@ -6,8 +6,11 @@
 //! | `commands` | one file for each verb or noun |
 //! | `bench` | the benchmarks |
 //! | `connect` | from flags and profiles to a connected client |
+//! | `hint` | names that somebody may have meant |
+//! | `number` | numbers in flags |
 //! | `settings` | every setting of a broker as a flag and a variable |
 //! | `output` | results as text or JSON; data to stdout, talk to stderr |
+//! | `view` | what JSON says of things |
 //! | `logging` | tracing, as text or JSON |
 //! | `failure` | errors and exit codes |
 //! | `stop` | Ctrl-C and SIGTERM |
@@ -20,10 +23,13 @@ mod bench;
 mod commands;
 mod connect;
 mod failure;
+mod hint;
 mod logging;
+mod number;
 mod output;
 mod settings;
 mod stop;
+mod view;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
+use flumen_protocol::size::Size;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
@@ -45,13 +46,16 @@ impl OutputFormat {
         Ok(())
     }
 
-    /// Prints that something was done: a sentence, or `{"done": sentence}`.
-    pub(crate) fn done(self, sentence: &str) -> Result<()> {
+    /// Prints that something was done: a sentence, or an object of what was done and to what,
+    /// such as `{"action": "created", "topic": "orders"}`.
+    pub(crate) fn done<T: Serialize>(self, action: &str, object: &T, sentence: &str) -> Result<()> {
         #[derive(Serialize)]
-        struct Done<'a> {
-            done: &'a str,
+        struct Done<'a, T> {
+            action: &'a str,
+            #[serde(flatten)]
+            object: &'a T,
         }
-        self.print(&Done { done: sentence }, |out| {
+        self.print(&Done { action, object }, |out| {
             Ok(writeln!(out, "{sentence}")?)
         })
     }
@@ -119,7 +123,12 @@ pub(crate) fn time(ms: i64) -> String {
 
 /// A number of bytes, rounded for people: `1.5 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    indicatif::BinaryBytes(bytes).to_string()
+    Size(bytes).to_string()
+}
+
+/// A value, or a dash where there is none.
+pub(crate) fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 /// A count with separators between thousands.

@@ -1,24 +1,55 @@
 //! Ctrl-C and SIGTERM.
 
-use std::io;
+use std::{fmt, io};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What asks the process to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// SIGINT.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Interrupt => "Ctrl-C",
+            Self::Terminate => "SIGTERM",
+        })
+    }
+}
+
+impl Signal {
+    /// The shells' convention for a process that a signal ended: 128 and the signal's number.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
 /// Waits until the process is asked to stop. A second request ends it at once.
-pub(crate) async fn requested() -> io::Result<&'static str> {
+pub(crate) async fn requested() -> io::Result<Signal> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let name = tokio::select! {
-        _ = interrupt.recv() => "Ctrl-C",
-        _ = terminate.recv() => "SIGTERM",
-    };
+    let first = either(&mut interrupt, &mut terminate).await;
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        // The shells' convention for a process that an interrupt ended.
-        std::process::exit(130);
+        let second = either(&mut interrupt, &mut terminate).await;
+        std::process::exit(second.exit_code().into());
     });
-    Ok(name)
+    Ok(first)
+}
+
+async fn either(
+    interrupt: &mut tokio::signal::unix::Signal,
+    terminate: &mut tokio::signal::unix::Signal,
+) -> Signal {
+    tokio::select! {
+        _ = interrupt.recv() => Signal::Interrupt,
+        _ = terminate.recv() => Signal::Terminate,
+    }
 }

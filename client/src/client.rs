@@ -235,6 +235,9 @@ impl Client {
             }
             Ok(Err(error)) => Err(Attempt::Final(RequestError::refused(what, error))),
             Err(broken) => {
+                if let Some(refused) = broker.refusal(&connection) {
+                    return Err(Attempt::Final(refused.into()));
+                }
                 let repeat = repeatable || !broken.sent;
                 let text = broken.text;
                 let error = RequestError::Lost { what, text };

@@ -211,10 +211,9 @@ impl Broker {
                 }
                 Err(broken) => {
                     let reason = connection.close_reason();
-                    return Err(match reason.as_ref().and_then(refusal) {
-                        Some(text) => self.refused(text),
-                        None => self.unreachable(broken),
-                    });
+                    return Err(reason
+                        .and_then(|reason| self.refused(&reason))
+                        .unwrap_or_else(|| self.unreachable(broken)));
                 }
             }
         }
@@ -238,10 +237,9 @@ impl Broker {
             match connecting.await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => {
-                    last = match refusal(&error) {
-                        Some(text) => self.refused(text),
-                        None => self.unreachable(explain(&error)),
-                    }
+                    last = self
+                        .refused(&error)
+                        .unwrap_or_else(|| self.unreachable(explain(&error)));
                 }
             }
         }
@@ -266,11 +264,33 @@ impl Broker {
         }
     }
 
-    fn refused(&self, text: String) -> ConnectError {
-        ConnectError::Refused {
-            address: self.address.clone(),
-            text,
+    /// What the broker says by ending a connection: that it takes no clients, which may pass, or
+    /// not this one's certificate.
+    fn refused(&self, error: &quinn::ConnectionError) -> Option<ConnectError> {
+        let address = self.address.clone();
+        match turned_away(error) {
+            Some(text) => Some(ConnectError::Refused { address, text }),
+            None => self.refused_certificate(error),
         }
+    }
+
+    /// Why the connection is closed, if the broker does not accept the client's certificate. It
+    /// says so after the client's side of the handshake is done, so that a request finds out.
+    pub(crate) fn refusal(&self, connection: &Connection) -> Option<ConnectError> {
+        self.refused_certificate(&connection.close_reason()?)
+    }
+
+    fn refused_certificate(&self, error: &quinn::ConnectionError) -> Option<ConnectError> {
+        let quinn::ConnectionError::ConnectionClosed(close) = error else {
+            return None;
+        };
+        let (_, why) = CERTIFICATE_ALERTS
+            .iter()
+            .find(|(alert, _)| close.error_code == quinn::TransportErrorCode::crypto(*alert))?;
+        Some(ConnectError::Unauthenticated {
+            address: self.address.clone(),
+            text: format!("the client certificate {why}"),
+        })
     }
 
     fn unreachable(&self, error: impl ToString) -> ConnectError {
@@ -295,7 +315,7 @@ const NO_APPLICATION_PROTOCOL: u8 = 120;
 const UNKNOWN_AUTHORITY: u8 = 48;
 
 /// Why the broker takes no clients, if that is what it says and if it may pass.
-fn refusal(error: &quinn::ConnectionError) -> Option<String> {
+fn turned_away(error: &quinn::ConnectionError) -> Option<String> {
     use quinn::{ConnectionError, TransportErrorCode};
     match error {
         ConnectionError::ConnectionClosed(closed)
@@ -313,6 +333,18 @@ fn refusal(error: &quinn::ConnectionError) -> Option<String> {
         _ => None,
     }
 }
+
+/// The TLS alerts by which a broker refuses a client's certificate (RFC 8446, section 6.2).
+const CERTIFICATE_ALERTS: [(u8, &str); 8] = [
+    (42, "cannot be used"),
+    (43, "is of a kind that it does not take"),
+    (44, "was revoked"),
+    (45, "has expired, or is not valid yet"),
+    (46, "is not one that it accepts"),
+    (UNKNOWN_AUTHORITY, "is not signed by its authority"),
+    (49, "is not allowed to connect"),
+    (51, "does not belong to the key"),
+];
 
 fn explain(error: &quinn::ConnectionError) -> String {
     let unknown_authority = quinn::TransportErrorCode::crypto(UNKNOWN_AUTHORITY);

@@ -66,7 +66,7 @@ pub use flumen_protocol::{
         TopicDescription, TopicSummary,
     },
     plugin::{BindingConfig, Digest, ErrorPolicy, HookPoint, PluginInfo, World},
-    topic::{Cleanup, Name, TopicChanges, TopicConfig, TopicName},
+    topic::{Cleanup, Name, NoSuchPartition, TopicChanges, TopicConfig, TopicName},
 };
 
 pub use crate::{

@@ -23,7 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flumen_protocol::{ids::Offset, topic::TopicName};
+use flumen_protocol::{
+    ids::Offset,
+    topic::{NoSuchPartition, TopicName},
+};
 use serde::Serialize;
 
 use self::{
@@ -291,11 +294,11 @@ impl<T: Serialize + 'static> Producer<T> {
             NotTaken::UnknownPartition {
                 partition,
                 partitions,
-            } => Some(SendError::UnknownPartition {
+            } => Some(SendError::UnknownPartition(NoSuchPartition {
                 topic,
                 partition,
                 partitions,
-            }),
+            })),
         }
     }
 }
@@ -307,6 +310,13 @@ pub struct PendingReceipt {
     wait: Wait,
     partition: u32,
     index: u32,
+}
+
+impl PendingReceipt {
+    /// The partition that the message goes to.
+    pub fn partition(&self) -> u32 {
+        self.partition
+    }
 }
 
 impl Future for PendingReceipt {

@@ -212,6 +212,25 @@ impl Profiles {
         write_secret(&self.default_path(), &format!("{name}\n"))
     }
 
+    /// Removes the profile of that name; it must exist. If it is the default, there is none
+    /// afterwards.
+    pub fn remove(&self, name: &str) -> Result<(), ProfileError> {
+        let path = self.path(&Name::new(name)?);
+        let was_default = self.default_name()?.as_deref() == Some(name);
+        fs::remove_file(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ProfileError::NotFound { path },
+            _ => ProfileError::Write { path, source },
+        })?;
+        let default = self.default_path();
+        if was_default && let Err(source) = fs::remove_file(&default) {
+            return Err(ProfileError::Write {
+                path: default,
+                source,
+            });
+        }
+        Ok(())
+    }
+
     /// Saves a profile under a name, for its owner's eyes only (mode 0600), in one step:
     /// a reader sees the old file or the new one. Returns the file.
     pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
@@ -293,6 +312,23 @@ mod tests {
         assert_eq!(profiles.list().unwrap(), ["dev", "staging"]);
         assert_eq!(profiles.default_name().unwrap().as_deref(), Some("dev"));
         assert_eq!(profiles.load_default().unwrap(), sample());
+    }
+
+    #[test]
+    fn a_removed_profile_is_gone_also_as_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        for name in ["dev", "staging"] {
+            profiles.save(name, &sample()).unwrap();
+        }
+        profiles.make_default("dev").unwrap();
+        profiles.remove("staging").unwrap();
+        assert_eq!(profiles.default_name().unwrap().as_deref(), Some("dev"));
+        profiles.remove("dev").unwrap();
+        assert_eq!(profiles.default_name().unwrap(), None);
+        assert_eq!(profiles.list().unwrap(), Vec::<String>::new());
+        let error = profiles.remove("dev").unwrap_err();
+        assert!(matches!(error, ProfileError::NotFound { .. }), "{error}");
     }
 
     #[cfg(unix)]

@@ -92,6 +92,8 @@ pub struct WireError {
     pub text: String,
     /// Whether the same request may succeed later without being changed.
     pub retryable: bool,
+    /// The record at fault, counted from 0 in the batch that was sent, where one is.
+    pub record: Option<u32>,
 }
 
 impl WireError {
@@ -106,6 +108,14 @@ impl WireError {
             code,
             text,
             retryable: code.retryable(),
+            record: None,
         }
+    }
+
+    /// Names the record at fault.
+    #[must_use]
+    pub fn at_record(mut self, record: Option<u32>) -> Self {
+        self.record = record;
+        self
     }
 }

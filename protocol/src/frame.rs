@@ -7,6 +7,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::size::Size;
+
 /// Bytes of a frame's prefix.
 pub const PREFIX_LEN: usize = 8;
 
@@ -24,7 +26,7 @@ pub struct FrameLimits {
 #[non_exhaustive]
 pub enum FrameError {
     /// The header is longer than the limit.
-    #[error("frame header of {len} bytes exceeds the limit of {max}")]
+    #[error("a frame header of {} is over the limit of {}", Size::of(*len), Size::of(*max))]
     HeaderTooLarge {
         /// The length that the prefix announced.
         len: usize,
@@ -32,7 +34,7 @@ pub enum FrameError {
         max: usize,
     },
     /// The payload is longer than the limit.
-    #[error("frame payload of {len} bytes exceeds the limit of {max}")]
+    #[error("a frame payload of {} is over the limit of {}", Size::of(*len), Size::of(*max))]
     PayloadTooLarge {
         /// The length that the prefix announced.
         len: usize,

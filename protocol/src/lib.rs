@@ -12,6 +12,7 @@
 //! | [`close`] | codes with which brokers close connections |
 //! | [`error`] | error codes that both sides know, with a `retryable` mark |
 //! | [`ids`] | newtypes for what must not be mixed up |
+//! | [`size`] | numbers of bytes as people read them |
 //! | [`limits`] | every limit of the formats, by name |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -25,6 +26,7 @@ pub mod limits;
 pub mod message;
 pub mod plugin;
 pub mod profile;
+pub mod size;
 pub mod topic;
 
 /// The application protocol (ALPN) that clients speak. The number is the version:

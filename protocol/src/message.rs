@@ -307,7 +307,9 @@ pub struct BrokerStatus {
     pub connections: u64,
     /// Why the broker takes no produce requests at the moment, if it does not.
     pub degraded: Option<String>,
-    /// Shards and their leaders.
+    /// The Raft group of the cluster's metadata; no partition lives in it.
+    pub catalog: ShardStatus,
+    /// The shards that partitions live in, and their leaders.
     pub shards: Vec<ShardStatus>,
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     batch::Codec,
     limits::{NAME_CHARS_MAX, PARTITIONS_PER_TOPIC_MAX},
+    size::Size,
 };
 
 /// The name of a topic or of a plugin: 1 to [`NAME_CHARS_MAX`] of the characters
@@ -134,7 +135,7 @@ pub enum InvalidTopicConfig {
     #[error("a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {0}")]
     Partitions(u32),
     /// The segment size is out of range.
-    #[error("a segment has {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX} bytes, not {0}")]
+    #[error("a segment has {} to {}, not {}", Size(SEGMENT_BYTES_MIN), Size(SEGMENT_BYTES_MAX), Size(*.0))]
     SegmentBytes(u64),
     /// Records would go as soon as they come.
     #[error("a topic that keeps its records for 0 ms keeps none; name a time, or none for ever")]
@@ -160,6 +161,25 @@ impl TopicConfig {
             return Err(InvalidTopicConfig::RetentionBytes);
         }
         Ok(())
+    }
+}
+
+/// A partition that a topic does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("topic {topic} has no partition {partition}; {}", those_that_are_there(*partitions))]
+pub struct NoSuchPartition {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition that was asked for.
+    pub partition: u32,
+    /// How many partitions the topic has.
+    pub partitions: u32,
+}
+
+fn those_that_are_there(partitions: u32) -> String {
+    match partitions {
+        0 | 1 => "its only partition is 0".to_owned(),
+        count => format!("its partitions are 0 to {}", count - 1),
     }
 }
 
@@ -203,6 +223,35 @@ impl TopicChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_that_is_not_there_is_told_with_those_that_are() {
+        let text = |partitions| {
+            let topic = Name::new("orders").unwrap();
+            let error = NoSuchPartition {
+                topic,
+                partition: 7,
+                partitions,
+            };
+            error.to_string()
+        };
+        assert_eq!(
+            text(1),
+            "topic orders has no partition 7; its only partition is 0"
+        );
+        assert_eq!(
+            text(4),
+            "topic orders has no partition 7; its partitions are 0 to 3"
+        );
+    }
+
+    #[test]
+    fn a_segment_size_out_of_range_is_told_in_units() {
+        assert_eq!(
+            InvalidTopicConfig::SegmentBytes(1).to_string(),
+            "a segment has 64 KiB to 2 GiB, not 1 B"
+        );
+    }
 
     #[test]
     fn settings_out_of_range_are_refused() {

@@ -4,6 +4,7 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     limits::{BINDING_CONFIG_BYTES_MAX, BINDINGS_PER_TOPIC_MAX, PLUGIN_BYTES_MAX},
     plugin::World,
+    size::Size,
     topic::{InvalidTopicConfig, Name, TopicName},
 };
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ pub enum CatalogError {
     #[error("plugin {0} has no previous version to go back to")]
     NoPreviousVersion(Name),
     /// The plugin is too large.
-    #[error("a plugin of {0} bytes is over the limit of {PLUGIN_BYTES_MAX}")]
+    #[error("a plugin of {} is over the limit of {}", Size(*.0), Size::of(PLUGIN_BYTES_MAX))]
     PluginTooLarge(u64),
     /// The cluster has as many plugins as it may have.
     #[error("the cluster has {PLUGINS_MAX} plugins, its limit; remove some first")]
@@ -139,7 +140,9 @@ impl CatalogError {
         Self::InvalidBinding {
             plugin: plugin.clone(),
             reason: format!(
-                "its configuration has {len} bytes, over the limit of {BINDING_CONFIG_BYTES_MAX}"
+                "its configuration has {}, over the limit of {}",
+                Size::of(len),
+                Size::of(BINDING_CONFIG_BYTES_MAX)
             ),
         }
     }

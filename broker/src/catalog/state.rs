@@ -206,7 +206,7 @@ impl CatalogState {
             return Err(CatalogError::InvalidConfig {
                 topic: name.clone(),
                 reason: format!(
-                    "it has {before} partitions and cannot shrink to {}",
+                    "partitions can only be added: it has {before} and cannot shrink to {}",
                     config.partitions
                 ),
             });

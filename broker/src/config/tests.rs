@@ -67,6 +67,27 @@ fn values_are_taken_as_text_and_as_numbers() {
 }
 
 #[test]
+fn a_value_of_another_type_is_refused_with_its_line_and_what_is_expected() {
+    for (text, expected) in [
+        ("data_dir = 3", "PATH"),
+        ("advertise = 3", "HOST[:PORT]"),
+        ("log = 1", "TEXT"),
+        ("shutdown_grace = 10", "DURATION"),
+        ("data_dir = true", "PATH"),
+        ("data_dir = [\"a\"]", "PATH"),
+        ("shards = 1.5", "a number or a text in quotes: N"),
+        ("shards = -1", "a whole number"),
+        ("wal = 3", "line 1"),
+    ] {
+        let error = BrokerConfig::from_toml(text).unwrap_err().to_string();
+        assert!(
+            error.contains("line 1") && error.contains(expected),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
 fn an_unknown_setting_is_named_with_its_line() {
     let error = BrokerConfig::from_toml("[wal]\nsnyc = \"always\"").unwrap_err();
     let text = error.to_string();

@@ -11,6 +11,10 @@ pub(super) trait Value: Sized {
     /// The kind of value in help texts.
     const NAME: &'static str;
 
+    /// Whether a file may give it as a plain number. What is no number by nature, such as a
+    /// path, is more likely a slip then.
+    const IS_NUMBER: bool = false;
+
     /// Reads it; the error holds the text and what is expected.
     fn parse(text: &str) -> Result<Self, String>;
 
@@ -23,6 +27,7 @@ const NONE: &str = "none";
 
 impl Value for u32 {
     const NAME: &'static str = "N";
+    const IS_NUMBER: bool = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         text.replace('_', "")
@@ -78,6 +83,7 @@ impl Value for SocketAddr {
 
 impl<T: Value> Value for Option<T> {
     const NAME: &'static str = T::NAME;
+    const IS_NUMBER: bool = T::IS_NUMBER;
 
     fn parse(text: &str) -> Result<Self, String> {
         if text == NONE {
@@ -124,9 +130,10 @@ impl std::fmt::Display for LogFormat {
 }
 
 macro_rules! value_by_text {
-    ($($type:ty => $name:literal),* $(,)?) => { $(
+    ($($type:ty => $name:literal, number: $is_number:literal;)*) => { $(
         impl Value for $type {
             const NAME: &'static str = $name;
+            const IS_NUMBER: bool = $is_number;
 
             fn parse(text: &str) -> Result<Self, String> {
                 text.parse::<Self>().map_err(|error| error.to_string())
@@ -140,18 +147,21 @@ macro_rules! value_by_text {
 }
 
 value_by_text! {
-    ByteSize => "SIZE",
-    Interval => "DURATION",
-    SyncPolicy => "always|every DURATION",
-    HostPort => "HOST[:PORT]",
-    LogFormat => "text|json",
+    ByteSize => "SIZE", number: true;
+    Interval => "DURATION", number: false;
+    SyncPolicy => "always|every DURATION", number: false;
+    HostPort => "HOST[:PORT]", number: false;
+    LogFormat => "text|json", number: false;
 }
 
 /// Values in a configuration file: text, or a plain number where that is natural.
 pub(super) mod as_text {
     use std::{fmt, marker::PhantomData};
 
-    use serde::{Deserializer, Serializer, de};
+    use serde::{
+        Deserializer, Serializer,
+        de::{self, Unexpected},
+    };
 
     use super::Value;
 
@@ -171,7 +181,11 @@ pub(super) mod as_text {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a value such as {}", T::NAME)
+                if T::IS_NUMBER {
+                    write!(f, "a number or a text in quotes: {}", T::NAME)
+                } else {
+                    write!(f, "a text in quotes: {}", T::NAME)
+                }
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
@@ -179,11 +193,19 @@ pub(super) mod as_text {
             }
 
             fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-                self.visit_str(&number.to_string())
+                if T::IS_NUMBER {
+                    self.visit_str(&number.to_string())
+                } else {
+                    Err(E::invalid_type(Unexpected::Signed(number), &self))
+                }
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-                self.visit_str(&number.to_string())
+                if T::IS_NUMBER {
+                    self.visit_str(&number.to_string())
+                } else {
+                    Err(E::invalid_type(Unexpected::Unsigned(number), &self))
+                }
             }
         }
 

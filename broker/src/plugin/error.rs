@@ -1,5 +1,7 @@
 //! Why a plugin is not taken, not bound, or has failed: an enum per operation, a variant per
 //! limit.
+use flumen_protocol::size::Size;
+
 use super::limits::{
     CALL_STACK_BYTES, INIT_TIMEOUT, MEMORY_BYTES_RANGE, OUTPUT_BYTES_MAX, PLUGIN_BYTES_MAX,
     STACK_BYTES_MAX, TABLE_ELEMENTS_MAX, TIMEOUT_MS_RANGE,
@@ -31,8 +33,10 @@ pub enum EngineError {
 pub enum DeployError {
     /// Over the limit.
     #[error(
-        "the plugin has {bytes} bytes, over the limit of {PLUGIN_BYTES_MAX}: build it in release \
-         mode, with `strip = true` and `lto = true` in its profile"
+        "the plugin has {}, over the limit of {}: build it in release mode, with \
+         `strip = true` and `lto = true` in its profile",
+        Size::of(*bytes),
+        Size::of(PLUGIN_BYTES_MAX)
     )]
     TooLarge {
         /// Its size.
@@ -107,9 +111,10 @@ pub enum BindError {
     Timeout(u32),
     /// Out of range.
     #[error(
-        "a memory of {0} bytes is out of range: use {min} to {max} bytes",
-        min = MEMORY_BYTES_RANGE.start(),
-        max = MEMORY_BYTES_RANGE.end()
+        "a memory of {} is out of range: use {} to {}",
+        Size(*.0),
+        Size(*MEMORY_BYTES_RANGE.start()),
+        Size(*MEMORY_BYTES_RANGE.end())
     )]
     Memory(u64),
     /// The plugin does not take its configuration.
@@ -144,7 +149,7 @@ pub enum CallError {
     #[error("its start took longer than {} ms", INIT_TIMEOUT.as_millis())]
     InitTimeout,
     /// Over its memory.
-    #[error("it asked for more than its {bytes_max} bytes of memory")]
+    #[error("it asked for more than its {} of memory", Size(*bytes_max))]
     Memory {
         /// The binding's setting.
         bytes_max: u64,
@@ -154,12 +159,13 @@ pub enum CallError {
     Tables,
     /// Over the stack limit.
     #[error(
-        "it used more than {STACK_BYTES_MAX} bytes of stack, {CALL_STACK_BYTES} with the host's: \
-         does it recurse without end?"
+        "it used more than {} of stack, {} with the host's: does it recurse without end?",
+        Size::of(STACK_BYTES_MAX),
+        Size::of(CALL_STACK_BYTES)
     )]
     Stack,
     /// Over the output limit.
-    #[error("it returned more than {OUTPUT_BYTES_MAX} bytes")]
+    #[error("it returned more than {}", Size::of(OUTPUT_BYTES_MAX))]
     Output,
     /// It panicked, or reported its last words otherwise.
     #[error("{message}")]

@@ -67,7 +67,7 @@ pub struct Rejection {
 
 impl From<Rejection> for WireError {
     fn from(rejection: Rejection) -> Self {
-        Self::new(rejection.code, rejection.text)
+        Self::new(rejection.code, rejection.text).at_record(rejection.record)
     }
 }
 

@@ -5,6 +5,7 @@ use flumen_protocol::{
         HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX, HEADERS_PER_RECORD_MAX, KEY_BYTES_MAX,
         RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX,
     },
+    size::Size,
     topic::TopicName,
 };
 
@@ -111,7 +112,8 @@ fn check_records(records: &RecordsResult) -> Result<(), CallError> {
     }
     if let Some(index) = (0..count).find(|index| record(records, *index).len() > RECORD_BYTES_MAX) {
         return misfit(format!(
-            "record {index} of more than {RECORD_BYTES_MAX} bytes"
+            "record {index} of more than {}",
+            Size::of(RECORD_BYTES_MAX)
         ));
     }
     Ok(())
@@ -144,7 +146,9 @@ fn check_column(
     }
     if longest as usize > bytes_max {
         return misfit(format!(
-            "{name} with one of {longest} bytes, over the limit of {bytes_max}"
+            "{name} with one of {}, over the limit of {}",
+            Size::of(longest as usize),
+            Size::of(bytes_max)
         ));
     }
     match &column.validity {
@@ -168,8 +172,9 @@ fn check_headers(column: &ColumnResult, count: usize) -> Result<(), CallError> {
         if !fits {
             return misfit(format!(
                 "record {index} with headers that are not of the encoding, or over a limit \
-                 ({HEADERS_PER_RECORD_MAX} headers, names of {HEADER_NAME_BYTES_MAX} bytes, \
-                 values of {HEADER_VALUE_BYTES_MAX})"
+                 ({HEADERS_PER_RECORD_MAX} headers, names of {}, values of {})",
+                Size::of(HEADER_NAME_BYTES_MAX),
+                Size::of(HEADER_VALUE_BYTES_MAX)
             ));
         }
     }

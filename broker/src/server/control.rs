@@ -7,6 +7,7 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     limits::PLUGIN_BYTES_MAX,
     message::{Reply, Request, Response},
+    size::Size,
 };
 use flumen_transport::stream::{FrameReader, FrameWriter};
 
@@ -43,8 +44,11 @@ async fn read_payload(
     reader: &mut FrameReader,
 ) -> Result<Bytes, WireError> {
     if len > PLUGIN_BYTES_MAX {
-        let text =
-            format!("a payload of {len} bytes exceeds the limit of {PLUGIN_BYTES_MAX} bytes");
+        let text = format!(
+            "a payload of {} is over the limit of {}",
+            Size::of(len),
+            Size::of(PLUGIN_BYTES_MAX)
+        );
         return Err(WireError::new(ErrorCode::TooLarge, text));
     }
     let _taken = session.budget.take(len).await;

@@ -13,6 +13,7 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::{Offset, PartitionId, ShardId, TopicId},
     message::ShardStatus,
+    size::Size,
     topic::TopicConfig,
 };
 use parking_lot::RwLock;
@@ -97,7 +98,7 @@ pub enum AppendError {
     UnknownProducer(PartitionId),
     /// There was no room for it for too long.
     #[error(
-        "no room for the batch after waiting {waited:?}: the disk does not keep up with what is \
+        "no room for the batch after waiting {waited:.1?}: the disk does not keep up with what is \
          produced; try again later"
     )]
     Overloaded {
@@ -111,7 +112,7 @@ pub enum AppendError {
         reason: String,
     },
     /// The batch can never be appended.
-    #[error("a batch of {bytes} bytes is larger than the {bytes_max} the write-ahead log takes")]
+    #[error("a batch of {} is larger than the {} that the write-ahead log takes", Size(*bytes), Size(*bytes_max))]
     TooLarge {
         /// Its size.
         bytes: u64,

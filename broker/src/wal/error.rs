@@ -2,14 +2,18 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use flumen_protocol::size::Size;
+
 /// Why an operation on the WAL did not succeed. Cheap to clone: one failure reaches many waiters.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalError {
     /// All of the WAL is in use.
     #[error(
-        "the write-ahead log is full ({bytes} of {bytes_max} bytes in use); try again once a \
-         checkpoint has made room, or raise wal.bytes_max"
+        "the write-ahead log is full ({} of {} in use); try again once a checkpoint has made \
+         room, or raise wal.bytes_max",
+        Size(*bytes),
+        Size(*bytes_max)
     )]
     Full {
         /// Bytes in use.
@@ -29,7 +33,7 @@ pub enum WalError {
         reason: Arc<str>,
     },
     /// The entry can never be appended: it is larger than a segment allows.
-    #[error("an entry of {bytes} bytes is larger than the {bytes_max} the write-ahead log takes")]
+    #[error("an entry of {} is larger than the {} that the write-ahead log takes", Size(*bytes), Size(*bytes_max))]
     TooLarge {
         /// The size of the entry's payload.
         bytes: u64,

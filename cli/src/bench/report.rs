@@ -6,7 +6,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::output::{OutputFormat, count, write_fields};
+use crate::output::{OutputFormat, count, counted, write_fields};
 
 /// Figures of one benchmark. Megabytes are millions of bytes of record values.
 #[derive(Debug, Default, Serialize)]
@@ -93,12 +93,12 @@ impl Report {
                 self.ping_p50_ms, self.ratio_to_ping
             );
             let load = format!(
-                "{} B a record, {} a batch, {} producers, {} in flight, {} partitions",
+                "{} B a record, {} a batch, {}, {} in flight, {}",
                 self.record_size,
                 self.batch_records,
-                self.producers,
+                counted(self.producers.into(), "producer"),
                 self.in_flight,
-                self.partitions
+                counted(self.partitions.into(), "partition")
             );
             let mut fields: Vec<(&str, &dyn std::fmt::Display)> = vec![
                 ("bench", &self.bench),

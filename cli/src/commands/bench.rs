@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use anyhow::Result;
 use flumen_broker::config::{ByteSize, Interval};
 use flumen_client::Codec;
+use flumen_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
 
 use super::runtime;
 use crate::{
     arguments::Global,
     bench::{consume, limit, plugin, produce, raw},
     connect::Connection,
+    number::whole,
 };
 
 const LIMIT_EXAMPLES: &str = "\
@@ -92,27 +94,27 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Load {
     /// Bytes of each record's value
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = whole(1..=1_048_576_u32))]
     pub(crate) record_size: u32,
     /// Records in a batch; 1: every record is sent and awaited on its own
-    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = whole(1..=65_536_u32))]
     pub(crate) batch_records: u32,
     /// Records in all; default: as many as take a few seconds
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=u64::MAX))]
     pub(crate) records: Option<u64>,
     /// Producers at the same time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=10_000_u32))]
     pub(crate) producers: u32,
     /// Connections that the producers share, as the tasks of one service do; default: one for
     /// each producer
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", value_parser = whole(1..=10_000_u32))]
     pub(crate) connections: Option<u32>,
     /// Batches (with --batch-records 1: records) on their way at once, for each producer;
     /// default: as the client has it, or 1 with --batch-records 1
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=u32::MAX))]
     pub(crate) in_flight: Option<u32>,
     /// Partitions of the topic
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=PARTITIONS_PER_TOPIC_MAX))]
     pub(crate) partitions: u32,
     /// How batches are compressed
     #[arg(long, value_name = "none|lz4|zstd", default_value = "none")]
@@ -121,7 +123,7 @@ pub(crate) struct Load {
     #[arg(long)]
     pub(crate) no_coalescing: bool,
     /// How often everything is measured; the median counts
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = whole(1..=1_000_u32))]
     pub(crate) rounds: u32,
     /// How long each round takes, about, unless --records says otherwise
     #[arg(long, value_name = "DURATION", default_value = "1s")]

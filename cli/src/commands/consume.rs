@@ -12,6 +12,9 @@ use flumen_protocol::topic::TopicName;
 use self::format::RecordFormat;
 use crate::{
     connect::Connection,
+    failure::Interrupted,
+    hint::Named,
+    number::whole,
     output::{self, OutputFormat},
     stop,
 };
@@ -28,7 +31,10 @@ Formats:
   value        the value alone
   key-value    the key, a tab, the value
   json         an object with partition, offset, timestamp, key, value and headers; a value that
-               is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …}";
+               is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …}
+
+Ctrl-C is the usual end without --count and --until-end, and exit code 0. With one of them it ends
+the command too early, and the exit code is 130.";
 
 /// Print records as lines
 #[derive(Debug, clap::Args)]
@@ -40,10 +46,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "START", default_value = "end", allow_hyphen_values = true, value_parser = start::parse)]
     from: StartAt,
     /// Read this partition only
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u32::MAX))]
     partition: Option<u32>,
     /// Stop after so many records
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(0..=u64::MAX))]
     count: Option<u64>,
     /// Stop at the end of the topic as it is now
     #[arg(long)]
@@ -70,16 +76,45 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     if arguments.until_end {
         builder = builder.until_end();
     }
-    let mut consumer = builder.with_tombstones().build().await?;
+    let outcome = match builder.with_tombstones().build().await {
+        Ok(mut consumer) => print_until_stopped(&mut consumer, format, &arguments).await,
+        Err(ConsumeError::Setup(error)) => {
+            let named = Named::topic(&arguments.topic);
+            Err(named.explain(&client, error).await)
+        }
+        Err(error) => Err(error.into()),
+    };
+    client.close().await;
+    outcome
+}
+
+/// A signal is the usual end of consuming without an end, and an error before any other end.
+async fn print_until_stopped(
+    consumer: &mut Consumer<Option<Raw>>,
+    format: RecordFormat,
+    arguments: &Arguments,
+) -> Result<()> {
     let count_max = arguments.count.unwrap_or(u64::MAX);
     let progress = output::progress(arguments.count, "records");
-    let printed = tokio::select! {
-        printed = print(&mut consumer, format, count_max, &progress) => printed,
-        signal = stop::requested() => signal.map(|_| ()).context("cannot listen to signals"),
+    let mut count = 0;
+    let outcome = tokio::select! {
+        printed = print(consumer, format, count_max, &progress, &mut count) => printed,
+        signal = stop::requested() => match signal.context("cannot listen to signals") {
+            Ok(signal) if arguments.count.is_some() || arguments.until_end => {
+                let of = arguments.count.map(|of| format!(" of {}", output::count(of)));
+                let so_far = format!(
+                    "after {}{}",
+                    output::counted(count, "record"),
+                    of.unwrap_or_default()
+                );
+                Err(Interrupted { signal, so_far }.into())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        },
     };
     progress.finish_and_clear();
-    client.close().await;
-    printed
+    outcome
 }
 
 /// Prints records until the consumer ends or `count_max` is reached.
@@ -88,11 +123,11 @@ async fn print(
     format: RecordFormat,
     count_max: u64,
     progress: &indicatif::ProgressBar,
+    count: &mut u64,
 ) -> Result<()> {
-    let mut count = 0;
     let mut passed_over = 0;
     let mut lines = Vec::new();
-    while count < count_max {
+    while *count < count_max {
         let Some(batch) = consumer.next_batch().await else {
             break;
         };
@@ -107,15 +142,15 @@ async fn print(
             }
         };
         let partition = batch.partition;
-        let left = usize::try_from(count_max - count).unwrap_or(usize::MAX);
+        let left = usize::try_from(count_max - *count).unwrap_or(usize::MAX);
         for (offset, record) in batch.records().take(left) {
             format.write(&mut lines, partition, offset, &record)?;
-            count += 1;
+            *count += 1;
         }
         // Written batch by batch, so that whoever reads sees each as soon as it is here.
         progress.suspend(|| write(&lines))?;
         lines.clear();
-        progress.set_position(count);
+        progress.set_position(*count);
     }
     if passed_over > 0 {
         bail!("some records could not be read and were passed over, see the warnings above");

@@ -1,6 +1,6 @@
 //! `flumen dev`: a broker on this machine with nothing to set up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anstream::eprintln;
 use anstyle::{AnsiColor, Style};
@@ -11,20 +11,25 @@ use flumen_broker::{
     node::Broker,
 };
 use flumen_client::{Profile, Profiles};
+use flumen_protocol::{limits::NAME_CHARS_MAX, topic::Name};
 
 use super::serve;
-use crate::{arguments::Global, logging, settings::usage};
+use crate::{arguments::Global, logging, output::OutputFormat, settings::usage};
 
 const EXAMPLES: &str = "\
 Examples:
   flumen dev
   flumen dev --data-dir /tmp/flumen --listen 127.0.0.1:0
 
-The first start makes a data directory and a certificate authority. Every start makes the profile
-\"dev\" and makes it the default, so that every other command finds the broker without flags;
-`flumen profile use NAME` goes back to another one.";
+  flumen dev --data-dir /tmp/other --listen 127.0.0.1:0 --output json | jq -r .profile
 
-/// The name of the profile that leads to the broker.
+The first start makes a data directory and a certificate authority. Every start writes a profile
+and makes it the default, so that every other command finds the broker without flags: \"dev\", or
+\"dev-DIR\" with --data-dir …/DIR. `flumen profile use NAME` goes back to another one. With --output
+json, one object says where the broker is once it serves.";
+
+/// The name of the profile that leads to the broker in the default data directory, and the
+/// beginning of the others.
 const PROFILE: &str = "dev";
 
 /// What is logged unless told otherwise: what is printed says the rest.
@@ -43,6 +48,9 @@ pub(crate) struct Arguments {
     /// The TCP address of /metrics, /healthz and /readyz, or none
     #[arg(long, value_name = "IP:PORT", env = "FLUMEN_ADMIN")]
     admin: Option<String>,
+    /// The profile that is written; default: dev, or dev-DIR with --data-dir …/DIR
+    #[arg(long, value_name = "NAME")]
+    profile: Option<Name>,
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
@@ -62,16 +70,63 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
     }
     logging::start(&config.log, config.log_format)?;
     let data_dir = config.data_dir.clone();
+    let name = match &arguments.profile {
+        Some(name) => name.clone(),
+        None => profile_name(&data_dir, arguments.data_dir.is_some())?,
+    };
     serve::serve(config, |broker| {
-        let profile = Profile::read(broker.profile())?;
-        let profiles = Profiles::of_user()?;
-        profiles.save(PROFILE, &profile)?;
-        let before = profiles.default_name()?;
-        profiles.make_default(PROFILE)?;
-        let replaced = before.filter(|name| name != PROFILE);
-        tell(broker, &data_dir.display().to_string(), replaced.as_deref());
+        let written = write_profile(&name, broker)?;
+        match global.output {
+            OutputFormat::Text => tell(broker, &data_dir, &name, &written),
+            OutputFormat::Json => serve::tell_json(broker, &data_dir, Some(&name))?,
+        }
         Ok(())
     })
+}
+
+/// What a profile was before it was written.
+struct Written {
+    /// The brokers that it led to, if they were others.
+    led_to: Option<String>,
+    /// The profile that was the default, if it was another one.
+    default_before: Option<String>,
+}
+
+/// Writes the profile that leads to the broker, and makes it the default.
+fn write_profile(name: &Name, broker: &Broker) -> Result<Written> {
+    let profile = Profile::read(broker.profile())?;
+    let profiles = Profiles::of_user()?;
+    // A data directory keeps its authority: another authority is another data directory.
+    let led_to = profiles
+        .load(name.as_str())
+        .ok()
+        .filter(|before| before.contents().ca != profile.contents().ca)
+        .map(|before| before.contents().brokers.join(","));
+    let default_before = profiles.default_name()?;
+    profiles.save(name.as_str(), &profile)?;
+    profiles.make_default(name.as_str())?;
+    Ok(Written {
+        led_to,
+        default_before: default_before.filter(|before| before != name.as_str()),
+    })
+}
+
+/// The profile of a data directory: each has its own, so that a second broker does not take
+/// away the way to the first.
+fn profile_name(data_dir: &Path, is_given: bool) -> Result<Name> {
+    if !is_given || default_data_dir().is_ok_and(|default| default == data_dir) {
+        return Ok(Name::new(PROFILE)?);
+    }
+    let absolute = std::path::absolute(data_dir)
+        .with_context(|| format!("cannot find {}", data_dir.display()))?;
+    let last = absolute.file_name().unwrap_or_default().to_string_lossy();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = format!("{PROFILE}-{last}")
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .take(NAME_CHARS_MAX)
+        .collect();
+    Ok(Name::new(name)?)
 }
 
 fn default_data_dir() -> Result<PathBuf> {
@@ -80,21 +135,29 @@ fn default_data_dir() -> Result<PathBuf> {
     Ok(base.data_dir().join("flumen").join("dev"))
 }
 
-fn tell(broker: &Broker, data_dir: &str, replaced: Option<&str>) {
+fn tell(broker: &Broker, data_dir: &Path, profile: &Name, written: &Written) {
     const BOLD: Style = Style::new().bold();
     const COMMAND: Style = AnsiColor::Cyan.on_default();
+    const WARNING: Style = AnsiColor::Yellow.on_default().bold();
     let admin = broker.admin_addr();
     eprintln!("{BOLD}Flumen is running.{BOLD:#} Ctrl-C stops it.\n");
     eprintln!("  address   {} (QUIC)", broker.local_addr());
     if let Some(admin) = admin {
         eprintln!("  metrics   http://{admin}/metrics");
     }
-    eprintln!("  data      {data_dir}");
-    match replaced {
-        None => eprintln!("  profile   {PROFILE} (the default from now on)\n"),
+    eprintln!("  data      {}", data_dir.display());
+    match &written.default_before {
+        None => eprintln!("  profile   {profile} (the default from now on)\n"),
         Some(name) => eprintln!(
-            "  profile   {PROFILE} (the default from now on; `flumen profile use {name}` goes back)\n"
+            "  profile   {profile} (the default from now on; `flumen profile use {name}` goes back)\n"
         ),
+    }
+    if let Some(brokers) = &written.led_to {
+        eprintln!(
+            "{WARNING}warning:{WARNING:#} profile {profile} led to another broker, {brokers}, until \
+             now; that one is still reached with --profile and the client.toml in its data \
+             directory, and `flumen dev --profile NAME` keeps profiles apart\n"
+        );
     }
     eprintln!("In another terminal:\n");
     for line in [
@@ -103,5 +166,25 @@ fn tell(broker: &Broker, data_dir: &str, replaced: Option<&str>) {
         "flumen consume hello --from beginning",
     ] {
         eprintln!("  {COMMAND}{line}{COMMAND:#}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_data_directory_has_a_profile_of_its_own() {
+        let name = |dir: &str| profile_name(Path::new(dir), true).unwrap().to_string();
+        assert_eq!(name("/tmp/other"), "dev-other");
+        assert_eq!(name("other/"), "dev-other");
+        assert_eq!(name("/tmp/a b/ü"), "dev--");
+        assert_eq!(name("/"), "dev-");
+        assert_eq!(profile_name(Path::new("x"), false).unwrap().as_str(), "dev");
+        if let Ok(default) = default_data_dir() {
+            assert_eq!(name(&default.display().to_string()), "dev");
+        }
+        let long = "x".repeat(NAME_CHARS_MAX);
+        assert_eq!(name(&long).len(), NAME_CHARS_MAX);
     }
 }

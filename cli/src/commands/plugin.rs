@@ -1,19 +1,19 @@
 //! `flumen plugin`: one file for each verb.
 
 mod bind;
+mod component;
 mod deploy;
 mod describe;
 mod list;
 mod remove;
+mod settings;
 mod test;
 mod unbind;
 mod upgrade;
 
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use comfy_table::Table;
-use flumen_protocol::{limits::PLUGIN_BYTES_MAX, message::BindingStatus, plugin::PluginInfo};
+use flumen_protocol::message::BindingStatus;
 
 use crate::output::{self, OutputFormat, table};
 
@@ -41,33 +41,6 @@ pub(crate) async fn run(command: Command, output: OutputFormat) -> Result<()> {
         Command::Upgrade(arguments) => upgrade::run(arguments, output).await,
         Command::Test(arguments) => test::run(arguments, output).await,
     }
-}
-
-/// The bytes of a component, if they can be one by their size.
-fn read_component(path: &Path) -> Result<Vec<u8>> {
-    let failed = || format!("cannot read the plugin {}", path.display());
-    let size = std::fs::metadata(path).with_context(failed)?.len();
-    if size > PLUGIN_BYTES_MAX as u64 {
-        bail!(
-            "the plugin {} has {}, but at most {} are allowed; build it with --release, opt-level \
-             and strip",
-            path.display(),
-            output::bytes(size),
-            output::bytes(PLUGIN_BYTES_MAX as u64)
-        );
-    }
-    std::fs::read(path).with_context(failed)
-}
-
-/// `json-filter 0.1.0 (filter, 144 KiB)`.
-fn summary(info: &PluginInfo) -> String {
-    format!(
-        "{} {} ({}, {})",
-        info.name,
-        info.version,
-        info.world,
-        output::bytes(info.size_bytes)
-    )
 }
 
 /// Bindings and how they fare.

@@ -3,13 +3,21 @@
 use anyhow::Result;
 use flumen_client::Profiles;
 use serde::Serialize;
+use serde_json::json;
 
-use crate::output::{OutputFormat, table, write_table};
+use crate::{
+    connect::explain_profile,
+    output::{OutputFormat, table, write_table},
+};
 
 const LIST_EXAMPLES: &str = "\
 Examples:
   flumen profile list
   flumen profile list --output json";
+
+const REMOVE_EXAMPLES: &str = "\
+Examples:
+  flumen profile remove dev-experiment";
 
 const USE_EXAMPLES: &str = "\
 Examples:
@@ -23,6 +31,12 @@ pub(crate) enum Command {
     /// List the profiles of this user
     #[command(after_help = LIST_EXAMPLES)]
     List,
+    /// Forget a profile; the broker it leads to keeps everything
+    #[command(after_help = REMOVE_EXAMPLES)]
+    Remove {
+        /// The profile
+        name: String,
+    },
     /// Make a profile the default
     #[command(after_help = USE_EXAMPLES)]
     Use {
@@ -33,7 +47,7 @@ pub(crate) enum Command {
 
 #[derive(Serialize)]
 struct Row {
-    name: String,
+    profile: String,
     default: bool,
     brokers: Vec<String>,
     /// Why it cannot be used.
@@ -45,9 +59,21 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
     let profiles = Profiles::of_user()?;
     match command {
         Command::List => list(&profiles, output),
+        Command::Remove { name } => {
+            profiles.remove(name).map_err(explain_profile)?;
+            output.done(
+                "removed",
+                &json!({ "profile": name }),
+                &format!("removed profile {name}"),
+            )
+        }
         Command::Use { name } => {
-            profiles.make_default(name)?;
-            output.done(&format!("{name} is the default profile now"))
+            profiles.make_default(name).map_err(explain_profile)?;
+            output.done(
+                "selected",
+                &json!({ "profile": name }),
+                &format!("{name} is the default profile now"),
+            )
         }
     }
 }
@@ -64,7 +90,7 @@ fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
             default: default.as_ref() == Some(&name),
             brokers,
             error,
-            name,
+            profile: name,
         });
     }
     output.print(&rows, |out| {
@@ -75,7 +101,7 @@ fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
         let mut table = table(["NAME", "DEFAULT", "BROKERS"]);
         for row in &rows {
             let default = if row.default { "*" } else { "" };
-            table.add_row([row.name.as_str(), default, &row.brokers.join(",")]);
+            table.add_row([row.profile.as_str(), default, &row.brokers.join(",")]);
         }
         write_table(out, &table)?;
         for error in rows.iter().filter_map(|row| row.error.as_ref()) {

@@ -1,12 +1,14 @@
 //! `flumen serve`: a broker for real use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use flumen_broker::{config::BrokerConfig, node::Broker};
+use flumen_protocol::topic::Name;
+use serde_json::json;
 
 use super::runtime;
-use crate::{arguments::Global, logging, settings::Settings, stop};
+use crate::{arguments::Global, logging, output::OutputFormat, settings::Settings, stop};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +19,9 @@ Examples:
 Every setting can stand in the file, in an environment variable, or in a flag; a flag wins over a
 variable, a variable over the file. Ctrl-C or SIGTERM stops the broker gracefully: it finishes what
 is under way and checkpoints. A client needs the file client.toml of the data directory:
-  flumen status --profile data/client.toml";
+  flumen status --profile data/client.toml
+
+With --output json, one object says where the broker is once it serves.";
 
 /// Run a broker
 #[derive(Debug, clap::Args)]
@@ -35,7 +39,23 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
         .settings
         .resolve(arguments.config.as_ref(), global)?;
     logging::start(&config.log, config.log_format)?;
-    serve(config, |_| Ok(()))
+    let data_dir = config.data_dir.clone();
+    serve(config, |broker| match global.output {
+        OutputFormat::Text => Ok(()),
+        OutputFormat::Json => tell_json(broker, &data_dir, None),
+    })
+}
+
+/// Prints where the broker is, for programs.
+pub(crate) fn tell_json(broker: &Broker, data_dir: &Path, profile: Option<&Name>) -> Result<()> {
+    let object = json!({
+        "address": broker.local_addr(),
+        "admin": broker.admin_addr(),
+        "data_dir": data_dir,
+        "profile": profile,
+        "profile_file": broker.profile(),
+    });
+    OutputFormat::Json.done("started", &object, "")
 }
 
 /// Runs a broker until the process is asked to stop. `started` is called once it serves.

@@ -4,7 +4,9 @@ use anyhow::Result;
 
 use crate::{
     connect::Connection,
-    output::{OutputFormat, bytes, table, write_fields, write_table},
+    hint::Named,
+    output::{OutputFormat, bytes, or_dash, table, write_fields, write_table},
+    view,
 };
 
 const EXAMPLES: &str = "\
@@ -23,9 +25,9 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<()> {
     let status = arguments
         .connection
-        .admin(async |admin| admin.status().await)
+        .admin(Named::default(), async |admin| admin.status().await)
         .await?;
-    output.print(&status, |out| {
+    output.print(&view::BrokerDetails::from(&status), |out| {
         let wal = format!(
             "{} of {}, sync {}",
             bytes(status.wal_bytes),
@@ -34,6 +36,12 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
         );
         let uptime =
             humantime::format_duration(std::time::Duration::from_secs(status.uptime_ms / 1000));
+        let catalog = format!(
+            "leader {}, term {}, applied {}",
+            or_dash(status.catalog.leader),
+            status.catalog.term,
+            status.catalog.applied_index
+        );
         let health = match &status.degraded {
             Some(reason) => format!("takes no records: {reason}"),
             None => "healthy".to_owned(),
@@ -50,17 +58,16 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
                 ("topics", &status.topics),
                 ("partitions", &status.partitions),
                 ("connections", &status.connections),
+                ("catalog", &catalog),
+                ("shards", &status.shards.len()),
             ],
         )?;
         writeln!(out)?;
         let mut shards = table(["SHARD", "LEADER", "TERM", "APPLIED", "PARTITIONS"]);
         for shard in &status.shards {
-            let leader = shard
-                .leader
-                .map_or_else(|| "-".to_owned(), |id| id.to_string());
             shards.add_row([
                 shard.id.to_string(),
-                leader,
+                or_dash(shard.leader),
                 shard.term.to_string(),
                 shard.applied_index.to_string(),
                 shard.partitions.to_string(),

@@ -3,5 +3,7 @@
 
 mod broker;
 mod plugins;
+mod profiles;
+mod scripts;
 mod support;
 mod usage;

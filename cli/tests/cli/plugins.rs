@@ -94,9 +94,12 @@ fn a_plugin_lives_from_deployment_to_removal() {
             "json",
         ])
         .json();
-    assert_eq!(deployed["info"]["version"], "1.2.0");
-    user.run(&["plugin", "deploy", "strong", "filter.wasm"])
+    assert_eq!(deployed["version"], "1.2.0");
+    let said = user
+        .run(&["plugin", "deploy", "strong", "filter.wasm"])
         .fails(1);
+    let attempted = "cannot deploy filter.wasm as plugin strong: plugin strong exists already";
+    assert!(said.contains(attempted), "{said}");
     let bind = [
         "plugin",
         "bind",
@@ -115,10 +118,7 @@ fn a_plugin_lives_from_deployment_to_removal() {
         .run(&["consume", "quakes", "--from", "beginning", "--until-end"])
         .ok();
     assert_eq!(kept.lines().count(), 85);
-    let said = user
-        .run_with_input(&["produce", "quakes"], "not JSON\n")
-        .fails(1);
-    assert!(said.contains("strong"), "{said}");
+    a_refused_line_is_found_by_its_number(&user);
 
     assert!(user.run(&["plugin", "list"]).ok().contains("strong"));
     assert!(
@@ -139,11 +139,33 @@ fn a_plugin_lives_from_deployment_to_removal() {
     let described = user
         .run(&["plugin", "describe", "strong", "--output", "json"])
         .json();
-    assert_eq!(described["info"]["version"], "1.3.0");
+    assert_eq!(described["version"], "1.3.0");
     user.run(&["plugin", "unbind", "quakes", "strong"]).ok();
     user.run(&["plugin", "remove", "strong"]).ok();
     assert_eq!(
         user.run(&["plugin", "list", "--output", "json"]).json(),
         serde_json::json!([])
     );
+}
+
+/// Which of its neighbours go with line 2 depends on which of them share its batch.
+fn a_refused_line_is_found_by_its_number(user: &User) {
+    let lines = "{\"magnitude\":1}\nnot JSON\n{\"magnitude\":2}\n";
+    let said = user.run_with_input(&["produce", "quakes"], lines).fails(1);
+    for part in [
+        "the first that is not stored is line ",
+        "line 2: message",
+        "strong",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let outcome = user.run_with_input(&["produce", "quakes", "--output", "json"], lines);
+    let summary: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(summary["line_at_fault"], 2, "{summary}");
+    let first = summary["first_failed_line"].as_u64().unwrap();
+    assert!((1..=2).contains(&first), "{summary}");
+    assert!(summary["failed"].as_u64().unwrap() >= 1, "{summary}");
+    let error = summary["error"].as_str().unwrap();
+    assert!(error.contains("strong"), "{summary}");
 }

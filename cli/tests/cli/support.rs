@@ -119,6 +119,11 @@ impl User {
 
     /// Starts a broker; it serves once the file is written.
     pub(crate) fn start(&self, arguments: &[&str], written: &Path) -> Broker {
+        self.start_in(&self.data_dir(), arguments, written)
+    }
+
+    /// As [`User::start`], with another data directory.
+    pub(crate) fn start_in(&self, data_dir: &Path, arguments: &[&str], written: &Path) -> Broker {
         let child = self
             .command()
             .args(arguments)
@@ -129,7 +134,7 @@ impl User {
                 "127.0.0.1:0",
                 "--data-dir",
             ])
-            .arg(self.data_dir())
+            .arg(data_dir)
             .stderr(fs::File::create(self.path("broker.log")).unwrap())
             .spawn()
             .unwrap();

@@ -13,7 +13,7 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
         (&["topic", "create", "a b"], "cannot be a name"),
         (
             &["topic", "create", "a", "--partitions", "0"],
-            "1 to 100000 partitions",
+            "a whole number from 1 to 100000",
         ),
         (
             &["topic", "create", "a", "--retention-age", "7 parsecs"],
@@ -24,6 +24,26 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
         (
             &["consume", "a", "--from", "soon"],
             "beginning, end, an offset",
+        ),
+        (
+            &["topic", "create", "a", "--partitions", "many"],
+            "a whole number from 1 to 100000",
+        ),
+        (
+            &["topic", "create", "a", "--segment-size", "1B"],
+            "64 KiB to 2 GiB",
+        ),
+        (
+            &["plugin", "bind", "a", "b", "--timeout", "2h"],
+            "1ms to 1min",
+        ),
+        (
+            &["plugin", "bind", "a", "b", "--memory", "1KiB"],
+            "64 KiB to 1 GiB",
+        ),
+        (
+            &["plugin", "test", "a.wasm", "--timeout", "0s"],
+            "1ms to 1min",
         ),
         (
             &["plugin", "bind", "a", "b", "--on-error", "retry"],
@@ -98,6 +118,21 @@ fn a_setting_is_taken_from_the_flag_then_the_variable_then_the_file() {
     assert!(shards(Some("3000"), None).contains("shards is 3000"));
     assert!(shards(Some("3000"), Some("4000")).contains("shards is 4000"));
     assert!(shards(Some("many"), None).contains("FLUMEN_SHARDS: \"many\""));
+}
+
+#[test]
+fn a_setting_of_another_type_ends_with_exit_code_2_and_names_its_line() {
+    let user = User::new();
+    fs::write(user.path("flumen.toml"), "shards = 4\ndata_dir = 3\n").unwrap();
+    let said = user.run(&["serve", "--config", "flumen.toml"]).fails(2);
+    for part in [
+        "flumen.toml",
+        "line 2",
+        "data_dir = 3",
+        "a text in quotes: PATH",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use flumen_protocol::{
     message::{StartAt, TopicMetadata},
-    topic::{Name, TopicName},
+    topic::{Name, NoSuchPartition, TopicName},
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -202,7 +202,12 @@ impl<T> ConsumerBuilder<T> {
         {
             None => Ok(self.chosen.clone()),
             Some((partition, _)) => Err(RequestError::Setting {
-                text: format!("topic {topic} has {count} partitions, none is number {partition}"),
+                text: NoSuchPartition {
+                    topic: topic.clone(),
+                    partition: *partition,
+                    partitions: count,
+                }
+                .to_string(),
             }),
         }
     }

@@ -5,6 +5,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 use flumen_protocol::{
     batch::Codec,
     limits::{BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, RECORDS_PER_BATCH_MAX},
+    size::Size,
     topic::Name,
 };
 use serde::Serialize;
@@ -178,11 +179,16 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
             .unwrap_or_else(|| self.format.content_type::<T>());
         if content_type.len() > CONTENT_TYPE_BYTES_MAX {
             return setting(format!(
-                "the content type {content_type:?} is longer than {CONTENT_TYPE_BYTES_MAX} bytes; set a shorter one"
+                "the content type {content_type:?} is longer than {}; set a shorter one",
+                Size::of(CONTENT_TYPE_BYTES_MAX)
             ));
         }
         if !(1..=BATCH_BYTES_MAX).contains(&self.batch_bytes) {
-            return setting(format!("a batch has 1 to {BATCH_BYTES_MAX} bytes"));
+            return setting(format!(
+                "a batch has 1 B to {}, not {}",
+                Size::of(BATCH_BYTES_MAX),
+                Size::of(self.batch_bytes)
+            ));
         }
         if !(1..=RECORDS_PER_BATCH_MAX).contains(&self.batch_records_max) {
             return setting(format!("a batch has 1 to {RECORDS_PER_BATCH_MAX} records"));

@@ -55,7 +55,7 @@ pub(crate) struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeliveryError {
     /// A plugin refused it, in its own words. It is not stored.
-    Rejected(String),
+    Rejected(WireError),
     /// The broker refused it. It is not stored.
     Refused(WireError),
     /// Its time was up before the broker could take it. It is not stored.
@@ -322,7 +322,7 @@ impl<B, W> Delivery<B, W> {
                 let result = if maybe_stored {
                     DeliveryError::Unknown(error.text)
                 } else {
-                    DeliveryError::Rejected(error.text)
+                    DeliveryError::Rejected(error)
                 };
                 self.resolve(index, Err(result))
             }

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flumen_protocol::{batch::PushError, error::ErrorCode, topic::TopicName};
+use flumen_protocol::{
+    batch::PushError,
+    error::ErrorCode,
+    size::Size,
+    topic::{NoSuchPartition, TopicName},
+};
 
 use super::delivery::DeliveryError;
 
@@ -16,6 +21,9 @@ pub enum SendError {
     Rejected {
         /// The topic.
         topic: TopicName,
+        /// Which message of the batch is at fault, if the plugin said so: counted from 0, in
+        /// the order in which the messages of this partition were given to the producer.
+        record: Option<u32>,
         /// The plugin's words.
         text: String,
     },
@@ -61,7 +69,8 @@ pub enum SendError {
     },
     /// The producer's memory stayed full. The message was not taken.
     #[error(
-        "message to topic {topic} was not taken: {bytes_max} bytes already wait to be sent and none left within {after:?}"
+        "message to topic {topic} was not taken: {} already wait to be sent and none left within {after:?}",
+        Size::of(*bytes_max)
     )]
     Full {
         /// The topic.
@@ -88,17 +97,8 @@ pub enum SendError {
         text: String,
     },
     /// The message names a partition that the topic does not have. It was not taken.
-    #[error(
-        "message was not taken: topic {topic} has {partitions} partitions, none is number {partition}"
-    )]
-    UnknownPartition {
-        /// The topic.
-        topic: TopicName,
-        /// What the message says.
-        partition: u32,
-        /// How many partitions the topic has.
-        partitions: u32,
-    },
+    #[error("message was not taken: {0}")]
+    UnknownPartition(NoSuchPartition),
     /// Messages that were enqueued before failed, and this one was not taken, so that the
     /// failure is noticed. It is reported once.
     #[error("message was not taken because {0}")]
@@ -120,9 +120,10 @@ impl SendError {
     pub(super) fn of_delivery(error: &DeliveryError, topic: &TopicName, after: Duration) -> Self {
         let topic = topic.clone();
         match error {
-            DeliveryError::Rejected(text) => Self::Rejected {
+            DeliveryError::Rejected(error) => Self::Rejected {
                 topic,
-                text: text.clone(),
+                record: error.record,
+                text: error.text.clone(),
             },
             DeliveryError::Refused(error) => Self::Refused {
                 topic,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use flumen_client::{Codec, ErrorCode, Message, Offset, Producer, Raw, SendError};
+use flumen_client::{Codec, ErrorCode, Message, NoSuchPartition, Offset, Producer, Raw, SendError};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
@@ -276,7 +276,7 @@ async fn keys_keep_to_their_partitions_and_messages_without_one_reach_all() {
         .await;
     assert!(matches!(
         error.unwrap_err(),
-        SendError::UnknownPartition { partitions: 4, .. }
+        SendError::UnknownPartition(NoSuchPartition { partitions: 4, .. })
     ));
 }
 

@@ -12,6 +12,7 @@ use crate::{
         BATCH_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, HEADER_NAME_BYTES_MAX, HEADER_VALUE_BYTES_MAX,
         HEADERS_PER_RECORD_MAX, KEY_BYTES_MAX, RECORD_BYTES_MAX, RECORDS_PER_BATCH_MAX,
     },
+    size::Size,
 };
 
 /// Bytes that a record may take in the arrays besides its own bytes: three positions, two
@@ -26,33 +27,35 @@ pub enum PushError {
     #[error("the batch is full")]
     BatchFull,
     /// The record is larger than any batch takes.
-    #[error("record of {len} bytes exceeds the limit of {RECORD_BYTES_MAX}")]
+    #[error("a record of {} is over the limit of {}", Size::of(*len), Size::of(RECORD_BYTES_MAX))]
     RecordTooLarge {
         /// Bytes of key, value and headers.
         len: usize,
     },
     /// The key is too long.
-    #[error("key of {len} bytes exceeds the limit of {KEY_BYTES_MAX}")]
+    #[error("a key of {} is over the limit of {}", Size::of(*len), Size::of(KEY_BYTES_MAX))]
     KeyTooLarge {
         /// Bytes of the key.
         len: usize,
     },
     /// The record has too many headers.
-    #[error("record with {count} headers exceeds the limit of {HEADERS_PER_RECORD_MAX}")]
+    #[error("a record with {count} headers is over the limit of {HEADERS_PER_RECORD_MAX}")]
     TooManyHeaders {
         /// How many.
         count: usize,
     },
     /// A header's name or value is too long.
     #[error(
-        "a header exceeds the limit of {HEADER_NAME_BYTES_MAX} bytes for its name or {HEADER_VALUE_BYTES_MAX} for its value"
+        "a header is over the limit of {} for its name or of {} for its value",
+        Size::of(HEADER_NAME_BYTES_MAX),
+        Size::of(HEADER_VALUE_BYTES_MAX)
     )]
     HeaderTooLarge,
     /// The encoded headers are damaged.
     #[error("the record's headers are not of the format")]
     MalformedHeaders,
     /// The content type is too long.
-    #[error("content type of {len} bytes exceeds the limit of {CONTENT_TYPE_BYTES_MAX}")]
+    #[error("a content type of {} is over the limit of {}", Size::of(*len), Size::of(CONTENT_TYPE_BYTES_MAX))]
     ContentTypeTooLarge {
         /// Bytes of the content type.
         len: usize,

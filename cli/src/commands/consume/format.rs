@@ -4,9 +4,10 @@ use std::io::Write;
 
 use anyhow::Result;
 use flumen_client::{Offset, RecordRef};
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use crate::view;
 
 /// How a record is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -77,12 +78,10 @@ impl RecordFormat {
                 out.extend_from_slice(record.value.unwrap_or_default());
             }
             Self::Json => {
-                let timestamp = Timestamp::from_millisecond(record.timestamp_ms)
-                    .map_or_else(|_| record.timestamp_ms.to_string(), |time| time.to_string());
                 let json = JsonRecord {
                     partition,
                     offset: offset.0,
-                    timestamp,
+                    timestamp: view::time(record.timestamp_ms),
                     key: record.key.map(Part::text),
                     value: record.value.map(Part::json),
                     headers: record
@@ -149,7 +148,7 @@ mod tests {
     fn an_object_has_everything() {
         assert_eq!(
             line(RecordFormat::Json, Some(b"k"), Some(b"{\"a\": 1}")),
-            "{\"partition\":3,\"offset\":7,\"timestamp\":\"1970-01-01T00:00:01Z\",\"key\":\"k\",\
+            "{\"partition\":3,\"offset\":7,\"timestamp\":\"1970-01-01T00:00:01.000Z\",\"key\":\"k\",\
              \"value\":{\"a\": 1},\"headers\":[[\"h\",\"1\"]]}\n"
         );
         let text = line(RecordFormat::Json, None, Some(b"a\nb"));

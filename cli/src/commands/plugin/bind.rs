@@ -1,13 +1,13 @@
 //! `flumen plugin bind`.
 
-use anyhow::{Result, bail};
-use flumen_broker::config::{ByteSize, Interval};
+use anyhow::Result;
 use flumen_protocol::{
     plugin::{BindingConfig, ErrorPolicy, HookPoint},
     topic::{Name, TopicName},
 };
 
-use crate::{connect::Connection, failure::usage, output::OutputFormat};
+use super::settings::CallFlags;
+use crate::{connect::Connection, hint::Named, output::OutputFormat, view};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,55 +34,40 @@ pub(crate) struct Arguments {
     /// Where on a record's way it runs: `produce`, before a record is stored
     #[arg(long, value_name = "HOOK", default_value = "produce", value_parser = parse_hook)]
     hook: HookPoint,
-    /// The plugin's configuration, or @FILE that holds it
-    #[arg(long, value_name = "JSON|@FILE")]
-    config: Option<String>,
     /// What happens to a record that the plugin fails on
     #[arg(long, value_name = "POLICY", default_value = "reject", value_parser = parse_policy)]
     on_error: ErrorPolicy,
-    /// How long one call may take
-    #[arg(long, value_name = "DURATION", default_value = "50ms")]
-    timeout: Interval,
-    /// How much memory one instance may use
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
-    memory: ByteSize,
+    #[command(flatten)]
+    call: CallFlags,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let Arguments { topic, plugin, .. } = &arguments;
-    let timeout_ms = u32::try_from(arguments.timeout.as_millis())
-        .ok()
-        .filter(|ms| *ms > 0)
-        .ok_or_else(|| usage(format!("--timeout {} is out of range", arguments.timeout)))?;
     let binding = BindingConfig {
         hook: arguments.hook,
-        config: read_config(arguments.config.as_deref())?,
         on_error: arguments.on_error.clone(),
-        timeout_ms,
-        memory_bytes_max: arguments.memory.as_u64(),
-        ..BindingConfig::new(plugin.clone())
+        ..arguments.call.binding(plugin.clone())?
     };
+    let dead_letters = match &arguments.on_error {
+        ErrorPolicy::DeadLetter(topic) => Some(topic),
+        _ => None,
+    };
+    let named = Named::topic(topic)
+        .and_plugin(plugin)
+        .and_dead_letters(dead_letters);
     arguments
         .connection
-        .admin(async |admin| admin.bind(topic.as_str(), binding).await)
+        .admin(named, async |admin| {
+            admin.bind(topic.as_str(), binding.clone()).await
+        })
         .await?;
-    output.done(&format!("bound {plugin} to topic {topic}"))
-}
-
-/// The configuration as text, from the command line or from a file.
-pub(super) fn read_config(config: Option<&str>) -> Result<String> {
-    let Some(config) = config else {
-        return Ok(String::new());
-    };
-    let Some(path) = config.strip_prefix('@') else {
-        return Ok(config.to_owned());
-    };
-    match std::fs::read_to_string(path) {
-        Ok(config) => Ok(config),
-        Err(error) => bail!("cannot read the plugin's configuration {path}: {error}"),
-    }
+    output.done(
+        "bound",
+        &view::NewBinding::new(topic, &binding),
+        &format!("bound plugin {plugin} to topic {topic}"),
+    )
 }
 
 fn parse_hook(text: &str) -> Result<HookPoint, String> {
@@ -92,7 +77,7 @@ fn parse_hook(text: &str) -> Result<HookPoint, String> {
     }
 }
 
-pub(super) fn parse_policy(text: &str) -> Result<ErrorPolicy, String> {
+fn parse_policy(text: &str) -> Result<ErrorPolicy, String> {
     match (text, text.split_once('=')) {
         ("reject", _) => Ok(ErrorPolicy::Reject),
         ("skip", _) => Ok(ErrorPolicy::Skip),

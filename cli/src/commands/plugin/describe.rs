@@ -6,7 +6,9 @@ use flumen_protocol::topic::Name;
 use super::bindings_table;
 use crate::{
     connect::Connection,
+    hint::Named,
     output::{OutputFormat, bytes, time, write_fields, write_table},
+    view,
 };
 
 const EXAMPLES: &str = "\
@@ -27,9 +29,11 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let plugin = arguments
         .connection
-        .admin(async |admin| admin.describe_plugin(arguments.name.as_str()).await)
+        .admin(Named::plugin(&arguments.name), async |admin| {
+            admin.describe_plugin(arguments.name.as_str()).await
+        })
         .await?;
-    output.print(&plugin, |out| {
+    output.print(&view::PluginDetails::from(&plugin), |out| {
         let info = &plugin.info;
         write_fields(
             out,

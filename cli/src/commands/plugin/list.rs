@@ -4,13 +4,15 @@ use anyhow::Result;
 
 use crate::{
     connect::Connection,
+    hint::Named,
     output::{OutputFormat, bytes, table, time, write_table},
+    view,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   flumen plugin list
-  flumen plugin list --output json | jq -r '.[] | \"\\(.name) \\(.version)\"'";
+  flumen plugin list --output json | jq -r '.[] | \"\\(.plugin) \\(.version)\"'";
 
 /// List all plugins
 #[derive(Debug, clap::Args)]
@@ -23,9 +25,10 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let plugins = arguments
         .connection
-        .admin(async |admin| admin.list_plugins().await)
+        .admin(Named::default(), async |admin| admin.list_plugins().await)
         .await?;
-    output.print(&plugins, |out| {
+    let rows: Vec<_> = plugins.iter().map(view::PluginRow::from).collect();
+    output.print(&rows, |out| {
         if plugins.is_empty() {
             eprintln!("There are no plugins yet; `flumen plugin deploy NAME FILE.wasm` adds one.");
             return Ok(());

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use flumen_protocol::topic::Name;
+use serde_json::json;
 
-use crate::{connect::Connection, output::OutputFormat};
+use crate::{connect::Connection, hint::Named, output::OutputFormat};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,9 +22,16 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
+    let name = &arguments.name;
     arguments
         .connection
-        .admin(async |admin| admin.remove_plugin(arguments.name.as_str()).await)
+        .admin(Named::plugin(name), async |admin| {
+            admin.remove_plugin(name.as_str()).await
+        })
         .await?;
-    output.done(&format!("removed plugin {}", arguments.name))
+    output.done(
+        "removed",
+        &json!({ "plugin": name }),
+        &format!("removed plugin {name}"),
+    )
 }

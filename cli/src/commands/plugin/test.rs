@@ -6,17 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use flumen_broker::{
-    config::{ByteSize, Interval},
-    plugin::{TryOutReport, try_out},
-};
-use flumen_protocol::{plugin::BindingConfig, topic::Name};
+use flumen_broker::plugin::{TryOutReport, try_out};
+use flumen_protocol::topic::Name;
 use serde_json::{Value, json};
 
-use super::{bind::read_config, read_component};
+use super::{component::read_component, settings::CallFlags};
 use crate::{
     commands::produce::lines::Lines,
-    failure::usage,
     output::{self, OutputFormat},
 };
 
@@ -43,20 +39,13 @@ pub(crate) struct Arguments {
     /// A file of which each line is a record's value; `-` is standard input
     #[arg(value_name = "RECORDS.ndjson")]
     records: Option<PathBuf>,
-    /// The plugin's configuration, or @FILE that holds it
-    #[arg(long, value_name = "JSON|@FILE")]
-    config: Option<String>,
-    /// How long one call may take
-    #[arg(long, value_name = "DURATION", default_value = "50ms")]
-    timeout: Interval,
-    /// How much memory one instance may use
-    #[arg(long, value_name = "SIZE", default_value = "16MiB")]
-    memory: ByteSize,
+    #[command(flatten)]
+    call: CallFlags,
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let component = read_component(&arguments.file)?;
-    let binding = binding(&arguments)?;
+    let binding = arguments.call.binding(Name::new("test")?)?;
     let mut values = Vec::new();
     if let Some(path) = &arguments.records {
         let mut lines = Lines::open(Some(path.clone()))?;
@@ -73,23 +62,12 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     }
     if !report.failed.is_empty() {
         bail!(
-            "the plugin failed on {} of {} records",
+            "the plugin failed on {} of {}",
             output::count(report.failed.len() as u64),
-            output::count(report.records)
+            output::counted(report.records, "record")
         );
     }
     Ok(())
-}
-
-fn binding(arguments: &Arguments) -> Result<BindingConfig> {
-    let timeout_ms = u32::try_from(arguments.timeout.as_millis())
-        .map_err(|_| usage(format!("--timeout {} is out of range", arguments.timeout)))?;
-    Ok(BindingConfig {
-        config: read_config(arguments.config.as_deref())?,
-        timeout_ms,
-        memory_bytes_max: arguments.memory.as_u64(),
-        ..BindingConfig::new(Name::new("test")?)
-    })
 }
 
 fn tell(report: &TryOutReport) -> Result<()> {
@@ -110,8 +88,8 @@ fn tell(report: &TryOutReport) -> Result<()> {
         return Ok(());
     }
     eprint!(
-        "{} records: {} kept, {} dropped, {} failed",
-        output::count(report.records),
+        "{}: {} kept, {} dropped, {} failed",
+        output::counted(report.records, "record"),
         output::count(report.kept),
         output::count(report.dropped),
         output::count(report.failed.len() as u64),
@@ -164,7 +142,7 @@ fn to_json(report: &TryOutReport) -> Value {
         "failed_calls": report.failed_calls,
         "counters": report.counters,
         "nanoseconds_per_record": report.nanoseconds_per_record,
-        "compile_ms": report.compile_time.as_secs_f64() * 1e3,
+        "compile_ms": report.compile_time.as_millis() as u64,
         "output": output,
     })
 }

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use flumen_protocol::topic::{Name, TopicName};
+use serde_json::json;
 
-use crate::{connect::Connection, output::OutputFormat};
+use crate::{connect::Connection, hint::Named, output::OutputFormat};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,7 +27,13 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let Arguments { topic, plugin, .. } = &arguments;
     arguments
         .connection
-        .admin(async |admin| admin.unbind(topic.as_str(), plugin.as_str()).await)
+        .admin(Named::topic(topic).and_plugin(plugin), async |admin| {
+            admin.unbind(topic.as_str(), plugin.as_str()).await
+        })
         .await?;
-    output.done(&format!("unbound {plugin} from topic {topic}"))
+    output.done(
+        "unbound",
+        &json!({ "topic": topic, "plugin": plugin }),
+        &format!("unbound plugin {plugin} from topic {topic}"),
+    )
 }

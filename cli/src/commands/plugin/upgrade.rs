@@ -1,12 +1,9 @@
 //! `flumen plugin upgrade`.
 
-use std::path::PathBuf;
+use anyhow::{Context, Result};
 
-use anyhow::Result;
-use flumen_protocol::topic::Name;
-
-use super::{read_component, summary};
-use crate::{connect::Connection, output::OutputFormat};
+use super::component::{ComponentArguments, summary};
+use crate::{connect::Connection, hint::Named, output::OutputFormat, view};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,33 +16,28 @@ passes by it. If it refuses the configuration of a binding, the old version stay
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The plugin
-    name: Name,
-    /// The new WebAssembly component
-    #[arg(value_name = "FILE.wasm")]
-    file: PathBuf,
-    /// The version, as its author counts
-    #[arg(long, value_name = "V")]
-    version: Option<String>,
+    #[command(flatten)]
+    component: ComponentArguments,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let component = read_component(&arguments.file)?;
-    let plugin = arguments
-        .connection
-        .admin(async |admin| {
-            admin
-                .upgrade_plugin(
-                    arguments.name.as_str(),
-                    arguments.version.as_deref(),
-                    component,
-                )
-                .await
+    let Arguments {
+        component,
+        connection,
+    } = &arguments;
+    let (name, version) = (component.name.as_str(), component.version.as_deref());
+    let bytes = component.read()?;
+    let plugin = connection
+        .admin(Named::plugin(&component.name), async |admin| {
+            admin.upgrade_plugin(name, version, bytes).await
         })
-        .await?;
-    output.print(&plugin, |out| {
-        Ok(writeln!(out, "upgraded to {}", summary(&plugin.info))?)
-    })
+        .await
+        .with_context(|| component.cannot("upgrade"))?;
+    output.done(
+        "upgraded",
+        &view::PluginDetails::from(&plugin),
+        &format!("upgraded plugin to {}", summary(&plugin.info)),
+    )
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use flumen_protocol::limits::RECORD_BYTES_MAX;
+use flumen_protocol::{limits::RECORD_BYTES_MAX, size::Size};
 use tokio::sync::mpsc;
 
 /// A line without its end.
@@ -95,7 +95,8 @@ fn read_chunk(input: &mut BufReader<impl Read>, number: &mut u64) -> Result<Vec<
         }
         if text.len() > RECORD_BYTES_MAX {
             bail!(
-                "line {number} has more than the {RECORD_BYTES_MAX} bytes that a record may have"
+                "line {number} has more than the {} that a record may have",
+                Size::of(RECORD_BYTES_MAX)
             );
         }
         lines.push(Line {

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use flumen_protocol::topic::{TopicChanges, TopicName};
+use serde_json::json;
 
 use super::settings::SettingFlags;
-use crate::{connect::Connection, failure::usage, output::OutputFormat};
+use crate::{connect::Connection, failure::usage, hint::Named, output::OutputFormat, view};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -32,9 +33,16 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
             "nothing to change: name a setting, such as --retention-age 90d",
         ));
     }
+    let named = view::changes(&changes);
     arguments
         .connection
-        .admin(async |admin| admin.alter_topic(name.as_str(), changes).await)
+        .admin(Named::topic(name), async |admin| {
+            admin.alter_topic(name.as_str(), changes).await
+        })
         .await?;
-    output.done(&format!("changed topic {name}"))
+    output.done(
+        "altered",
+        &json!({ "topic": name, "config": named }),
+        &format!("altered topic {name}"),
+    )
 }

@@ -2,11 +2,13 @@
 
 use anyhow::Result;
 use flumen_protocol::topic::{TopicConfig, TopicName};
+use serde_json::json;
 
 use super::settings::SettingFlags;
 use crate::{
     connect::Connection,
     failure::usage,
+    hint::Named,
     output::{self, OutputFormat},
 };
 
@@ -36,10 +38,14 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         .map_err(|error| usage(error.to_string()))?;
     arguments
         .connection
-        .admin(async |admin| admin.create_topic(name.as_str(), config.clone()).await)
+        .admin(Named::default(), async |admin| {
+            admin.create_topic(name.as_str(), config.clone()).await
+        })
         .await?;
-    output.done(&format!(
-        "created topic {name} with {}",
-        output::counted(config.partitions.into(), "partition")
-    ))
+    let partitions = output::counted(config.partitions.into(), "partition");
+    output.done(
+        "created",
+        &json!({ "topic": name, "config": config }),
+        &format!("created topic {name} with {partitions}"),
+    )
 }

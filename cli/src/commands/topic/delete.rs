@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use flumen_protocol::topic::TopicName;
+use serde_json::json;
 
-use crate::{connect::Connection, output::OutputFormat};
+use crate::{connect::Connection, hint::Named, output::OutputFormat};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,7 +24,13 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let name = &arguments.name;
     arguments
         .connection
-        .admin(async |admin| admin.delete_topic(name.as_str()).await)
+        .admin(Named::topic(name), async |admin| {
+            admin.delete_topic(name.as_str()).await
+        })
         .await?;
-    output.done(&format!("deleted topic {name}"))
+    output.done(
+        "deleted",
+        &json!({ "topic": name }),
+        &format!("deleted topic {name}"),
+    )
 }

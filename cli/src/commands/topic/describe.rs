@@ -7,7 +7,9 @@ use super::settings::{cleanup_text, retention_text};
 use crate::{
     commands::plugin::bindings_table,
     connect::Connection,
-    output::{OutputFormat, bytes, count, table, time, write_fields, write_table},
+    hint::Named,
+    output::{OutputFormat, bytes, count, or_dash, table, time, write_fields, write_table},
+    view,
 };
 
 const EXAMPLES: &str = "\
@@ -28,9 +30,11 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let topic = arguments
         .connection
-        .admin(async |admin| admin.describe_topic(arguments.name.as_str()).await)
+        .admin(Named::topic(&arguments.name), async |admin| {
+            admin.describe_topic(arguments.name.as_str()).await
+        })
         .await?;
-    output.print(&topic, |out| {
+    output.print(&view::TopicDetails::from(&topic), |out| {
         let partitions = &topic.partitions;
         let records: u64 = partitions
             .iter()
@@ -52,13 +56,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         writeln!(out)?;
         let mut table = table(["PARTITION", "SHARD", "LEADER", "START", "END", "SIZE"]);
         for partition in partitions {
-            let leader = partition
-                .leader
-                .map_or_else(|| "-".to_owned(), |id| id.to_string());
             table.add_row([
                 partition.index.to_string(),
                 partition.shard.to_string(),
-                leader,
+                or_dash(partition.leader),
                 partition.start_offset.to_string(),
                 partition.end_offset.to_string(),
                 bytes(partition.size_bytes),

@@ -6,13 +6,15 @@ use flumen_protocol::topic::TopicName;
 use super::settings::{cleanup_text, retention_text};
 use crate::{
     connect::Connection,
+    hint::Named,
     output::{OutputFormat, table, write_table},
+    view,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   flumen topic list
-  flumen topic list --output json | jq -r '.[].name'";
+  flumen topic list --output json | jq -r '.[].topic'";
 
 /// List all topics
 #[derive(Debug, clap::Args)]
@@ -25,9 +27,10 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let topics = arguments
         .connection
-        .admin(async |admin| admin.list_topics().await)
+        .admin(Named::default(), async |admin| admin.list_topics().await)
         .await?;
-    output.print(&topics, |out| {
+    let rows: Vec<_> = topics.iter().map(view::TopicRow::from).collect();
+    output.print(&rows, |out| {
         if topics.is_empty() {
             eprintln!("There are no topics yet; `flumen topic create NAME` makes one.");
             return Ok(());

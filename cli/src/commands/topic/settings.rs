@@ -5,14 +5,17 @@ use std::str::FromStr;
 use flumen_broker::config::{ByteSize, Interval};
 use flumen_protocol::{
     batch::Codec,
+    limits::PARTITIONS_PER_TOPIC_MAX,
     topic::{Cleanup, TopicChanges, TopicConfig},
 };
+
+use crate::{number::whole, output};
 
 /// Flags of the settings that can be changed later, too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SettingFlags {
     /// How many partitions; more of them let more consumers and disks share the work
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole(1..=PARTITIONS_PER_TOPIC_MAX))]
     partitions: Option<u32>,
     /// How long records are kept, such as 7d, or `forever`
     #[arg(long, value_name = "DURATION|forever")]
@@ -83,14 +86,14 @@ pub(crate) fn cleanup_text(cleanup: Cleanup) -> &'static str {
     }
 }
 
-/// What a topic keeps, in a few words: `7d, 10GiB a partition`.
+/// What a topic keeps, in a few words: `7d, 10 GiB a partition`.
 pub(crate) fn retention_text(config: &TopicConfig) -> String {
     let age = match config.retention_age_ms {
         Some(ms) => Interval::from_millis(ms).to_string(),
         None => "forever".to_owned(),
     };
     match config.retention_bytes {
-        Some(bytes) => format!("{age}, {} a partition", ByteSize::new(bytes)),
+        Some(bytes) => format!("{age}, {} a partition", output::bytes(bytes)),
         None => age,
     }
 }

@@ -1,0 +1,61 @@
+//! A plugin's component and what it is deployed as, as arguments.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use flumen_protocol::{limits::PLUGIN_BYTES_MAX, plugin::PluginInfo, topic::Name};
+
+use crate::output;
+
+/// Arguments that `deploy` and `upgrade` share.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ComponentArguments {
+    /// The plugin's name
+    pub(crate) name: Name,
+    /// The WebAssembly component
+    #[arg(value_name = "FILE.wasm")]
+    file: PathBuf,
+    /// The version, as its author counts
+    #[arg(long, value_name = "V")]
+    pub(crate) version: Option<String>,
+}
+
+impl ComponentArguments {
+    /// What was attempted, for an error.
+    pub(crate) fn cannot(&self, verb: &str) -> String {
+        let file = self.file.display();
+        format!("cannot {verb} {file} as plugin {}", self.name)
+    }
+
+    /// The bytes of the component.
+    pub(crate) fn read(&self) -> Result<Vec<u8>> {
+        read_component(&self.file)
+    }
+}
+
+/// The bytes of a component, if they can be one by their size.
+pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>> {
+    let failed = || format!("cannot read the plugin {}", path.display());
+    let size = std::fs::metadata(path).with_context(failed)?.len();
+    if size > PLUGIN_BYTES_MAX as u64 {
+        bail!(
+            "the plugin {} has {}, but at most {} are allowed; build it with --release, opt-level \
+             and strip",
+            path.display(),
+            output::bytes(size),
+            output::bytes(PLUGIN_BYTES_MAX as u64)
+        );
+    }
+    std::fs::read(path).with_context(failed)
+}
+
+/// `json-filter 0.1.0 (filter, 144 KiB)`.
+pub(crate) fn summary(info: &PluginInfo) -> String {
+    format!(
+        "{} {} ({}, {})",
+        info.name,
+        info.version,
+        info.world,
+        output::bytes(info.size_bytes)
+    )
+}

@@ -1,0 +1,118 @@
+//! What a run of `flumen produce` came to.
+
+use std::{fmt::Write as _, time::Duration};
+
+use anyhow::{Error, Result};
+use flumen_protocol::topic::TopicName;
+use serde::Serialize;
+
+use super::receipts::Receipts;
+use crate::output::{self, OutputFormat};
+
+/// What was sent, and what became of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) sent: u64,
+    pub(super) bytes: u64,
+    pub(super) receipts: Receipts,
+    /// The line that could not be sent at all.
+    pub(super) line_not_taken: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    topic: String,
+    /// Records that are durable, or that a plugin took.
+    records: u64,
+    /// Records that were refused or are lost.
+    failed: u64,
+    /// How many of those that failed may be durable all the same.
+    unknown: u64,
+    /// The first line of the input that is not stored. Lines after it may be.
+    first_failed_line: Option<u64>,
+    /// The line that a plugin blames; all lines of its batch failed with it.
+    line_at_fault: Option<u64>,
+    /// Why the first line failed.
+    error: Option<String>,
+    bytes: u64,
+    elapsed_ms: u64,
+    records_per_second: f64,
+}
+
+impl Summary {
+    pub(super) fn new(topic: &TopicName, outcome: &Outcome, elapsed: Duration) -> Self {
+        let Receipts {
+            stored,
+            failed,
+            unknown,
+            ..
+        } = outcome.receipts;
+        let first = outcome.receipts.first.as_ref();
+        Self {
+            topic: topic.to_string(),
+            records: stored,
+            failed,
+            unknown,
+            first_failed_line: first.map(|first| first.line).or(outcome.line_not_taken),
+            line_at_fault: first.and_then(|first| first.line_at_fault),
+            error: None,
+            bytes: outcome.bytes,
+            elapsed_ms: elapsed.as_millis() as u64,
+            records_per_second: stored as f64 / elapsed.as_secs_f64().max(f64::EPSILON),
+        }
+    }
+
+    /// Tells it; an error if a line failed or could not be read or sent.
+    pub(super) fn print(
+        mut self,
+        outcome: Outcome,
+        sent: Result<()>,
+        output: OutputFormat,
+    ) -> Result<()> {
+        let error = match (outcome.receipts.first, sent) {
+            (Some(first), _) => {
+                let line = first.line_at_fault.unwrap_or(first.line);
+                Error::from(first.error).context(format!("line {line}"))
+            }
+            (None, Err(error)) => error,
+            (None, Ok(())) => return self.print_success(output),
+        };
+        if output == OutputFormat::Json {
+            self.error = Some(format!("{error:#}"));
+            output.print(&self, |_| Ok(()))?;
+        }
+        Err(error.context(self.failure(outcome.sent)))
+    }
+
+    fn print_success(&self, output: OutputFormat) -> Result<()> {
+        output.print(self, |out| {
+            Ok(writeln!(
+                out,
+                "{}, {}, in {:.1} s to topic {} ({} records/s)",
+                output::counted(self.records, "record"),
+                output::bytes(self.bytes),
+                self.elapsed_ms as f64 / 1e3,
+                self.topic,
+                output::count(self.records_per_second as u64),
+            )?)
+        })
+    }
+
+    fn failure(&self, sent: u64) -> String {
+        let mut text = format!(
+            "not every line is stored in topic {}: of {} sent, {} {} stored",
+            self.topic,
+            output::counted(sent, "record"),
+            output::count(self.records),
+            if self.records == 1 { "is" } else { "are" },
+        );
+        if self.unknown > 0 {
+            let unknown = output::count(self.unknown);
+            let _ = write!(text, ", and {unknown} more may be");
+        }
+        if let Some(line) = self.first_failed_line {
+            let _ = write!(text, "; the first that is not stored is line {line}");
+        }
+        text
+    }
+}

@@ -1,0 +1,130 @@
+//! Which broker commands talk to, and what they say when it does not let them in.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use serde_json::Value;
+
+use crate::support::{User, wait_for};
+
+#[test]
+fn a_second_data_directory_has_a_profile_of_its_own_and_takes_nothing_away() {
+    let user = User::new();
+    let _first = user.start_broker();
+    user.run(&["topic", "create", "first"]).ok();
+    let profile = user.path(".config/flumen/profiles/dev-other.toml");
+    let _second = user.start_in(&user.path("other"), &["dev"], &profile);
+    wait_for("the second broker tells its profile", || {
+        user.log().contains("dev-other")
+    });
+    let told = user.log();
+    assert!(
+        told.contains("`flumen profile use dev-data` goes back"),
+        "{told}"
+    );
+    assert!(!told.contains("warning"), "{told}");
+
+    let topics = |profile: &str| {
+        let list = ["topic", "list", "--output", "json", "--profile", profile];
+        user.run(&list).json().as_array().unwrap().len()
+    };
+    assert_eq!((topics("dev-data"), topics("dev-other")), (1, 0));
+    user.run(&["profile", "use", "dev-data"]).ok();
+    assert!(user.run(&["topic", "list"]).ok().contains("first"));
+}
+
+#[test]
+fn a_profile_that_led_to_another_broker_is_not_replaced_without_a_word() {
+    let user = User::new();
+    let _first = user.start_broker();
+    let elsewhere = user.path("elsewhere/data");
+    let _second = user.start_in(&elsewhere, &["dev"], &elsewhere.join("client.toml"));
+    wait_for("the second broker warns", || user.log().contains("warning"));
+    let told = user.log();
+    assert!(
+        told.contains("profile dev-data led to another broker"),
+        "{told}"
+    );
+    let file = user.data_dir().join("client.toml");
+    user.run(&["status", "--profile", file.to_str().unwrap()])
+        .ok();
+}
+
+#[test]
+fn a_broker_says_in_json_where_it_is() {
+    let user = User::new();
+    for (command, profile) in [("dev", Value::from("mine")), ("serve", Value::Null)] {
+        let mut arguments = vec![command, "--data-dir", command, "--output", "json"];
+        arguments.extend(["--listen", "127.0.0.1:0", "--admin", "none"]);
+        if command == "dev" {
+            arguments.extend(["--profile", "mine"]);
+        }
+        let mut child = user
+            .command()
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let read = stdout.read_line(&mut line);
+        let outcome = read.map(|_| {
+            let started: Value = serde_json::from_str(&line).unwrap();
+            let file = started["profile_file"].as_str().unwrap();
+            let status = ["status", "--output", "json", "--profile", file];
+            (started.clone(), user.run(&status))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (started, status) = outcome.unwrap();
+        assert_eq!(started["action"], "started");
+        assert_eq!(started["profile"], profile);
+        assert_eq!(started["admin"], Value::Null);
+        assert_eq!(status.json()["address"], started["address"]);
+    }
+}
+
+#[test]
+fn a_credential_that_is_refused_is_named_with_what_to_show_instead() {
+    let user = User::new();
+    let _broker = user.start_broker();
+    let data_dir = user.data_dir();
+    let mut profile: toml::Table =
+        toml::from_str(&fs::read_to_string(data_dir.join("client.toml")).unwrap()).unwrap();
+    let broker = profile["brokers"][0].as_str().unwrap().to_owned();
+    profile.remove("token");
+    profile.remove("cert");
+    profile.remove("key");
+    fs::write(user.path("bare.toml"), toml::to_string(&profile).unwrap()).unwrap();
+
+    let stranger = rcgen::generate_simple_self_signed(["stranger".to_owned()]).unwrap();
+    fs::write(user.path("cert.pem"), stranger.cert.pem()).unwrap();
+    fs::write(user.path("key.pem"), stranger.signing_key.serialize_pem()).unwrap();
+    let ca = data_dir.join("tls/ca.pem");
+    let direct = ["status", "--brokers", &broker, "--ca", ca.to_str().unwrap()];
+    let certificate = ["--cert", "cert.pem", "--key", "key.pem"];
+    for (line, refused) in [
+        (&["status", "--profile", "bare.toml"][..], "no credential"),
+        (
+            &[&direct[..], &["--token", "wrong"]].concat(),
+            "the token is not one of this cluster",
+        ),
+        (
+            &[&direct[..], &certificate].concat(),
+            "the client certificate",
+        ),
+    ] {
+        let said = user.run(line).fails(1);
+        for part in [
+            refused,
+            "refuses the credential",
+            &broker,
+            "--profile NAME|FILE, --token TOKEN, or --cert FILE and --key FILE",
+        ] {
+            assert!(said.contains(part), "{line:?}: {said}");
+        }
+    }
+}
