@@ -56,6 +56,7 @@ pub(super) fn report(load: &Load) -> Report {
         batch_records: load.batch_records,
         producers: load.producers,
         connections: load.connections(),
+        clones: load.clones,
         in_flight: load.in_flight(),
         partitions: load.partitions,
         ..Report::default()

@@ -140,6 +140,7 @@ pub(super) struct Producers {
 }
 
 /// A producer with what it sends.
+#[derive(Clone)]
 struct Worker {
     client: Client,
     producer: Producer<Raw>,
@@ -159,11 +160,17 @@ impl Producers {
         let mut workers: Vec<Worker> = Vec::new();
         let connections = load.connections() as usize;
         for number in 0..load.producers as usize {
-            let client = match workers.get(number % connections) {
+            let in_flight = load.in_flight() as usize;
+            let sibling = workers.get(number % connections);
+            if let Some(sibling) = sibling.filter(|_| load.clones) {
+                let clone = sibling.clone();
+                workers.push(clone);
+                continue;
+            }
+            let client = match sibling {
                 Some(worker) => worker.client.clone(),
                 None => target.connect().await?,
             };
-            let in_flight = load.in_flight() as usize;
             let mut builder = client.producer::<Raw>(topic).compression(load.compression);
             if load.batch_records > 1 {
                 builder = builder

@@ -26,6 +26,7 @@ Examples:
   flumen bench produce --batch-records 1 --in-flight 1000          single records, each awaited
   flumen bench produce --batch-records 1 --producers 64            64 producers, one in flight each
   flumen bench produce --batch-records 1 --producers 64 --connections 1     the same, in one service
+  flumen bench produce --batch-records 1 --producers 64 --connections 1 --clones     tasks that share a producer
   flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"  latency, against a bare QUIC ping";
 
 const CONSUME_EXAMPLES: &str = "\
@@ -109,6 +110,10 @@ pub(crate) struct Load {
     /// each producer
     #[arg(long, value_name = "N", value_parser = whole(1..=10_000_u32))]
     pub(crate) connections: Option<u32>,
+    /// The producers of a connection are clones of one, as the tasks of one service have them: what
+    /// they send at once goes into one batch
+    #[arg(long)]
+    pub(crate) clones: bool,
     /// Batches (with --batch-records 1: records) on their way at once, for each producer;
     /// default: as the client has it, or 1 with --batch-records 1
     #[arg(long, value_name = "N", value_parser = whole(1..=u32::MAX))]
