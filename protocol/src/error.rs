@@ -36,7 +36,7 @@ pub enum ErrorCode {
     ProducerFenced,
     /// The broker no longer knows this producer's sequence.
     UnknownProducer,
-    /// A plugin refused the batch.
+    /// A plugin refused the batch. Nothing of it is stored, and its sequence is used.
     Rejected,
     /// No plugin of that name.
     UnknownPlugin,

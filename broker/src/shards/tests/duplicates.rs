@@ -49,7 +49,7 @@ async fn an_emptied_batch_carries_the_sequence_on() {
         sequence: 1,
     };
     let emptied = append(Batch::empty(producer)).await.unwrap();
-    assert_eq!((emptied.base_offset, emptied.stored), (None, 0));
+    assert_eq!((emptied.base_offset, emptied.stored), (None, Some(0)));
     let next = append(sequenced(b"2", 5, 0, 2)).await.unwrap();
     assert_eq!(next.base_offset, Some(Offset(1)));
     let again = append(Batch::empty(producer)).await.unwrap();

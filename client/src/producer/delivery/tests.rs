@@ -442,6 +442,20 @@ fn a_refused_batch_fails_alone_and_the_rest_is_numbered_anew() {
 }
 
 #[test]
+fn a_rejection_is_final_even_if_the_first_answer_was_lost() {
+    let mut world = World::new();
+    for _ in 0..6 {
+        world.push();
+    }
+    world.open();
+    while world.send() || world.process() {}
+    world.break_stream(0);
+    world.heal();
+    world.check();
+    assert!(matches!(world.results[&5], Err(DeliveryError::Rejected(_))));
+}
+
+#[test]
 fn time_up_before_sending_is_known_and_time_up_on_the_way_is_unknown() {
     let mut world = World::new();
     world.push();
