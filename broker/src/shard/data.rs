@@ -153,7 +153,8 @@ impl AppendError {
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::NotLeader => ErrorCode::NotLeader,
             Self::Failed { .. } => ErrorCode::StorageFailed,
-            Self::Stopped => ErrorCode::Unavailable,
+            // Not `Unavailable`, which says that nothing was done.
+            Self::Stopped => ErrorCode::Timeout,
         }
     }
 }

@@ -470,6 +470,21 @@ fn time_up_before_sending_is_known_and_time_up_on_the_way_is_unknown() {
 }
 
 #[test]
+fn a_batch_that_a_stopping_broker_knows_nothing_of_may_be_stored() {
+    let mut world = World::new();
+    world.push();
+    world.open();
+    world.send();
+    world.to_broker.clear();
+    let cut_off = WireError::new(ErrorCode::Timeout, "the broker is stopping");
+    world.to_client.push_back(Err(cut_off));
+    world.answer();
+    world.break_stream(0);
+    world.sleep(TIMEOUT);
+    assert_eq!(world.results[&0], Err(DeliveryError::TimedOut));
+}
+
+#[test]
 fn a_broker_that_lost_what_it_acknowledged_gets_the_rest_under_a_new_epoch() {
     let mut world = World::new();
     world.push();
