@@ -16,6 +16,7 @@ use crate::{
     wal::WalOptions,
 };
 
+mod crash;
 mod duplicates;
 mod scale;
 mod space;
