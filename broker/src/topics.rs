@@ -203,7 +203,8 @@ impl From<ProposeError> for WireError {
         let code = match error {
             ProposeError::NotLeader => ErrorCode::NotLeader,
             ProposeError::NoRoom { .. } => ErrorCode::NoSpace,
-            _ => ErrorCode::Unavailable,
+            // Not `Unavailable`, which says that nothing was done.
+            ProposeError::Stopped => ErrorCode::Timeout,
         };
         Self::new(code, error.to_string())
     }

@@ -36,7 +36,7 @@ pub enum ErrorCode {
     ProducerFenced,
     /// The broker no longer knows this producer's sequence.
     UnknownProducer,
-    /// A plugin refused the batch.
+    /// A plugin refused the batch. Nothing of it is stored, and its sequence is used.
     Rejected,
     /// No plugin of that name.
     UnknownPlugin,
@@ -58,9 +58,9 @@ pub enum ErrorCode {
     Overloaded,
     /// The broker does not lead the shard.
     NotLeader,
-    /// The broker is starting or stopping.
+    /// The broker is starting or stopping, and has done nothing.
     Unavailable,
-    /// Nothing was heard in time; the outcome is not known.
+    /// Nothing was heard in time, or before the broker stopped; the outcome is not known.
     Timeout,
     /// The topic already holds records that forbid this.
     Conflict,

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`admin`] | the admin address, asked as Prometheus would |
 //! | [`broker`] | a `flumen serve` process to start, kill and start again |
 //! | [`checker`] | what clients did and saw, and whether that may be |
 //! | [`raw`] | the wire protocol by hand, for what the client never does |
@@ -9,6 +10,7 @@
 // The broker process is awaited when it is dropped.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::zombie_processes)]
 
+pub mod admin;
 pub mod broker;
 pub mod checker;
 pub mod raw;

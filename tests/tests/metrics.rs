@@ -1,29 +1,14 @@
 //! What the admin address tells is what happened.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-};
-
 use bytes::Bytes;
 use flumen_client::{BindingConfig, ErrorPolicy, Name, StartAt, TopicConfig};
-use flumen_tests::broker::Broker;
+use flumen_tests::{
+    admin::{free_address, get},
+    broker::Broker,
+};
 
 const TOPIC: &str = "measured";
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
-}
-
-fn get(address: SocketAddr, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: flumen\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_bytes_syncs_and_plugin_calls_are_counted() {

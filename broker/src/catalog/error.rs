@@ -170,7 +170,8 @@ impl CatalogError {
             Self::InvalidBinding { .. } => ErrorCode::InvalidRequest,
             Self::NoRoom(_) => ErrorCode::NoSpace,
             Self::NotLeader => ErrorCode::NotLeader,
-            Self::Stopped => ErrorCode::Unavailable,
+            // Not `Unavailable`, which says that nothing was done.
+            Self::Stopped => ErrorCode::Timeout,
             Self::Internal(_) => ErrorCode::Internal,
         }
     }

@@ -3,6 +3,11 @@
 //! Two halves run in one task: one reads batches, checks them, runs the topic's plugins and
 //! hands them to the shard; the other awaits the outcomes in order and acknowledges them.
 //! Between them wait at most [`BATCHES_INFLIGHT_MAX`] batches.
+//!
+//! A batch that plugins refuse takes its number all the same: an empty one goes to the shard in
+//! its place, so that those behind it are still next.
+
+mod outcome;
 
 use std::{
     pin::pin,
@@ -13,6 +18,7 @@ use std::{
 use flumen_protocol::{
     batch::{Batch, HEADER_LEN},
     error::{ErrorCode, WireError},
+    ids::ProducerId,
     message::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},
 };
 use flumen_transport::stream::{FrameReader, FrameWriter, Payload, ReadError, WriteError};
@@ -20,6 +26,7 @@ use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
+use self::outcome::Verdict;
 use super::{budget::Taken, session::Session};
 use crate::{
     hooks::{Processed, SideBatch},
@@ -58,7 +65,7 @@ enum Waiting {
         main: PendingAppend,
         /// Records that plugins sent elsewhere; the batch is not acknowledged before them.
         side: Vec<PendingAppend>,
-        stored: u32,
+        verdict: Verdict,
     },
 }
 
@@ -164,13 +171,22 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         return refuse(ErrorCode::CorruptBatch, error.to_string());
     }
     let node = &session.shared.node;
-    let Processed { batch, side } = match node.plugins.hooks().process(target.topic, batch).await {
-        Ok(processed) => processed,
+    let producer = batch.header().producer;
+    let is_idempotent = producer.producer_id != ProducerId::NONE;
+    let processed = node.plugins.hooks().process(target.topic, batch).await;
+    let (Processed { batch, side }, verdict) = match processed {
+        Ok(processed) => {
+            let verdict = Verdict::Keep(processed.batch.record_count());
+            (processed, verdict)
+        }
+        Err(error) if error.code == ErrorCode::Rejected && is_idempotent => {
+            let batch = Batch::empty(producer);
+            let side = Vec::new();
+            (Processed { batch, side }, Verdict::Refuse(error))
+        }
         Err(error) => return Waiting::Decided(Err(error)),
     };
-    let stored = batch.record_count();
-    let is_idempotent = batch.header().producer.producer_id.0 != 0;
-    if stored == 0 && !is_idempotent && side.is_empty() {
+    if batch.record_count() == 0 && !is_idempotent && side.is_empty() {
         return Waiting::Decided(Ok(nothing_stored()));
     }
     let mut side_appends = Vec::with_capacity(side.len());
@@ -184,7 +200,7 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         Ok(main) => Waiting::Appending {
             main,
             side: side_appends,
-            stored,
+            verdict,
         },
         Err(error) => Waiting::Decided(Err(error)),
     }
@@ -242,23 +258,21 @@ async fn send(
 async fn finish(counted: &Counted, pending: Pending) -> ProduceOutcome {
     let outcome = match pending.outcome {
         Waiting::Decided(outcome) => outcome,
-        Waiting::Appending { main, side, stored } => settle(main, side, stored).await,
+        Waiting::Appending {
+            main,
+            side,
+            verdict,
+        } => settle(main, side, verdict).await,
     };
     counted.count(&outcome, pending.bytes, pending.received);
     outcome
 }
 
-async fn settle(main: PendingAppend, side: Vec<PendingAppend>, stored: u32) -> ProduceOutcome {
+async fn settle(main: PendingAppend, side: Vec<PendingAppend>, verdict: Verdict) -> ProduceOutcome {
     for append in side {
         append.await?;
     }
-    let appended = main.await?;
-    Ok(ProduceReceipt {
-        base_offset: appended.base_offset.filter(|_| stored > 0),
-        stored,
-        append_time_ms: appended.append_time_ms,
-        duplicate: appended.duplicate,
-    })
+    outcome::outcome(verdict, main.await?)
 }
 
 /// The counters of a stream, looked up once.

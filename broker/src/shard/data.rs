@@ -43,8 +43,9 @@ pub struct Appended {
     /// The offset of its first record. `None` if it had none, or if it is a duplicate so old
     /// that its offset is forgotten.
     pub base_offset: Option<Offset>,
-    /// How many records were stored.
-    pub stored: u32,
+    /// How many records were stored. `None` if it is a duplicate so old that this is forgotten;
+    /// then there were some.
+    pub stored: Option<u32>,
     /// When it was appended, in milliseconds since the epoch.
     pub append_time_ms: u64,
     /// Whether it was there already; then the rest is what was answered the first time.
@@ -58,6 +59,7 @@ pub(crate) enum Refusal {
     OutOfSequence { expected: u64 },
     ProducerFenced { epoch: u32 },
     UnknownProducer,
+    Forgotten,
 }
 
 pub(crate) type AppendOutcome = Result<Appended, Refusal>;
@@ -96,6 +98,12 @@ pub enum AppendError {
          start again with a new producer id"
     )]
     UnknownProducer(PartitionId),
+    /// It was there already, so long ago that it is forgotten whether any of its records were.
+    #[error(
+        "partition {0} does not remember what became of the batch, only that it had it; keep \
+         fewer batches in flight"
+    )]
+    Forgotten(PartitionId),
     /// There was no room for it for too long.
     #[error(
         "no room for the batch after waiting {waited:.1?}: the disk does not keep up with what is \
@@ -140,13 +148,14 @@ impl AppendError {
             Self::UnknownPartition(_) => ErrorCode::UnknownPartition,
             Self::OutOfSequence { .. } => ErrorCode::OutOfSequence,
             Self::ProducerFenced { .. } => ErrorCode::ProducerFenced,
-            Self::UnknownProducer(_) => ErrorCode::UnknownProducer,
+            Self::UnknownProducer(_) | Self::Forgotten(_) => ErrorCode::UnknownProducer,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::NoSpace { .. } => ErrorCode::NoSpace,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::NotLeader => ErrorCode::NotLeader,
             Self::Failed { .. } => ErrorCode::StorageFailed,
-            Self::Stopped => ErrorCode::Unavailable,
+            // Not `Unavailable`, which says that nothing was done.
+            Self::Stopped => ErrorCode::Timeout,
         }
     }
 }
@@ -167,6 +176,7 @@ impl Refusal {
             },
             Self::ProducerFenced { epoch } => AppendError::ProducerFenced { partition, epoch },
             Self::UnknownProducer => AppendError::UnknownProducer(partition),
+            Self::Forgotten => AppendError::Forgotten(partition),
         }
     }
 }

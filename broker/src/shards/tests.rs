@@ -16,6 +16,7 @@ use crate::{
     wal::WalOptions,
 };
 
+mod crash;
 mod duplicates;
 mod scale;
 mod space;
@@ -148,7 +149,7 @@ async fn appended_batches_get_their_offsets_and_can_be_read() {
         .await
         .unwrap();
     assert_eq!(first.base_offset, Some(Offset(0)));
-    assert_eq!(first.stored, 2);
+    assert_eq!(first.stored, Some(2));
     assert!(!first.duplicate);
     let second = shard.append(partition(0), batch(&[b"c"])).await.unwrap();
     assert_eq!(second.base_offset, Some(Offset(2)));

@@ -353,7 +353,19 @@ impl Engine {
 
     pub(super) fn reserve(&self, bytes: u64) -> Result<u64, WalError> {
         self.queue.lock().check()?;
-        self.space.reserve(bytes, self.oldest_sequence())
+        let reserved = self.space.reserve(bytes, self.oldest_sequence());
+        if matches!(reserved, Err(WalError::Full { .. })) && self.oldest_waits_for_sync() {
+            self.hurry_syncer();
+        }
+        reserved
+    }
+
+    /// Whether nothing needs the oldest segment, but that is not durable yet.
+    fn oldest_waits_for_sync(&self) -> bool {
+        let segments = self.segments.read();
+        let oldest = segments.front().filter(|_| segments.len() > 1);
+        oldest.is_some_and(|segment| segment.live.load(Ordering::Acquire) == 0)
+            && self.durable.get() < self.head.get()
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -423,7 +435,8 @@ impl Engine {
     }
 
     /// Has the syncer sync now: the sooner what is purged is durably so, the fewer files are in
-    /// use, and the likelier are their pages to be in memory.
+    /// use, and the likelier are their pages to be in memory. And who finds the log full must not
+    /// wait for the interval.
     fn hurry_syncer(&self) {
         self.syncer.lock().hurry = true;
         self.syncer_wakes.notify_one();

@@ -317,14 +317,11 @@ impl<B, W> Delivery<B, W> {
     fn on_refusal(&mut self, now: Instant, index: usize, error: WireError) -> Option<Resolved<W>> {
         let maybe_stored = self.queue[index].maybe_stored;
         match error.code {
-            // The broker takes a rejected batch's number as used.
+            // The broker has taken the batch's number as used, by a batch without records. That
+            // is final: even if this one was sent before, it is not stored.
             ErrorCode::Rejected => {
-                let result = if maybe_stored {
-                    DeliveryError::Unknown(error.text)
-                } else {
-                    DeliveryError::Rejected(error)
-                };
-                self.resolve(index, Err(result))
+                self.backoff.reset();
+                self.resolve(index, Err(DeliveryError::Rejected(error)))
             }
             ErrorCode::OutOfSequence => {
                 // What is before it will be sent again first.

@@ -6,6 +6,10 @@
 //! of those batches is final: a batch that is sent again is either a duplicate, or not stored and
 //! never will be.
 //!
+//! A batch that plugins refused takes its number, too, as an empty one. So the table knows of a
+//! number whether records were stored under it, and what plugins say of the batch when it is sent
+//! again, which may be something else, changes nothing of that.
+//!
 //! The table is part of the replicated state. Nothing in it depends on a clock: when it is full,
 //! the producer goes whose last batch lies furthest back in the log.
 
@@ -24,7 +28,8 @@ use super::{Appended, Refusal};
 pub const PRODUCERS_MAX: usize = 16_384;
 
 /// Batches of one producer in one partition whose offsets are remembered. A duplicate of an older
-/// one is still recognised, but its receipt names no offset.
+/// one is still recognised, but its receipt names no offset; and if a batch without records was
+/// among those that are forgotten, what was before it is not known to be stored.
 pub const REMEMBERED_BATCHES: usize = 32;
 
 /// Stale entries of the eviction queue that are tolerated before it is rebuilt.
@@ -48,9 +53,7 @@ pub(super) struct ProducerTable {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Producer {
     epoch: u32,
-    last_sequence: u64,
-    /// What was answered to the last batches, the newest last.
-    receipts: VecDeque<Receipt>,
+    sent: Sent,
     /// Counts the batches of the shard's producers: the order of the last batches.
     stamp: u64,
     /// The epoch before, for as long as the present one has its first batch only: a producer
@@ -62,8 +65,17 @@ struct Producer {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Fenced {
     epoch: u32,
+    sent: Sent,
+}
+
+/// The batches of one epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Sent {
     last_sequence: u64,
+    /// What was answered to the last ones, the newest last.
     receipts: VecDeque<Receipt>,
+    /// The last one without records among those whose receipts are forgotten.
+    forgotten_empty: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,11 +114,10 @@ impl ProducerTable {
                 return known.check_fenced(sequence).map(Verdict::Duplicate);
             }
             Some(known) if sequence.epoch > known.epoch => 0,
-            Some(known) if sequence.sequence <= known.last_sequence => {
-                let appended = duplicate(&known.receipts, known.last_sequence - sequence.sequence);
-                return Ok(Verdict::Duplicate(appended));
+            Some(known) if sequence.sequence <= known.sent.last_sequence => {
+                return known.sent.find(sequence.sequence).map(Verdict::Duplicate);
             }
-            Some(known) => known.last_sequence + 1,
+            Some(known) => known.sent.last_sequence + 1,
         };
         if sequence.sequence == expected {
             Ok(Verdict::New)
@@ -127,31 +138,26 @@ impl ProducerTable {
         self.next_stamp += 1;
         let producer = self.producers.entry(key).or_insert_with(|| Producer {
             epoch: sequence.epoch,
-            last_sequence: 0,
-            receipts: VecDeque::new(),
+            sent: Sent::default(),
             stamp,
             fenced: None,
         });
         if producer.epoch != sequence.epoch {
             producer.fenced = Some(Box::new(Fenced {
                 epoch: producer.epoch,
-                last_sequence: producer.last_sequence,
-                receipts: std::mem::take(&mut producer.receipts),
+                sent: std::mem::take(&mut producer.sent),
             }));
             producer.epoch = sequence.epoch;
         } else if producer.fenced.is_some() {
             producer.fenced = None;
         }
-        producer.last_sequence = sequence.sequence;
         producer.stamp = stamp;
-        if producer.receipts.len() == REMEMBERED_BATCHES {
-            producer.receipts.pop_front();
-        }
-        producer.receipts.push_back(Receipt {
+        let receipt = Receipt {
             base_offset: appended.base_offset,
-            stored: appended.stored,
+            stored: appended.stored.unwrap_or(0),
             append_time_ms: appended.append_time_ms,
-        });
+        };
+        producer.sent.push(sequence.sequence, receipt);
         self.queue.push_back((stamp, key));
         self.evict();
     }
@@ -217,27 +223,45 @@ impl Producer {
     /// What became of a batch of an earlier epoch.
     fn check_fenced(&self, sequence: ProducerSequence) -> Result<Appended, Refusal> {
         match &self.fenced {
-            Some(fenced) if fenced.epoch == sequence.epoch => fenced
-                .last_sequence
-                .checked_sub(sequence.sequence)
-                .map(|back| duplicate(&fenced.receipts, back))
-                .ok_or(Refusal::ProducerFenced { epoch: self.epoch }),
+            Some(fenced)
+                if fenced.epoch == sequence.epoch
+                    && sequence.sequence <= fenced.sent.last_sequence =>
+            {
+                fenced.sent.find(sequence.sequence)
+            }
             // Without the epoch before, a duplicate cannot be told.
-            None if self.last_sequence == 0 => Err(Refusal::UnknownProducer),
+            None if self.sent.last_sequence == 0 => Err(Refusal::UnknownProducer),
             _ => Err(Refusal::ProducerFenced { epoch: self.epoch }),
         }
     }
 }
 
-/// What is answered to a batch that lies so many before the last.
-fn duplicate(receipts: &VecDeque<Receipt>, back: u64) -> Appended {
-    let known = (receipts.len() as u64)
-        .checked_sub(1 + back)
-        .and_then(|at| receipts.get(at as usize));
-    Appended {
-        base_offset: known.and_then(|receipt| receipt.base_offset),
-        stored: known.map_or(0, |receipt| receipt.stored),
-        append_time_ms: known.map_or(0, |receipt| receipt.append_time_ms),
-        duplicate: true,
+impl Sent {
+    fn push(&mut self, sequence: u64, receipt: Receipt) {
+        if self.receipts.len() == REMEMBERED_BATCHES
+            && let Some(forgotten) = self.receipts.pop_front()
+            && forgotten.stored == 0
+        {
+            self.forgotten_empty = Some(sequence - REMEMBERED_BATCHES as u64);
+        }
+        self.receipts.push_back(receipt);
+        self.last_sequence = sequence;
+    }
+
+    /// What is answered to a batch that is there already.
+    fn find(&self, sequence: u64) -> Result<Appended, Refusal> {
+        let back = self.last_sequence - sequence;
+        let known = (self.receipts.len() as u64)
+            .checked_sub(1 + back)
+            .and_then(|at| self.receipts.get(at as usize));
+        if known.is_none() && self.forgotten_empty >= Some(sequence) {
+            return Err(Refusal::Forgotten);
+        }
+        Ok(Appended {
+            base_offset: known.and_then(|receipt| receipt.base_offset),
+            stored: known.map(|receipt| receipt.stored),
+            append_time_ms: known.map_or(0, |receipt| receipt.append_time_ms),
+            duplicate: true,
+        })
     }
 }

@@ -143,11 +143,11 @@ impl DataState {
         let stored = batch.record_count();
         let mut appended = Appended {
             base_offset: None,
-            stored,
+            stored: Some(stored),
             append_time_ms: time_ms,
             duplicate: false,
         };
-        // What plugins left nothing of only carries the producer's sequence on.
+        // What plugins refused or left nothing of only carries the producer's sequence on.
         if stored > 0 {
             let batch = batch.clone().placed(partition.end_offset, time_ms);
             appended.base_offset = Some(partition.end_offset);

@@ -1,6 +1,9 @@
 //! What is sent again, by whom, and what becomes of it: across restarts, too.
 
+use flumen_protocol::error::ErrorCode;
+
 use super::*;
+use crate::disk::FaultPlan;
 
 async fn with_partition(disk: &Arc<SimulatedDisk>) -> Broker {
     let broker = Broker::start(disk, 1).await;
@@ -49,7 +52,7 @@ async fn an_emptied_batch_carries_the_sequence_on() {
         sequence: 1,
     };
     let emptied = append(Batch::empty(producer)).await.unwrap();
-    assert_eq!((emptied.base_offset, emptied.stored), (None, 0));
+    assert_eq!((emptied.base_offset, emptied.stored), (None, Some(0)));
     let next = append(sequenced(b"2", 5, 0, 2)).await.unwrap();
     assert_eq!(next.base_offset, Some(Offset(1)));
     let again = append(Batch::empty(producer)).await.unwrap();
@@ -81,6 +84,29 @@ async fn what_cannot_be_taken_is_refused_by_name() {
         epoch: 1,
     };
     assert_eq!(fenced, Err(expected));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stop_cuts_off_is_told_to_be_unknown() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = with_partition(&disk).await;
+    let shard = broker.shards.data_of(partition(0));
+    disk.set_faults(FaultPlan {
+        sync_delay: Duration::from_millis(500),
+        ..FaultPlan::default()
+    });
+    let batch = sequenced(b"x", 5, 0, 0);
+    let room = shard.make_room(batch.encoded_len()).await.unwrap();
+    let append = room.append(partition(0), batch);
+    broker.kill().await;
+    let error = append.await.unwrap_err();
+    assert_eq!(error, AppendError::Stopped);
+    assert_eq!(error.code(), ErrorCode::Timeout);
+    // It was on its way to the disk, and came there.
+    let broker = Broker::start(&disk, 1).await;
+    let reader = broker.shards.data_of(partition(0)).reader(partition(0));
+    assert_eq!(values(&reader.unwrap()), [b"x"]);
     broker.stop().await;
 }
 

@@ -442,6 +442,20 @@ fn a_refused_batch_fails_alone_and_the_rest_is_numbered_anew() {
 }
 
 #[test]
+fn a_rejection_is_final_even_if_the_first_answer_was_lost() {
+    let mut world = World::new();
+    for _ in 0..6 {
+        world.push();
+    }
+    world.open();
+    while world.send() || world.process() {}
+    world.break_stream(0);
+    world.heal();
+    world.check();
+    assert!(matches!(world.results[&5], Err(DeliveryError::Rejected(_))));
+}
+
+#[test]
 fn time_up_before_sending_is_known_and_time_up_on_the_way_is_unknown() {
     let mut world = World::new();
     world.push();
@@ -453,6 +467,21 @@ fn time_up_before_sending_is_known_and_time_up_on_the_way_is_unknown() {
     assert_eq!(world.results[&0], Err(DeliveryError::TimedOut));
     assert_eq!(world.results[&1], Err(DeliveryError::NotSent(None)));
     assert!(world.delivery.is_empty());
+}
+
+#[test]
+fn a_batch_that_a_stopping_broker_knows_nothing_of_may_be_stored() {
+    let mut world = World::new();
+    world.push();
+    world.open();
+    world.send();
+    world.to_broker.clear();
+    let cut_off = WireError::new(ErrorCode::Timeout, "the broker is stopping");
+    world.to_client.push_back(Err(cut_off));
+    world.answer();
+    world.break_stream(0);
+    world.sleep(TIMEOUT);
+    assert_eq!(world.results[&0], Err(DeliveryError::TimedOut));
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn sequence(producer: u64, epoch: u32, sequence: u64) -> ProducerSequence {
 fn appended(offset: u64) -> Appended {
     Appended {
         base_offset: Some(Offset(offset)),
-        stored: 1,
+        stored: Some(1),
         append_time_ms: 5,
         duplicate: false,
     }
@@ -52,6 +52,35 @@ fn a_duplicate_gets_the_receipt_of_the_first_time() {
         assert!(known.duplicate);
         let remembered = at >= 100 - REMEMBERED_BATCHES as u64;
         assert_eq!(known.base_offset, remembered.then_some(Offset(10 * at)));
+    }
+}
+
+#[test]
+fn what_is_forgotten_is_called_stored_only_if_it_must_be() {
+    let mut table = table(10);
+    let empty = Appended {
+        base_offset: None,
+        stored: Some(0),
+        ..appended(0)
+    };
+    for at in 0..100 {
+        let appended = if at == 50 { empty } else { appended(at) };
+        table.record(PARTITION, sequence(1, 0, at), &appended);
+    }
+    for at in 0..=50 {
+        let known = table.check(PARTITION, sequence(1, 0, at));
+        assert_eq!(known, Err(Refusal::Forgotten), "{at}");
+    }
+    for at in 51..100 {
+        let known = table.check(PARTITION, sequence(1, 0, at));
+        let remembered = at >= 100 - REMEMBERED_BATCHES as u64;
+        let expected = Appended {
+            base_offset: remembered.then_some(Offset(at)),
+            stored: remembered.then_some(1),
+            append_time_ms: if remembered { 5 } else { 0 },
+            duplicate: true,
+        };
+        assert_eq!(known, Ok(Verdict::Duplicate(expected)), "{at}");
     }
 }
 
@@ -144,7 +173,7 @@ fn sent_again(receipts: &[Appended], sequence: u64) -> Appended {
     let mut receipt = receipts[sequence as usize];
     if receipts.len() - sequence as usize > REMEMBERED_BATCHES {
         receipt.base_offset = None;
-        receipt.stored = 0;
+        receipt.stored = None;
         receipt.append_time_ms = 0;
     }
     receipt.duplicate = true;
