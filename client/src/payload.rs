@@ -2,6 +2,7 @@
 
 use std::{
     any::{Any, TypeId, type_name},
+    cell::Cell,
     fmt,
 };
 
@@ -115,34 +116,56 @@ pub struct DecodeError {
     pub reason: String,
 }
 
+/// A buffer for encoding that grew beyond this is not kept.
+const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    /// Where values are encoded, one after the other.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Calls `with` with the bytes of `value`. Bytes are lent as they are; other values are
-/// written to `scratch`, which is reused from record to record.
+/// written to a buffer that is used again from record to record.
+#[inline]
 pub(crate) fn encode<T: Serialize + 'static, R>(
     format: Format,
     value: &T,
-    scratch: &mut Vec<u8>,
     with: impl FnOnce(&[u8]) -> R,
 ) -> Result<R, EncodeError> {
     if let Some(bytes) = as_bytes(value) {
         return Ok(with(bytes));
     }
+    let mut scratch = SCRATCH.take();
+    let written = write(format, value, &mut scratch);
+    let result = written.map(|()| with(&scratch));
+    if scratch.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(scratch);
+    }
+    result
+}
+
+fn write<T: Serialize + 'static>(
+    format: Format,
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
     let failed = |reason: String| EncodeError {
         type_name: short_type_name::<T>(),
         format,
         reason,
     };
-    scratch.clear();
+    out.clear();
     match format {
         Format::Postcard => {
-            let buffer = std::mem::take(scratch);
-            *scratch = postcard::to_extend(value, buffer).map_err(|e| failed(e.to_string()))?;
+            let buffer = std::mem::take(out);
+            *out = postcard::to_extend(value, buffer).map_err(|e| failed(e.to_string()))?;
         }
         Format::Json => {
-            serde_json::to_writer(&mut *scratch, value).map_err(|e| failed(e.to_string()))?;
+            serde_json::to_writer(out, value).map_err(|e| failed(e.to_string()))?;
         }
         Format::Raw => return Err(failed("use Raw or Vec<u8> for raw bytes".to_owned())),
     }
-    Ok(with(scratch))
+    Ok(())
 }
 
 /// Reads a value. `share` gives the same bytes without copying them; only raw values use it.
@@ -247,7 +270,7 @@ mod tests {
     }
 
     fn round_trip<T: Serialize + DeserializeOwned + 'static>(format: Format, value: &T) -> T {
-        let bytes = encode(format, value, &mut Vec::new(), Bytes::copy_from_slice).unwrap();
+        let bytes = encode(format, value, Bytes::copy_from_slice).unwrap();
         decode(format, &bytes, || bytes.clone()).unwrap()
     }
 

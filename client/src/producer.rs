@@ -15,7 +15,6 @@ mod partitioner;
 mod worker;
 
 use std::{
-    cell::Cell,
     marker::PhantomData,
     pin::{Pin, pin},
     sync::Arc,
@@ -31,7 +30,7 @@ use serde::Serialize;
 
 use self::{
     accumulator::{NewRecord, NotTaken, Taken},
-    completion::{BatchOutcome, Wait},
+    completion::{BatchOutcome, Completion, Wait},
     worker::Shared,
 };
 pub use self::{
@@ -45,14 +44,6 @@ use crate::{
     message::Message,
     payload::{self, Format},
 };
-
-/// A buffer for encoding that grew beyond this is not kept.
-const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
-
-thread_local! {
-    /// Where values are encoded, one after the other.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// A message is durable: the broker has acknowledged it as its sync policy says (`always`:
 /// synced to disk on a majority of replicas; `every …`: written by a majority).
@@ -149,14 +140,19 @@ impl<T: Serialize + 'static> Producer<T> {
         &self,
         message: impl Into<Message<T>>,
     ) -> Result<PendingReceipt, SendError> {
-        let taken = self.push(&message.into(), true).await?;
-        let completion = taken
+        let message = message.into();
+        let handed = match self.try_push(&message, true) {
+            Err(None) => self.push_when_there_is_room(&message, true).await?,
+            Err(Some(error)) => return Err(error),
+            Ok(handed) => handed,
+        };
+        let completion = handed
             .completion
             .expect("an awaited record has a completion");
         Ok(PendingReceipt {
             wait: Wait::new(completion),
-            partition: taken.partition,
-            index: taken.index,
+            partition: handed.taken.partition,
+            index: handed.taken.index,
         })
     }
 
@@ -168,8 +164,15 @@ impl<T: Serialize + 'static> Producer<T> {
     /// next call ([`SendError::Earlier`]) or by [`Producer::flush`], whichever comes first.
     #[inline]
     pub async fn enqueue(&self, message: impl Into<Message<T>>) -> Result<(), SendError> {
-        self.push(&message.into(), false).await?;
-        Ok(())
+        let message = message.into();
+        match self.try_push(&message, false) {
+            Ok(_) => Ok(()),
+            Err(Some(error)) => Err(error),
+            Err(None) => self
+                .push_when_there_is_room(&message, false)
+                .await
+                .map(drop),
+        }
     }
 
     /// Waits until everything that was given to the producer before is settled.
@@ -207,27 +210,19 @@ impl<T: Serialize + 'static> Producer<T> {
         self.handle.shared.accumulator.lock().partitions()
     }
 
-    async fn push(&self, message: &Message<T>, awaited: bool) -> Result<Taken, SendError> {
-        match self.try_push(message, awaited) {
-            Ok(taken) => Ok(taken),
-            Err(Some(error)) => Err(error),
-            Err(None) => self.push_when_there_is_room(message, awaited).await,
-        }
-    }
-
     #[cold]
     async fn push_when_there_is_room(
         &self,
         message: &Message<T>,
         awaited: bool,
-    ) -> Result<Taken, SendError> {
+    ) -> Result<Handed, SendError> {
         let shared = &self.handle.shared;
         let deadline = Instant::now() + shared.options.delivery_timeout;
         loop {
             let mut room = pin!(shared.room.notified());
             room.as_mut().enable();
             match self.try_push(message, awaited) {
-                Ok(taken) => return Ok(taken),
+                Ok(handed) => return Ok(handed),
                 Err(Some(error)) => return Err(error),
                 Err(None) => {}
             }
@@ -243,7 +238,7 @@ impl<T: Serialize + 'static> Producer<T> {
     }
 
     /// Adds a message to its batch. The error is `None` when there is no room for it.
-    fn try_push(&self, message: &Message<T>, awaited: bool) -> Result<Taken, Option<SendError>> {
+    fn try_push(&self, message: &Message<T>, awaited: bool) -> Result<Handed, Option<SendError>> {
         let shared = &self.handle.shared;
         let push = |value: Option<&[u8]>| {
             let record = NewRecord {
@@ -254,33 +249,30 @@ impl<T: Serialize + 'static> Producer<T> {
                 partition: message.partition,
                 awaited,
             };
-            shared.accumulator.lock().push(&record)
+            let mut accumulator = shared.accumulator.lock();
+            let taken = accumulator.push(&record)?;
+            let completion = if awaited {
+                accumulator.last_completion(taken.partition)
+            } else {
+                None
+            };
+            if accumulator.needs_worker(taken.partition) {
+                drop(accumulator);
+                worker::spawn(shared, taken.partition);
+            }
+            Ok(Handed { taken, completion })
         };
-        let pushed = match &message.value {
+        let pushed: Result<Handed, Box<NotTaken>> = match &message.value {
             None => push(None),
             Some(value) => {
-                let mut scratch = SCRATCH.take();
-                let pushed = payload::encode(self.handle.format, value, &mut scratch, |bytes| {
-                    push(Some(bytes))
-                });
-                if scratch.capacity() <= SCRATCH_BYTES_MAX {
-                    SCRATCH.set(scratch);
-                }
+                let pushed = payload::encode(self.handle.format, value, |bytes| push(Some(bytes)));
                 pushed.map_err(|error| SendError::Encode {
                     topic: shared.topic.clone(),
                     text: error.to_string(),
                 })?
             }
         };
-        match pushed {
-            Ok(taken) => {
-                if taken.needs_worker {
-                    worker::spawn(shared, taken.partition);
-                }
-                Ok(taken)
-            }
-            Err(refused) => Err(self.explain(refused)),
-        }
+        pushed.map_err(|refused| self.explain(*refused))
     }
 
     #[cold]
@@ -301,6 +293,13 @@ impl<T: Serialize + 'static> Producer<T> {
             })),
         }
     }
+}
+
+/// A message that was handed over.
+struct Handed {
+    taken: Taken,
+    /// Where the outcome will be, if somebody awaits it.
+    completion: Option<Arc<Completion>>,
 }
 
 /// The receipt of a message that was handed over, once there is one.

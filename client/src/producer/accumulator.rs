@@ -51,16 +51,13 @@ impl NewRecord<'_> {
     }
 }
 
-/// A record was taken.
-#[derive(Debug)]
+/// Where a record was taken to. Small, like the error boxed, so that it comes back in registers:
+/// read back from memory, it would have to wait until the record's bytes have left the processor.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) partition: u32,
     /// Its place in its batch.
     pub(super) index: u32,
-    /// Where the outcome of an awaited record will be.
-    pub(super) completion: Option<Arc<Completion>>,
-    /// Nobody sends for this partition yet.
-    pub(super) needs_worker: bool,
 }
 
 /// Why a record was not taken.
@@ -173,18 +170,18 @@ impl Accumulator {
     }
 
     /// Adds a record to the batch of its partition.
-    pub(super) fn push(&mut self, record: &NewRecord<'_>) -> Result<Taken, NotTaken> {
+    pub(super) fn push(&mut self, record: &NewRecord<'_>) -> Result<Taken, Box<NotTaken>> {
         if self.closed {
-            return Err(NotTaken::Closed);
+            return Err(Box::new(NotTaken::Closed));
         }
         if !record.awaited
             && let Some(failures) = self.failures.take()
         {
-            return Err(NotTaken::Earlier(failures));
+            return Err(Box::new(NotTaken::Earlier(failures)));
         }
         let bytes = record.len() + RECORD_OVERHEAD_BYTES;
         if self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0 {
-            return Err(NotTaken::Full);
+            return Err(Box::new(NotTaken::Full));
         }
         let partition = self.choose(record)?;
         let timestamp_ms = match record.timestamp_ms {
@@ -216,7 +213,7 @@ impl Accumulator {
                 Err(PushError::BatchFull) if !open.builder.is_empty() => slot.complete_open(),
                 Err(error) => {
                     slot.abandon_empty();
-                    return Err(NotTaken::Invalid(error));
+                    return Err(Box::new(NotTaken::Invalid(error)));
                 }
             }
         }
@@ -227,7 +224,6 @@ impl Accumulator {
         open.bytes += bytes;
         open.awaited += u32::from(record.awaited);
         let index = open.builder.len() as u32 - 1;
-        let completion = record.awaited.then(|| Arc::clone(&open.completion));
         let is_complete = open.builder.encoded_len() >= self.options.batch_bytes
             || index + 1 >= self.options.batch_records_max;
         if is_complete {
@@ -236,28 +232,36 @@ impl Accumulator {
         if is_complete || batch_is_full || was_empty && !slot.worker_is_busy {
             slot.wake();
         }
-        let needs_worker = slot.worker.is_none();
         if is_complete || batch_is_full {
             self.leave(partition);
         }
         Ok(Taken {
             partition: partition as u32,
             index,
-            completion,
-            needs_worker,
         })
     }
 
-    fn choose(&self, record: &NewRecord<'_>) -> Result<usize, NotTaken> {
+    /// Where the outcome of the record that this partition took last will be.
+    pub(super) fn last_completion(&self, partition: u32) -> Option<Arc<Completion>> {
+        let slot = &self.slots[partition as usize];
+        slot.unsettled.back().cloned()
+    }
+
+    /// Whether nobody sends for this partition yet.
+    pub(super) fn needs_worker(&self, partition: u32) -> bool {
+        self.slots[partition as usize].worker.is_none()
+    }
+
+    fn choose(&self, record: &NewRecord<'_>) -> Result<usize, Box<NotTaken>> {
         let partitions = self.slots.len() as u32;
         match (record.partition, record.key) {
             (None, None) => Ok(self.sticky),
             (None, Some(key)) => Ok(partition_for_key(key, partitions) as usize),
             (Some(partition), _) if partition < partitions => Ok(partition as usize),
-            (Some(partition), _) => Err(NotTaken::UnknownPartition {
+            (Some(partition), _) => Err(Box::new(NotTaken::UnknownPartition {
                 partition,
                 partitions,
-            }),
+            })),
         }
     }
 
@@ -464,10 +468,10 @@ mod tests {
     #[test]
     fn a_batch_is_complete_by_records_or_by_bytes() {
         let mut by_records = accumulator(1);
-        (0..25).for_each(|_| drop(by_records.push(&record(b"x")).unwrap()));
+        (0..25).for_each(|_| _ = by_records.push(&record(b"x")).unwrap());
         assert_eq!(take_all(&mut by_records, 0), [10, 10, 5]);
         let mut by_bytes = accumulator(1);
-        (0..5).for_each(|_| drop(by_bytes.push(&record(&[0; 400])).unwrap()));
+        (0..5).for_each(|_| _ = by_bytes.push(&record(&[0; 400])).unwrap());
         assert_eq!(take_all(&mut by_bytes, 0), [2, 2, 1]);
     }
 
@@ -527,7 +531,7 @@ mod tests {
         assert!(accumulator.push(&record(&[0; 10_000])).is_ok());
         assert!(matches!(
             accumulator.push(&record(b"x")),
-            Err(NotTaken::Full)
+            Err(refused) if matches!(*refused, NotTaken::Full)
         ));
     }
 
@@ -545,7 +549,8 @@ mod tests {
             String::new(),
             1,
         );
-        assert!(matches!(roomy.push(&huge_key), Err(NotTaken::Invalid(_))));
+        let refused = roomy.push(&huge_key).unwrap_err();
+        assert!(matches!(*refused, NotTaken::Invalid(_)));
         assert!(roomy.hurry().is_empty());
         assert!(take_all(&mut accumulator, 0).is_empty());
     }
@@ -573,7 +578,8 @@ mod tests {
         };
         accumulator.note_failure(3, &closed);
         accumulator.note_failure(2, &closed);
-        let Err(NotTaken::Earlier(failures)) = accumulator.push(&record(b"x")) else {
+        let refused = accumulator.push(&record(b"x")).unwrap_err();
+        let NotTaken::Earlier(failures) = *refused else {
             panic!("the failure is reported");
         };
         assert_eq!((failures.failed, failures.unknown), (5, 0));
