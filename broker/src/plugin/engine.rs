@@ -126,10 +126,18 @@ impl PluginEngine {
         // into the limits.
         self.run(Instance::trial(self.clone(), plugin.clone()))
             .await?;
+        Ok(self.share(plugin))
+    }
+
+    /// The plugin that all bindings of the same code share: the first of those that were loaded at
+    /// the same time.
+    fn share(&self, plugin: Plugin) -> Plugin {
         let mut loaded = self.0.loaded.lock();
         loaded.retain(|_, plugin| plugin.strong_count() > 0);
-        loaded.insert(plugin.digest(), Arc::downgrade(&plugin.0));
-        Ok(plugin)
+        let shared = loaded
+            .entry(plugin.digest())
+            .or_insert_with(|| Arc::downgrade(&plugin.0));
+        shared.upgrade().map_or(plugin, Plugin)
     }
 
     /// As [`PluginEngine::load`], for callers outside of asynchronous code.

@@ -416,6 +416,21 @@ fn bindings_of_one_plugin_share_its_code_and_not_its_memory() {
 }
 
 #[test]
+fn a_plugin_that_is_loaded_many_times_at_once_is_there_once() {
+    // An engine that knows nothing yet, so that all of them compile.
+    let dir = TempDir::new().unwrap();
+    let engine = PluginEngine::new(dir.path()).unwrap();
+    let bytes = guest("plain");
+    let plugins: Vec<_> = std::thread::scope(|scope| {
+        let loads = [(); 8].map(|()| scope.spawn(|| engine.load_blocking(bytes.clone()).unwrap()));
+        loads.map(|load| load.join().unwrap()).into()
+    });
+    for plugin in &plugins {
+        assert!(std::sync::Arc::ptr_eq(&plugins[0].0, &plugin.0));
+    }
+}
+
+#[test]
 fn the_samples_do_what_they_say() {
     let strong = r#"{"field": "magnitude", "op": ">=", "value": 4.5}"#;
     let redact = r#"{"round": {"longitude": 1}, "remove": ["url"]}"#;
