@@ -87,7 +87,8 @@ impl Checks {
 impl Demo {
     fn build(arguments: &Arguments) -> Result<Self> {
         let mut build = cargo();
-        build.args(["build", "--locked", "-p", "flumen", "-p", "flumen-examples"]);
+        // As the tests are built, so that either finds what the other has built.
+        build.args(["build", "--locked", "--workspace"]);
         build.args(["--bin", "flumen", "--example", "earthquakes"]);
         if arguments.release {
             build.arg("--release");
