@@ -20,6 +20,7 @@ use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::ProducerId,
     message::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},
+    size::Size,
 };
 use flumen_transport::stream::{FrameReader, FrameWriter, Payload, ReadError, WriteError};
 use futures_util::FutureExt;
@@ -162,8 +163,10 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
     let (bytes, bytes_max) = (batch.encoded_len(), session.shared.limits.batch_bytes_max);
     if bytes > bytes_max {
         let text = format!(
-            "a batch of {bytes} bytes is larger than the {bytes_max} that the broker takes \
-             (limits.batch_bytes_max): send smaller records, or raise the limit"
+            "a batch of {} is larger than the {} that the broker takes \
+             (limits.batch_bytes_max): send smaller records, or raise the limit",
+            Size::of(bytes),
+            Size::of(bytes_max)
         );
         return refuse(ErrorCode::TooLarge, text);
     }

@@ -14,11 +14,7 @@ fn earthquakes() -> String {
 /// A user with the sample filter as a file.
 fn user_with_plugin() -> User {
     let user = User::new();
-    fs::write(
-        user.path("filter.wasm"),
-        flumen_guests::guest("json-filter"),
-    )
-    .unwrap();
+    user.write_filter();
     user
 }
 

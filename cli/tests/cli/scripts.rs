@@ -50,11 +50,7 @@ fn assert_is_time(value: &Value) {
 #[test]
 fn every_command_says_in_json_what_it_did_and_to_what() {
     let user = User::new();
-    fs::write(
-        user.path("filter.wasm"),
-        flumen_guests::guest("json-filter"),
-    )
-    .unwrap();
+    user.write_filter();
     let _broker = user.start_broker();
     let config = r#"{"field":"n","op":">=","value":0}"#;
     let mut outputs = Vec::new();
@@ -229,11 +225,7 @@ fn a_signal_before_the_end_that_was_asked_for_is_told_by_the_exit_code() {
 #[test]
 fn a_name_that_is_not_there_comes_with_the_one_that_was_meant() {
     let user = User::new();
-    fs::write(
-        user.path("filter.wasm"),
-        flumen_guests::guest("json-filter"),
-    )
-    .unwrap();
+    user.write_filter();
     let _broker = user.start_broker();
     user.run(&["topic", "create", "orders"]).ok();
     user.run(&["plugin", "deploy", "json-filter", "filter.wasm"])

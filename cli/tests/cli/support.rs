@@ -112,6 +112,12 @@ impl User {
         Outcome::of(child.wait_with_output().unwrap())
     }
 
+    /// Puts the sample that filters JSON records beside the user's files, as `filter.wasm`.
+    pub(crate) fn write_filter(&self) {
+        let component = flumen_guests::guest("json-filter");
+        fs::write(self.path("filter.wasm"), component).unwrap();
+    }
+
     /// Starts `flumen dev`, so that commands find the broker by the default profile.
     pub(crate) fn start_broker(&self) -> Broker {
         self.start(&["dev"], &self.path(".config/flumen/default"))

@@ -381,22 +381,28 @@ fn a_lost_answer_is_asked_for_again_and_gives_one_record() {
     assert!(world.results[&0].as_ref().unwrap().duplicate);
 }
 
-#[test]
-fn what_a_lost_stream_brings_late_is_not_stored_twice() {
+/// Batch 0 is stored. Batches 1 and 2 are with the broker, which is slow to come to them, when
+/// their stream is lost; on the next one it refuses the first of them for good.
+fn refused_while_a_copy_is_late() -> World {
     let mut world = World::new();
     world.push();
     world.heal();
     world.push();
     world.push();
     while world.send() {}
-    // The broker has both, and is slow to come to them.
     world.break_stream(0);
     world.open();
     while world.send() {}
-    // On the next stream it refuses the first one for good, and the second one follows no more.
     world.to_broker.pop_front();
     let refusal = WireError::new(ErrorCode::TooLarge, "the topic takes less now");
     world.to_client.push_back(Err(refusal));
+    world
+}
+
+#[test]
+fn what_a_lost_stream_brings_late_is_not_stored_twice() {
+    let mut world = refused_while_a_copy_is_late();
+    // The second one follows no more.
     while world.process() || world.answer() {}
     assert!(matches!(world.results[&1], Err(DeliveryError::Unknown(_))));
     // Only now it comes to what it had before.
@@ -409,18 +415,7 @@ fn what_a_lost_stream_brings_late_is_not_stored_twice() {
 
 #[test]
 fn what_was_refused_and_comes_too_late_is_stored_once() {
-    let mut world = World::new();
-    world.push();
-    world.heal();
-    world.push();
-    world.push();
-    while world.send() {}
-    world.break_stream(0);
-    world.open();
-    while world.send() {}
-    world.to_broker.pop_front();
-    let refusal = WireError::new(ErrorCode::TooLarge, "the topic takes less now");
-    world.to_client.push_back(Err(refusal));
+    let mut world = refused_while_a_copy_is_late();
     world.heal();
     while world.process_late(0) {}
     world.check();
