@@ -31,6 +31,8 @@ pub mod identity;
 pub mod log;
 pub mod metrics;
 pub mod node;
+#[allow(dead_code)]
+mod peer;
 pub mod plugin;
 pub mod plugins;
 pub mod server;
