@@ -30,7 +30,9 @@ use std::{
 
 use flumen_protocol::{
     error::WireError,
-    message::{BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription},
+    message::{
+        BrokerInfo, BrokerStatus, Metadata, Reply, Response, ShardMetadata, TopicDescription,
+    },
     topic::TopicName,
 };
 
@@ -320,7 +322,9 @@ impl Node {
             brokers: vec![BrokerInfo {
                 id: self.identity.broker_id(),
                 address: self.address.read().clone(),
+                zone: None,
             }],
+            shards: self.shards.all_data().iter().map(located).collect(),
             topics: topics.collect(),
             batch_bytes_max: self.batch_bytes_max,
         }
@@ -375,6 +379,17 @@ impl Node {
     /// Why no produce requests are taken at the moment, if so.
     fn degraded(&self) -> Option<String> {
         self.shards.failure().or_else(|| self.logs.degraded())
+    }
+}
+
+/// Where a shard is, as far as this broker knows.
+fn located(shard: &DataShard) -> ShardMetadata {
+    let status = shard.status();
+    ShardMetadata {
+        id: status.id,
+        term: status.term,
+        leader: status.leader,
+        replicas: status.leader.into_iter().collect(),
     }
 }
 

@@ -90,17 +90,14 @@ impl Topics {
     /// Where the partitions of a topic are.
     pub fn metadata(&self, name: &TopicName) -> Option<TopicMetadata> {
         let topic = self.find(name).ok()?;
-        let leaders = (0..topic.config.partitions)
-            .map(|index| {
-                let shard = self.shards.data_of(partition(&topic, index));
-                shard.status().leader
-            })
+        let shards = (0..topic.config.partitions)
+            .map(|index| self.shards.shard_of(partition(&topic, index)))
             .collect();
         Some(TopicMetadata {
             name: name.clone(),
             id: topic.id,
             config: topic.config.clone(),
-            leaders,
+            shards,
         })
     }
 

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use flumen_protocol::{
     ALPN_CLIENT,
     error::ErrorCode,
-    ids::BrokerId,
+    ids::{BrokerId, ShardId},
     limits::BATCH_BYTES_MAX,
-    message::{BrokerInfo, Metadata, Request, Response, TopicMetadata},
+    message::{BrokerInfo, Metadata, Request, Response, ShardMetadata, TopicMetadata},
     profile::Profile as Contents,
     topic::TopicName,
 };
@@ -63,6 +63,8 @@ struct Inner {
     brokers: Mutex<HashMap<String, Arc<Broker>>>,
     /// What the cluster said last of its brokers.
     cluster: Mutex<Vec<BrokerInfo>>,
+    /// What it said last of its shards.
+    shards: Mutex<HashMap<ShardId, ShardMetadata>>,
     /// What it said last of the largest batch.
     batch_bytes_max: AtomicUsize,
 }
@@ -143,6 +145,22 @@ impl Client {
             None => {
                 let live = self.candidates().into_iter().find(|b| b.live().is_some());
                 live.unwrap_or_else(|| self.broker_at(&self.inner.seeds[0]))
+            }
+        }
+    }
+
+    /// The leader of a shard, if there is one that is known.
+    pub(crate) fn leader_of(&self, shard: ShardId) -> Option<BrokerId> {
+        self.inner.shards.lock().get(&shard)?.leader
+    }
+
+    /// Takes over what is newer than what is known.
+    fn learn_leaders(&self, heard: &[ShardMetadata]) {
+        let mut shards = self.inner.shards.lock();
+        for shard in heard {
+            let known = shards.entry(shard.id).or_insert_with(|| shard.clone());
+            if known.term <= shard.term {
+                known.clone_from(shard);
             }
         }
     }
@@ -272,6 +290,7 @@ impl Client {
         match self.request(request, None, true).await {
             Ok(Response::Metadata(metadata)) => {
                 self.inner.cluster.lock().clone_from(&metadata.brokers);
+                self.learn_leaders(&metadata.shards);
                 let batch_bytes_max = metadata.batch_bytes_max as usize;
                 let inner = &self.inner;
                 inner
@@ -426,6 +445,7 @@ impl ClientBuilder {
                 seeds: profile.brokers,
                 brokers: Mutex::default(),
                 cluster: Mutex::default(),
+                shards: Mutex::default(),
                 batch_bytes_max: AtomicUsize::new(BATCH_BYTES_MAX),
             }),
         };

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::ERROR_TEXT_BYTES_MAX;
+use crate::{
+    ids::{BrokerId, ShardId},
+    limits::ERROR_TEXT_BYTES_MAX,
+};
 
 /// What went wrong, for programs. Codes are only ever added at the end: their position is
 /// their number on the wire.
@@ -64,6 +67,8 @@ pub enum ErrorCode {
     Timeout,
     /// The topic already holds records that forbid this.
     Conflict,
+    /// No broker of that id in the cluster.
+    UnknownBroker,
 }
 
 impl ErrorCode {
@@ -94,6 +99,19 @@ pub struct WireError {
     pub retryable: bool,
     /// The record at fault, counted from 0 in the batch that was sent, where one is.
     pub record: Option<u32>,
+    /// With [`ErrorCode::NotLeader`]: what the broker knows of who leads instead.
+    pub leader: Option<LeaderHint>,
+}
+
+/// Who leads a shard, as a broker knows it that does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// The shard.
+    pub shard: ShardId,
+    /// The latest term that the broker knows of.
+    pub term: u64,
+    /// The leader in that term; `None` while there is none, or the broker has not heard.
+    pub leader: Option<BrokerId>,
 }
 
 impl WireError {
@@ -109,7 +127,15 @@ impl WireError {
             text,
             retryable: code.retryable(),
             record: None,
+            leader: None,
         }
+    }
+
+    /// Says who leads instead.
+    #[must_use]
+    pub fn led_by(mut self, leader: LeaderHint) -> Self {
+        self.leader = Some(leader);
+        self
     }
 
     /// Names the record at fault.

@@ -189,7 +189,7 @@ impl<T> ConsumerBuilder<T> {
         topic: &TopicName,
         metadata: &TopicMetadata,
     ) -> Result<Vec<(u32, StartAt)>, RequestError> {
-        let count = metadata.leaders.len() as u32;
+        let count = metadata.shards.len() as u32;
         if self.chosen.is_empty() {
             return Ok((0..count)
                 .map(|partition| (partition, self.start))

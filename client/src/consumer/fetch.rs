@@ -152,13 +152,15 @@ impl Fetch {
     ) -> Result<(), ConsumeError> {
         let fetch = Arc::new(self);
         let mut known: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
-        known.extend(0..metadata.leaders.len() as u32);
+        known.extend(0..metadata.shards.len() as u32);
         let mut unserved = starts;
         let mut streams = JoinSet::new();
         let mut backoff = Backoff::new(fetch.client.config().reconnect, rand::random());
         let mut lost_since: Option<(Instant, Instant)> = None;
         loop {
-            for (leader, positions) in by_leader(&metadata, std::mem::take(&mut unserved)) {
+            for (leader, positions) in
+                by_leader(&fetch.client, &metadata, std::mem::take(&mut unserved))
+            {
                 streams.spawn(Arc::clone(&fetch).serve(leader, positions));
             }
             let refresh = sleep(fetch.client.config().metadata_refresh);
@@ -199,7 +201,7 @@ impl Fetch {
                 }
             }
             if fetch.follows_growth {
-                let partitions = 0..metadata.leaders.len() as u32;
+                let partitions = 0..metadata.shards.len() as u32;
                 let new = partitions.filter(|partition| known.insert(*partition));
                 unserved.extend(new.map(|partition| (partition, StartAt::Beginning)));
             }
@@ -376,12 +378,14 @@ fn is_fatal(error: &WireError) -> bool {
 
 /// Groups partitions by the broker that leads them, in streams of a bounded size.
 fn by_leader(
+    client: &Client,
     metadata: &TopicMetadata,
     starts: Vec<(u32, StartAt)>,
 ) -> Vec<(Option<BrokerId>, Positions)> {
     let mut groups: BTreeMap<Option<BrokerId>, Vec<(u32, StartAt)>> = BTreeMap::new();
     for (partition, start) in starts {
-        let leader = metadata.leaders.get(partition as usize).copied().flatten();
+        let shard = metadata.shards.get(partition as usize);
+        let leader = shard.and_then(|shard| client.leader_of(*shard));
         groups.entry(leader).or_default().push((partition, start));
     }
     let streams = groups.iter().flat_map(|(leader, starts)| {

@@ -156,7 +156,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
             batch_records_max: self.batch_records_max,
             memory_bytes_max: self.options.memory_bytes_max,
         };
-        let partitions = metadata.leaders.len() as u32;
+        let partitions = metadata.shards.len() as u32;
         let mut accumulator = Accumulator::new(limits, content_type, partitions);
         accumulator.begin_at(rand::random_range(0..usize::MAX));
         let codec = self.compression.unwrap_or(metadata.config.compression);

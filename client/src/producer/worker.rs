@@ -9,7 +9,7 @@ use std::{
 use flumen_protocol::{
     batch::{Batch, BatchBuilder, BatchError, Codec, ProducerSequence},
     error::{ErrorCode, WireError},
-    ids::{BrokerId, ProducerId},
+    ids::{BrokerId, ProducerId, ShardId},
     message::{ProduceAcks, ProduceBatch, ProduceOpen, StreamOpen, TopicMetadata},
     topic::TopicName,
 };
@@ -53,7 +53,8 @@ pub(super) struct Shared {
     pub(super) accumulator: Mutex<Accumulator>,
     /// Told when memory comes back.
     pub(super) room: Notify,
-    leaders: Mutex<Vec<Option<BrokerId>>>,
+    /// The shard that each partition lives in.
+    shards: Mutex<Vec<ShardId>>,
     /// When the leaders were last asked for; held while asking, so that one asks for all.
     refreshed: tokio::sync::Mutex<Instant>,
 }
@@ -75,7 +76,7 @@ impl Shared {
             options,
             accumulator: Mutex::new(accumulator),
             room: Notify::new(),
-            leaders: Mutex::new(metadata.leaders),
+            shards: Mutex::new(metadata.shards),
             refreshed: tokio::sync::Mutex::new(Instant::now()),
         });
         tokio::spawn(watch_topic(Arc::downgrade(&shared)));
@@ -91,8 +92,8 @@ impl Shared {
         match self.client.topic(&self.topic).await {
             Ok(Some(metadata)) => {
                 *refreshed = Instant::now();
-                let partitions = metadata.leaders.len() as u32;
-                *self.leaders.lock() = metadata.leaders;
+                let partitions = metadata.shards.len() as u32;
+                *self.shards.lock() = metadata.shards;
                 self.accumulator.lock().grow(partitions);
                 true
             }
@@ -244,8 +245,8 @@ impl Worker {
     }
 
     fn leader(&self) -> Option<BrokerId> {
-        let leaders = self.shared.leaders.lock();
-        leaders.get(self.partition as usize).copied().flatten()
+        let shard = *self.shared.shards.lock().get(self.partition as usize)?;
+        self.shared.client.leader_of(shard)
     }
 
     async fn open(&self) -> Result<(FrameWriter, FrameReader), String> {

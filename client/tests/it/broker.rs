@@ -18,7 +18,8 @@ use flumen_protocol::{
     message::{
         BrokerInfo, ConsumeEvent, ConsumeOpen, Metadata, PartitionDescription, PartitionStart,
         ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt, Reply, Request,
-        Response, StartAt, StreamOpen, TopicDescription, TopicMetadata, TopicSummary,
+        Response, ShardMetadata, StartAt, StreamOpen, TopicDescription, TopicMetadata,
+        TopicSummary,
     },
     topic::Name,
 };
@@ -474,13 +475,20 @@ impl Session {
                         name: name.clone(),
                         id: topic.id,
                         config: topic.config.clone(),
-                        leaders: vec![Some(BrokerId(1)); topic.partitions.len()],
+                        shards: vec![ShardId(1); topic.partitions.len()],
                     })
                 };
                 Ok(Response::Metadata(Metadata {
                     brokers: vec![BrokerInfo {
                         id: BrokerId(1),
                         address: self.shared.address.to_string(),
+                        zone: None,
+                    }],
+                    shards: vec![ShardMetadata {
+                        id: ShardId(1),
+                        term: 1,
+                        leader: Some(BrokerId(1)),
+                        replicas: vec![BrokerId(1)],
                     }],
                     topics: topics.iter().filter_map(known).collect(),
                     batch_bytes_max: flumen_protocol::limits::BATCH_BYTES_MAX as u32,

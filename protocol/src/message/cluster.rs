@@ -1,0 +1,95 @@
+//! The state of the whole cluster.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BrokerId, ShardId};
+
+/// The state of the cluster, as the broker that answers knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster, as its brokers name it in certificates.
+    pub cluster: String,
+    /// The broker that answers; round trips are measured from it.
+    pub answered_by: BrokerId,
+    /// How many replicas every shard should have.
+    pub replication_factor: u32,
+    /// Replicas and leaders that are still to be moved until all stand where they should.
+    pub moves_left: u32,
+    /// The brokers, also those that are draining, and those removed that are still remembered.
+    pub brokers: Vec<BrokerOverview>,
+    /// The Raft groups, the catalog (shard 0) first.
+    pub shards: Vec<ShardOverview>,
+}
+
+/// A broker as the cluster sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerOverview {
+    /// The broker.
+    pub id: BrokerId,
+    /// Its address for clients.
+    pub address: String,
+    /// Where it stands, if it was told.
+    pub zone: Option<String>,
+    /// What the cluster has decided about it.
+    pub state: BrokerState,
+    /// Whether the broker that answers can reach it.
+    pub reachable: bool,
+    /// Its software version, once it was heard.
+    pub version: Option<String>,
+    /// Shards that it leads.
+    pub leaders: u32,
+    /// Shards that it has a copy of.
+    pub replicas: u32,
+    /// Records by which its copies are behind their leaders, all together.
+    pub lag_records: u64,
+    /// Bytes by which its copies are behind their leaders, all together.
+    pub lag_bytes: u64,
+    /// The last measured round trip to it in microseconds.
+    pub round_trip_us: Option<u64>,
+    /// Why it takes no produce requests at the moment, if it does not.
+    pub degraded: Option<String>,
+}
+
+/// What the cluster has decided about a broker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BrokerState {
+    /// It may have leaders and replicas.
+    #[default]
+    Active,
+    /// Leaders and replicas are taken away from it; it has none left once it is drained.
+    Draining,
+    /// It is no part of the cluster any more.
+    Removed,
+}
+
+/// A Raft group as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardOverview {
+    /// The shard; 0 is the catalog.
+    pub id: ShardId,
+    /// Its leader; `None` while there is none.
+    pub leader: Option<BrokerId>,
+    /// The latest term that is known.
+    pub term: u64,
+    /// Partitions that live in it.
+    pub partitions: u64,
+    /// Its copies.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A copy of a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The broker that has it.
+    pub broker: BrokerId,
+    /// Whether it counts for a majority; otherwise it is still being filled, or on its way out.
+    pub voter: bool,
+    /// Entries of the Raft log that it does not have yet; `None` when the leader does not know.
+    pub lag_entries: Option<u64>,
+    /// Records in them.
+    pub lag_records: u64,
+    /// Bytes in them, or left of the snapshot that it receives.
+    pub lag_bytes: u64,
+}

@@ -1,0 +1,73 @@
+//! Consume streams: the broker pushes batches.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::WireError, ids::Offset, topic::TopicName};
+
+/// Opens a consume stream, at the leader of the partitions or at any other broker that has a
+/// copy of them.
+///
+/// A broker that does not lead a partition may be behind. Where its copy does not tell (the
+/// start is the end, a time, or an offset past the end of its copy), it asks the leader, or
+/// refuses with [`NotLeader`](crate::error::ErrorCode::NotLeader); a start that lies in what it
+/// does not have yet, but the leader has, is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumeOpen {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partitions and where to start in each.
+    pub partitions: Vec<(u32, StartAt)>,
+}
+
+/// Where a consumer starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    /// The oldest record.
+    #[default]
+    Beginning,
+    /// The next record to come.
+    End,
+    /// A record by its offset. One before the oldest starts at the oldest; one past the
+    /// end is an error.
+    Offset(Offset),
+    /// The first record whose time is at or after this one, in milliseconds since the epoch.
+    Time(i64),
+}
+
+/// A frame to the consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ConsumeEvent {
+    /// The first frame: where each partition starts and where it ended at that moment, in
+    /// the order of the request.
+    Started(Vec<PartitionStart>),
+    /// The payload is one encoded batch. Its first records may lie before the offset that
+    /// was asked for; the consumer passes over them.
+    Batch {
+        /// The partition's index.
+        partition: u32,
+        /// The end of the partition as the broker knew it when it sent this.
+        end_offset: Offset,
+    },
+    /// The stream ends with this frame.
+    Failed(WireError),
+    /// A partition cannot be read any further. The stream goes on with the others.
+    PartitionFailed {
+        /// The partition's index.
+        partition: u32,
+        /// Why.
+        error: WireError,
+    },
+}
+
+/// Where a consumer starts in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionStart {
+    /// The partition's index.
+    pub partition: u32,
+    /// The first offset that will be delivered.
+    pub start_offset: Offset,
+    /// The partition's end at the start.
+    pub end_offset: Offset,
+}

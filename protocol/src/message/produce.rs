@@ -1,0 +1,42 @@
+//! Produce streams: batches one way, their outcomes the other way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::WireError, ids::Offset, topic::TopicName};
+
+/// Opens a produce stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceOpen {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition's index.
+    pub partition: u32,
+}
+
+/// A frame from the producer; the payload is one encoded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceBatch;
+
+/// A frame to the producer: the outcomes of its batches, in the order in which they were
+/// sent on this stream. Several may share a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceAcks {
+    /// One outcome a batch.
+    pub outcomes: Vec<ProduceOutcome>,
+}
+
+/// What became of a batch.
+pub type ProduceOutcome = Result<ProduceReceipt, WireError>;
+
+/// A batch is durable as the broker's sync policy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProduceReceipt {
+    /// The offset of its first record; `None` when a plugin kept none.
+    pub base_offset: Option<Offset>,
+    /// How many of its records were stored; fewer than sent when a plugin dropped some.
+    pub stored: u32,
+    /// When it was appended, in milliseconds since the epoch.
+    pub append_time_ms: u64,
+    /// Whether the broker had it already.
+    pub duplicate: bool,
+}
