@@ -28,3 +28,9 @@ pub fn checkpoint(bytes: &[u8]) -> bool {
 pub fn raft_entry(bytes: &[u8]) -> bool {
     crate::shard::raft::decode_entry(1, 1, Bytes::copy_from_slice(bytes)).is_ok()
 }
+
+/// Calls between brokers, or replies, that share a frame. Whether the bytes are such a frame: the
+/// first gives the length of its header.
+pub fn peer_calls(bytes: &[u8]) -> bool {
+    crate::peer::decode_calls_for_fuzzing(bytes)
+}

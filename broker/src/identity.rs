@@ -17,21 +17,24 @@
 mod certificates;
 mod data_dir;
 mod files;
+mod name;
 mod tokens;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use flumen_protocol::{ALPN_CLIENT, ids::BrokerId, profile::Profile};
+use flumen_protocol::{ALPN_CLIENT, ALPN_PEER, ids::BrokerId, profile::Profile};
 use flumen_transport::tls::{self, TlsError};
-use quinn::crypto::rustls::QuicServerConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 pub use self::data_dir::FORMAT_VERSION;
+pub(crate) use self::name::broker_in_certificate;
 use self::{certificates::Certificates, data_dir::DataDir, tokens::Tokens};
 use crate::config::BrokerConfig;
 
@@ -118,12 +121,43 @@ pub enum IdentityError {
     },
 }
 
+/// What a broker shows to the others, as PEM texts.
+#[derive(Clone)]
+pub(crate) struct PeerCredentials {
+    pub(crate) authority: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+impl PeerCredentials {
+    /// TLS towards another broker, which must show that it is the one that was meant.
+    pub(crate) fn tls_towards(&self, broker: BrokerId) -> Result<QuicClientConfig, TlsError> {
+        let identity = tls::Identity {
+            cert_pem: &self.certificate,
+            key_pem: &self.key,
+        };
+        let check = move |certificate: &[u8]| match broker_in_certificate(certificate)? {
+            found if found == broker => Ok(()),
+            found => Err(format!("it is broker {found}")),
+        };
+        tls::peer_config(&self.authority, identity, ALPN_PEER, Arc::new(check))
+    }
+}
+
+/// The key stays out of logs.
+impl fmt::Debug for PeerCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerCredentials").finish_non_exhaustive()
+    }
+}
+
 impl Identity {
     /// Opens the data directory of `config`, locks it, and makes what is missing.
     pub fn load_or_create(config: &BrokerConfig) -> Result<Self, IdentityError> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let broker_id = data_dir.broker_id()?;
-        let certificates = Certificates::load_or_issue(&data_dir.path().join("tls"), config)?;
+        let tls_dir = data_dir.path().join("tls");
+        let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
         let tokens = Tokens::load_or_issue(data_dir.path())?;
         Ok(Self {
             data_dir,
@@ -154,18 +188,32 @@ impl Identity {
     }
 
     /// TLS for the broker's endpoint. A client certificate of the broker's authority is a
-    /// credential, too.
+    /// credential, too. The authority's own certificate goes with the broker's: a broker that
+    /// joins knows nothing but its fingerprint.
     pub fn server_tls(&self) -> Result<QuicServerConfig, IdentityError> {
+        let ca_pem = &self.certificates.ca_pem;
         let identity = tls::Identity {
-            cert_pem: &self.certificates.broker_pem,
+            cert_pem: &format!("{}\n{ca_pem}", self.certificates.broker_pem),
             key_pem: &self.certificates.broker_key,
         };
-        tls::server_config(identity, &self.certificates.ca_pem, &[ALPN_CLIENT]).map_err(|error| {
-            IdentityError::Tls {
-                dir: self.data_dir.path().join("tls"),
-                error,
-            }
-        })
+        tls::server_config(identity, ca_pem, &[ALPN_CLIENT, ALPN_PEER])
+            .map_err(|error| self.tls_error(error))
+    }
+
+    /// What the broker shows to the others.
+    pub(crate) fn peer_credentials(&self) -> PeerCredentials {
+        PeerCredentials {
+            authority: self.certificates.ca_pem.clone(),
+            certificate: self.certificates.broker_pem.clone(),
+            key: self.certificates.broker_key.clone(),
+        }
+    }
+
+    fn tls_error(&self, error: TlsError) -> IdentityError {
+        IdentityError::Tls {
+            dir: self.data_dir.path().join("tls"),
+            error,
+        }
     }
 
     /// What lets a restarted broker end the connections of its earlier life at once: a secret

@@ -7,6 +7,7 @@
 //! | [`disk`] | files behind a trait |
 //! | [`wal`] | one write-ahead log for all Raft groups |
 //! | [`log`] | the segments of partitions |
+//! | `peer` | the other brokers: calls and streams |
 //! | [`shard`] | a Raft group |
 //! | [`catalog`] | the metadata of the cluster |
 //! | [`shards`] | all shards of a broker |

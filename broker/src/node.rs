@@ -1,9 +1,9 @@
 //! Puts the rooms of a broker together, and starts and stops them in order.
 //!
 //! ```text
-//! start:  identity (locks the data directory) → disk → wal → log → shards, catalog
-//!         → plugins → server, admin → client.toml
-//! stop:   server (drains) → shards (checkpoint) → wal → admin
+//! start:  identity (locks the data directory) → peers, server (for peers) → disk → wal → log
+//!         → shards, catalog → plugins → server (for clients), admin → client.toml
+//! stop:   server (drains) → shards (checkpoint) → peers → server → wal → admin
 //! ```
 //!
 //! ```no_run
@@ -45,9 +45,10 @@ use crate::{
     identity::{Identity, IdentityError},
     log::{LogStore, LogStoreOptions},
     metrics::Metrics,
+    peer::Peers,
     plugin::{EngineError, PluginEngine},
     plugins::Plugins,
-    server::{Server, ServerLimits},
+    server::{self, Server, ServerLimits},
     shard::{DataShard, ShardError},
     shards::{Shards, ShardsOptions},
     topics::Topics,
@@ -144,8 +145,15 @@ impl Broker {
         open_files::raise_limit();
         let identity = Identity::load_or_create(&config)?;
         let metrics = Metrics::default();
-        let node = Arc::new(Node::open(&config, identity, metrics, started).await?);
-        let server = node.listen(&config)?;
+        let server = listen(&config, &identity, &metrics)?;
+        let node = match Node::open(&config, identity, metrics, started).await {
+            Ok(node) => Arc::new(node),
+            Err(error) => {
+                server.close().await;
+                return Err(error);
+            }
+        };
+        server.serve_clients(Arc::clone(&node));
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
         node.address.write().clone_from(&advertised);
@@ -191,8 +199,10 @@ impl Broker {
     /// Finishes what is under way, makes all durable, and stops.
     pub async fn stop(self) {
         tracing::info!("the broker is stopping");
-        self.server.stop(self.shutdown_grace).await;
+        self.server.drain(self.shutdown_grace).await;
         self.node.shards.shutdown().await;
+        self.server.peers().shutdown().await;
+        self.server.close().await;
         let wal = self.node.wal.clone();
         let closed = tokio::task::spawn_blocking(move || wal.shutdown()).await;
         if !matches!(closed, Ok(Ok(()))) {
@@ -227,6 +237,29 @@ fn open_wal(
             .map_err(|source| StartError::Log { dir: mark, source })?;
     }
     Ok(wal)
+}
+
+/// Takes the address, and serves other brokers from now on.
+fn listen(
+    config: &BrokerConfig,
+    identity: &Identity,
+    metrics: &Metrics,
+) -> Result<Server, StartError> {
+    let limits = ServerLimits {
+        connections_max: config.limits.connections_max as usize,
+        streams_per_connection_max: config.limits.streams_per_connection_max,
+        batch_bytes_max: config.limits.batch_bytes_max.as_u64() as usize,
+        inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
+        authentication_timeout: config.limits.authentication_timeout.into(),
+    };
+    let address = config.listen;
+    let failed = |source| StartError::Listen { address, source };
+    let secret = identity.restart_secret();
+    let endpoint = server::bind(address, identity.server_tls()?, &limits, secret);
+    let endpoint = endpoint.map_err(failed)?;
+    let credentials = identity.peer_credentials();
+    let peers = Peers::new(identity.broker_id(), endpoint.clone(), credentials);
+    Server::start(endpoint, limits, metrics.server.clone(), peers).map_err(failed)
 }
 
 impl Node {
@@ -290,20 +323,6 @@ impl Node {
             shards,
             catalog,
         })
-    }
-
-    fn listen(self: &Arc<Self>, config: &BrokerConfig) -> Result<Server, StartError> {
-        let limits = ServerLimits {
-            connections_max: config.limits.connections_max as usize,
-            streams_per_connection_max: config.limits.streams_per_connection_max,
-            batch_bytes_max: config.limits.batch_bytes_max.as_u64() as usize,
-            inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
-            authentication_timeout: config.limits.authentication_timeout.into(),
-        };
-        let tls = self.identity.server_tls()?;
-        let address = config.listen;
-        Server::start(address, tls, limits, Arc::clone(self))
-            .map_err(|source| StartError::Listen { address, source })
     }
 
     async fn show(self: &Arc<Self>, config: &BrokerConfig) -> Result<Option<Admin>, StartError> {

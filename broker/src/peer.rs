@@ -8,12 +8,33 @@
 //! shard, catalog, node ── call, open ──> PeerNetwork ~~ QUIC, mutual TLS ~~> PeerHandler
 //! ```
 
+mod accept;
+mod calls;
+mod dial;
+mod envelope;
+mod link;
+#[cfg(test)]
+pub(crate) mod memory;
+mod peers;
+mod stream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use bytes::Bytes;
 use flumen_protocol::ids::BrokerId;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::peers::Peers;
+
+/// Whether the bytes are a frame of calls.
+pub(crate) fn decode_calls_for_fuzzing(bytes: &[u8]) -> bool {
+    envelope::decode_for_fuzzing(bytes)
+}
 
 /// Bytes of a call's request or reply.
 pub(crate) const CALL_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -64,6 +85,23 @@ pub(crate) enum PeerError {
     },
 }
 
+impl PeerError {
+    fn unreachable(broker: BrokerId, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Unreachable { broker, reason }
+    }
+
+    fn lost(broker: BrokerId, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Lost { broker, reason }
+    }
+
+    fn refused(broker: BrokerId, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Refused { broker, reason }
+    }
+}
+
 /// A message of a stream: a head that the room decodes, and bytes that nobody copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerMessage {
@@ -71,6 +109,13 @@ pub(crate) struct PeerMessage {
     pub(crate) head: Bytes,
     /// What goes with it. However many parts were sent, one arrives, or none where all are empty.
     pub(crate) parts: Vec<Bytes>,
+}
+
+impl PeerMessage {
+    /// Bytes of head and parts together.
+    fn bytes(&self) -> usize {
+        self.head.len() + self.parts.iter().map(Bytes::len).sum::<usize>()
+    }
 }
 
 /// The way to the other brokers.

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //! endpoint ── accept ──> session (one a connection) ── accept ──> stream (one task each)
-//!                        credential, bounds                       control | produce | consume
+//!               │        credential, bounds                       control | produce | consume
+//!               └──────> Peers (connections of other brokers, from the beginning to the end)
 //! ```
+//!
+//! Other brokers come to the same address and say by their protocol (ALPN) that they are none of
+//! the clients; a broker needs them before it can serve anybody, and until it has handed over.
 //!
 //! Every stream is a task of its own; no stream waits for another. What a client may hold —
 //! connections, streams, bytes under way — is bounded by [`ServerLimits`].
@@ -14,19 +18,28 @@ mod control;
 mod produce;
 mod session;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use flumen_protocol::close;
+use flumen_protocol::{ALPN_PEER, close};
 use flumen_transport::{
     endpoint,
-    quinn::{Endpoint, Incoming, ServerConfig, VarInt, crypto::rustls::QuicServerConfig},
+    quinn::{
+        Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportErrorCode, VarInt,
+        crypto::rustls::{HandshakeData, QuicServerConfig},
+    },
     tuning,
 };
+use rustls::AlertDescription;
 use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{budget::ByteBudget, session::Session};
-use crate::{metrics::ServerMetrics, node::Node};
+use crate::{metrics::ServerMetrics, node::Node, peer::Peers};
 
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +50,9 @@ const CONNECTIONS_BEFORE_RETRY: usize = 256;
 
 /// What clients are told when the broker stops.
 const STOPPING_TEXT: &[u8] = b"the broker is stopping";
+
+/// What clients are told that come too early.
+const STARTING_TEXT: &[u8] = b"the broker is starting; try again soon";
 
 /// What clients may hold.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +74,21 @@ pub struct ServerLimits {
 pub struct Server {
     endpoint: Endpoint,
     address: SocketAddr,
-    shared: Arc<Shared>,
+    acceptor: Arc<Acceptor>,
     accepting: JoinHandle<()>,
+}
+
+/// Decides what becomes of a connection.
+#[derive(Debug)]
+struct Acceptor {
+    limits: ServerLimits,
+    metrics: ServerMetrics,
+    peers: Peers,
+    /// Set once clients are served.
+    clients: OnceLock<Arc<Shared>>,
+    /// Cancelled when the broker stops: streams finish what they have and take no more.
+    stopping: CancellationToken,
+    sessions: TaskTracker,
 }
 
 /// What all sessions share.
@@ -69,39 +98,66 @@ struct Shared {
     limits: ServerLimits,
     budget: ByteBudget,
     metrics: ServerMetrics,
-    /// Cancelled when the broker stops: streams finish what they have and take no more.
     stopping: CancellationToken,
-    sessions: TaskTracker,
+}
+
+/// Takes the address `listen`. Nobody is let in before [`Server::start`].
+pub(crate) fn bind(
+    listen: SocketAddr,
+    tls: QuicServerConfig,
+    limits: &ServerLimits,
+    restart_secret: &[u8],
+) -> io::Result<Endpoint> {
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(tuning::transport_config(limits.streams_per_connection_max));
+    // Clients of an earlier life, cut short, are told so with their first packet.
+    endpoint::server_with_secret(listen, config, restart_secret)
 }
 
 impl Server {
-    /// Listens on `listen` and serves clients of `node`.
+    /// Accepts connections: those of other brokers are handed to `peers` from now on, those of
+    /// clients are served from [`Server::serve_clients`] on.
     pub(crate) fn start(
-        listen: SocketAddr,
-        tls: QuicServerConfig,
+        endpoint: Endpoint,
         limits: ServerLimits,
-        node: Arc<Node>,
+        metrics: ServerMetrics,
+        peers: Peers,
     ) -> io::Result<Self> {
-        let mut config = ServerConfig::with_crypto(Arc::new(tls));
-        config.transport_config(tuning::transport_config(limits.streams_per_connection_max));
-        // Clients of an earlier life, cut short, are told so with their first packet.
-        let secret = node.identity.restart_secret();
-        let endpoint = endpoint::server_with_secret(listen, config, secret)?;
-        let shared = Arc::new(Shared {
-            metrics: node.metrics.server.clone(),
-            budget: ByteBudget::new(limits.inflight_bytes_max),
-            node,
+        let acceptor = Arc::new(Acceptor {
             limits,
+            metrics,
+            peers,
+            clients: OnceLock::new(),
             stopping: CancellationToken::new(),
             sessions: TaskTracker::new(),
         });
-        let accepting = tokio::spawn(accept(endpoint.clone(), Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(endpoint.clone(), Arc::clone(&acceptor)));
         Ok(Self {
             address: endpoint.local_addr()?,
             endpoint,
-            shared,
+            acceptor,
             accepting,
         })
+    }
+
+    /// Serves clients of `node` from now on.
+    pub(crate) fn serve_clients(&self, node: Arc<Node>) {
+        let acceptor = &self.acceptor;
+        let shared = Shared {
+            node,
+            limits: acceptor.limits,
+            budget: ByteBudget::new(acceptor.limits.inflight_bytes_max),
+            metrics: acceptor.metrics.clone(),
+            stopping: acceptor.stopping.clone(),
+        };
+        if acceptor.clients.set(Arc::new(shared)).is_err() {
+            tracing::error!("clients are served already");
+        }
+    }
+
+    /// The other brokers.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.acceptor.peers
     }
 
     /// The address that it listens on.
@@ -109,19 +165,25 @@ impl Server {
         self.address
     }
 
-    /// Takes no more requests, answers those under way for at most `grace`, and closes.
-    pub async fn stop(self, grace: Duration) {
-        self.shared.stopping.cancel();
-        self.shared.sessions.close();
-        if tokio::time::timeout(grace, self.shared.sessions.wait())
-            .await
-            .is_err()
-        {
+    /// Takes no more requests of clients, and answers those under way for at most `grace`. Other
+    /// brokers are still served.
+    pub async fn drain(&self, grace: Duration) {
+        let Acceptor {
+            stopping, sessions, ..
+        } = &*self.acceptor;
+        stopping.cancel();
+        sessions.close();
+        if tokio::time::timeout(grace, sessions.wait()).await.is_err() {
             tracing::warn!(
                 ?grace,
                 "some requests did not finish in time and are cut off"
             );
         }
+    }
+
+    /// Closes all connections and gives the address up.
+    pub async fn close(self) {
+        self.acceptor.stopping.cancel();
         self.accepting.abort();
         self.endpoint
             .close(VarInt::from_u32(close::STOPPING), STOPPING_TEXT);
@@ -130,14 +192,14 @@ impl Server {
     }
 }
 
-async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
+async fn accept(endpoint: Endpoint, acceptor: Arc<Acceptor>) {
     while let Some(incoming) = endpoint.accept().await {
         let open = endpoint.open_connections();
-        if open > shared.limits.connections_max {
-            shared.metrics.connections_refused.inc();
+        if open > acceptor.limits.connections_max {
+            acceptor.metrics.connections_refused.inc();
             tracing::warn!(
                 from = %incoming.remote_address(),
-                limit = shared.limits.connections_max,
+                limit = acceptor.limits.connections_max,
                 "connection refused: limits.connections_max is reached"
             );
             incoming.refuse();
@@ -151,27 +213,72 @@ async fn accept(endpoint: Endpoint, shared: Arc<Shared>) {
             let _ = incoming.retry();
             continue;
         }
-        if shared.stopping.is_cancelled() {
-            incoming.refuse();
-            continue;
-        }
-        let session = welcome(incoming, Arc::clone(&shared));
-        shared.sessions.spawn(session);
+        tokio::spawn(welcome(incoming, Arc::clone(&acceptor)));
     }
 }
 
-async fn welcome(incoming: Incoming, shared: Arc<Shared>) {
+async fn welcome(incoming: Incoming, acceptor: Arc<Acceptor>) {
     let from = incoming.remote_address();
     let handshake = async { incoming.accept()?.await };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => Session::new(connection, shared).run().await,
+        Ok(Ok(connection)) if is_peer(&connection) => acceptor.peers.accepted(connection),
+        Ok(Ok(connection)) => acceptor.serve_client(connection),
         Ok(Err(error)) => {
-            shared.metrics.connections_refused.inc();
-            tracing::debug!(%from, %error, "handshake failed");
+            acceptor.metrics.connections_refused.inc();
+            match refused_certificate(&error) {
+                Some(reason) => tracing::warn!(
+                    %from,
+                    reason,
+                    "a connection was refused: its certificate is none of this cluster"
+                ),
+                None => tracing::debug!(%from, %error, "handshake failed"),
+            }
         }
         Err(_) => {
-            shared.metrics.connections_refused.inc();
+            acceptor.metrics.connections_refused.inc();
             tracing::debug!(%from, "handshake took too long");
         }
     }
+}
+
+impl Acceptor {
+    fn serve_client(&self, connection: Connection) {
+        let code = VarInt::from_u32(close::STOPPING);
+        if self.stopping.is_cancelled() {
+            return connection.close(code, STOPPING_TEXT);
+        }
+        match self.clients.get() {
+            Some(shared) => {
+                let session = Session::new(connection, Arc::clone(shared));
+                self.sessions.spawn(session.run());
+            }
+            None => connection.close(code, STARTING_TEXT),
+        }
+    }
+}
+
+/// Whether the other side speaks the protocol of brokers.
+fn is_peer(connection: &Connection) -> bool {
+    let data = connection.handshake_data();
+    let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol)
+        .is_some_and(|protocol| protocol == ALPN_PEER)
+}
+
+/// What is wrong with the certificate that the other side has shown, if that is why there is no
+/// connection.
+fn refused_certificate(error: &ConnectionError) -> Option<&str> {
+    let ConnectionError::TransportError(error) = error else {
+        return None;
+    };
+    let is_about_certificate = [
+        AlertDescription::BadCertificate,
+        AlertDescription::UnsupportedCertificate,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::UnknownCA,
+    ]
+    .into_iter()
+    .any(|alert| error.code == TransportErrorCode::crypto(alert.into()));
+    is_about_certificate.then_some(error.reason.as_str())
 }

@@ -99,6 +99,13 @@ pub fn append_head<H: Serialize>(out: &mut BytesMut, header: &H, payload_len: us
     out[start + 4..start + 8].copy_from_slice(&(payload_len as u32).to_le_bytes());
 }
 
+/// Appends the prefix of a frame whose header is not a postcard value; header and payload follow
+/// as they are.
+pub fn append_prefix(out: &mut BytesMut, prefix: Prefix) {
+    out.put_u32_le(prefix.header_len as u32);
+    out.put_u32_le(prefix.payload_len as u32);
+}
+
 /// Decodes a frame's header. Trailing bytes are an error.
 pub fn decode_header<H: DeserializeOwned>(bytes: &[u8]) -> Result<H, FrameError> {
     match postcard::take_from_bytes(bytes) {

@@ -1,14 +1,20 @@
 //! TLS 1.3 for clients and brokers. There is no way to turn it off.
 
+mod verifier;
+
 use std::sync::Arc;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     RootCertStore,
+    client::WantsClientCert,
     crypto::{CryptoProvider, aws_lc_rs},
     server::WebPkiClientVerifier,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+
+use self::verifier::{BrokerVerifier, Trust};
+pub use self::verifier::{CertificateCheck, fingerprint};
 
 /// A certificate chain and its private key, as PEM texts.
 #[derive(Clone, Copy)]
@@ -55,6 +61,53 @@ pub fn client_config(
     };
     config.alpn_protocols = vec![alpn.to_vec()];
     QuicClientConfig::try_from(config).map_err(invalid)
+}
+
+/// TLS of a broker towards another: shows `identity`, and goes on with a broker of the authority
+/// `ca_pem` whose certificate passes the check, whatever its host is called.
+pub fn peer_config(
+    ca_pem: &str,
+    identity: Identity<'_>,
+    alpn: &[u8],
+    check: CertificateCheck,
+) -> Result<QuicClientConfig, TlsError> {
+    let (certs, key) = parse(identity)?;
+    let mut config = verified_by(Trust::Named(roots(ca_pem)?, check))?
+        .with_client_auth_cert(certs, key)
+        .map_err(invalid)?;
+    config.alpn_protocols = vec![alpn.to_vec()];
+    QuicClientConfig::try_from(config).map_err(invalid)
+}
+
+/// TLS of a broker that joins a cluster: all that it knows is the fingerprint of the authority,
+/// whose certificate the other side must show behind its own.
+pub fn joiner_config(
+    authority_fingerprint: [u8; 32],
+    alpn: &[u8],
+) -> Result<QuicClientConfig, TlsError> {
+    let mut config = verified_by(Trust::Fingerprint(authority_fingerprint))?.with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    QuicClientConfig::try_from(config).map_err(invalid)
+}
+
+/// The first certificate of a PEM text (DER).
+pub fn certificate_der(pem: &str) -> Result<Vec<u8>, TlsError> {
+    let certificates = certificates("the certificate", pem)?;
+    Ok(certificates
+        .into_iter()
+        .next()
+        .map_or_else(Vec::new, |first| first.to_vec()))
+}
+
+fn verified_by(
+    trust: Trust,
+) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, WantsClientCert>, TlsError> {
+    let verifier = BrokerVerifier::new(trust, &provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(invalid)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
 /// TLS of a broker: shows `identity`, and accepts clients that show a certificate of

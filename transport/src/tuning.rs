@@ -27,6 +27,18 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is kept alive by a packet this often.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
+/// A connection between brokers that hears nothing for this long is dead: soon enough that calls
+/// to a broker that is gone fail, and not so soon that a busy machine looks like a dead one.
+pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// As [`KEEP_ALIVE`], between brokers: several within [`PEER_IDLE_TIMEOUT`], as packets get lost.
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
+
+/// What a broker takes for the round trip to another one that it has not heard yet. The first
+/// packet of a handshake is repeated after three times this, so that a broker that has just come
+/// back is found soon.
+const PEER_INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
+
 /// Size asked for the UDP socket buffers; the kernel may grant less.
 pub const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 
@@ -36,6 +48,22 @@ const ACK_ELICITING_THRESHOLD: u32 = 20;
 
 /// The settings of every connection; `streams_max` bounds the streams that the peer may open.
 pub fn transport_config(streams_max: u32) -> Arc<TransportConfig> {
+    Arc::new(common(streams_max))
+}
+
+/// The settings of a connection that a broker makes to another one, which opens no streams on it.
+/// The idle time-out of a connection is the shorter of what both ends say.
+pub fn peer_transport_config() -> Arc<TransportConfig> {
+    let idle = IdleTimeout::try_from(PEER_IDLE_TIMEOUT).expect("the idle time-out fits a VarInt");
+    let mut config = common(0);
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(PEER_KEEP_ALIVE))
+        .initial_rtt(PEER_INITIAL_ROUND_TRIP);
+    Arc::new(config)
+}
+
+fn common(streams_max: u32) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_MAX_BYTES);
     let mut acks = AckFrequencyConfig::default();
@@ -53,5 +81,5 @@ pub fn transport_config(streams_max: u32) -> Arc<TransportConfig> {
         .max_concurrent_bidi_streams(VarInt::from_u32(streams_max))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None);
-    Arc::new(config)
+    config
 }

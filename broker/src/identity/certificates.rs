@@ -7,9 +7,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use flumen_protocol::ids::BrokerId;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, SanType,
 };
 use x509_parser::{
     extensions::GeneralName, parse_x509_certificate, pem::parse_x509_pem, prelude::X509Certificate,
@@ -18,6 +19,7 @@ use x509_parser::{
 use super::{
     IdentityError,
     files::{create_private_dir, read_private, write_private},
+    name,
 };
 use crate::config::BrokerConfig;
 
@@ -53,7 +55,11 @@ impl fmt::Debug for Certificates {
 impl Certificates {
     /// Reads the certificates, and makes those that are missing, too old, or for other hosts
     /// than those of `config`.
-    pub(super) fn load_or_issue(dir: &Path, config: &BrokerConfig) -> Result<Self, IdentityError> {
+    pub(super) fn load_or_issue(
+        dir: &Path,
+        broker: BrokerId,
+        config: &BrokerConfig,
+    ) -> Result<Self, IdentityError> {
         create_private_dir(dir)?;
         let [ca_path, ca_key_path, broker_path, broker_key_path] =
             ["ca.pem", "ca.key", "broker.pem", "broker.key"].map(|name| dir.join(name));
@@ -98,9 +104,9 @@ impl Certificates {
             None => new_key(&broker_key_path)?,
         };
         let broker_pem = match broker_pem {
-            Some(pem) if is_current(&pem, &ca_pem, &broker_key, &hosts) => pem,
+            Some(pem) if is_current(&pem, &ca_pem, &broker_key, broker, &hosts) => pem,
             _ => {
-                let pem = issue(&ca_pem, ca_key, &broker_key, &hosts)?;
+                let pem = issue(&ca_pem, ca_key, &broker_key, broker, &hosts)?;
                 write_private(&broker_path, pem.as_bytes())?;
                 pem
             }
@@ -145,14 +151,21 @@ fn issue(
     ca_pem: &str,
     ca_key: KeyPair,
     broker_key: &KeyPair,
+    broker: BrokerId,
     hosts: &[String],
 ) -> Result<String, IdentityError> {
     let mut params = CertificateParams::new(hosts).map_err(not_issued)?;
+    let uri = name::uri_of(broker).try_into().map_err(not_issued)?;
+    params.subject_alt_names.push(SanType::URI(uri));
     params
         .distinguished_name
         .push(DnType::CommonName, "Flumen broker");
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    // A broker is a client of the others.
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     set_validity(&mut params, BROKER_YEARS);
     let issuer = Issuer::from_ca_cert_pem(ca_pem, ca_key).map_err(not_issued)?;
@@ -166,9 +179,9 @@ fn set_validity(params: &mut CertificateParams, years: u32) {
     params.not_after = (now + YEAR * years).into();
 }
 
-/// Whether a broker's certificate is for this key and these hosts, of this authority, and
-/// valid for long enough.
-fn is_current(pem: &str, ca_pem: &str, key: &KeyPair, hosts: &[String]) -> bool {
+/// Whether a broker's certificate is for this broker, key and hosts, of this authority, good
+/// towards clients and brokers, and valid for long enough.
+fn is_current(pem: &str, ca_pem: &str, key: &KeyPair, broker: BrokerId, hosts: &[String]) -> bool {
     let with_certificate = |pem: &str, check: &dyn Fn(&X509Certificate<'_>) -> bool| {
         let Ok((_, pem)) = parse_x509_pem(pem.as_bytes()) else {
             return false;
@@ -188,8 +201,15 @@ fn is_current(pem: &str, ca_pem: &str, key: &KeyPair, hosts: &[String]) -> bool 
         certificate.validity().not_after.timestamp() > renew_at
             && of_authority
             && of_key
+            && name::broker_in(certificate) == Some(broker)
+            && is_for_clients_and_brokers(certificate)
             && hosts.iter().all(|host| is_for(certificate, host))
     })
+}
+
+fn is_for_clients_and_brokers(certificate: &X509Certificate<'_>) -> bool {
+    let usage = certificate.extended_key_usage();
+    matches!(usage, Ok(Some(usage)) if usage.value.server_auth && usage.value.client_auth)
 }
 
 fn is_for(certificate: &X509Certificate<'_>, host: &str) -> bool {

@@ -61,9 +61,22 @@ impl FrameReader {
         }
     }
 
+    /// Goes on with other limits, once the first frame has said what the stream is.
+    pub fn set_limits(&mut self, limits: FrameLimits) {
+        self.limits = limits;
+    }
+
     /// The header of the next frame and the length of its payload, which must be taken with
     /// [`FrameReader::payload`] before the frame after it. `None` at the end of the stream.
     pub async fn next<H: DeserializeOwned>(&mut self) -> Result<Option<(H, usize)>, ReadError> {
+        let Some((header, payload_len)) = self.next_bytes().await? else {
+            return Ok(None);
+        };
+        Ok(Some((decode_header(&header)?, payload_len)))
+    }
+
+    /// As [`FrameReader::next`], with the header's bytes as they came.
+    pub async fn next_bytes(&mut self) -> Result<Option<(Bytes, usize)>, ReadError> {
         let prefix = match self.prefix {
             Some(prefix) => prefix,
             None => {
@@ -76,7 +89,7 @@ impl FrameReader {
         };
         let header = self.payload(prefix.header_len).await?;
         self.prefix = None;
-        Ok(Some((decode_header(&header)?, prefix.payload_len)))
+        Ok(Some((header, prefix.payload_len)))
     }
 
     /// Exactly `len` bytes: the payload of the frame whose header was read last.

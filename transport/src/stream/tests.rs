@@ -117,6 +117,29 @@ async fn large_payloads_lie_at_a_block_of_memory_where_they_are_asked_to() {
 }
 
 #[tokio::test]
+async fn a_header_of_bytes_and_a_payload_of_parts_arrive_as_they_are() {
+    let pair = pair().await;
+    let mut writer = FrameWriter::new(pair.client.0);
+    let mut reader = FrameReader::new(pair.server.1, DATA_LIMITS);
+    let header = Bytes::from(vec![7; 2_000]);
+    let parts = [0, 3, 1_024, 70_000, 1_025].map(|len| Bytes::from(vec![len as u8; len]));
+    for _ in 0..2 {
+        writer.push_bytes(&header, Payload::Parts(&parts));
+        writer.push_bytes(&Bytes::new(), Payload::None);
+    }
+    writer.flush().await.unwrap();
+    assert_eq!(writer.buffered(), 0);
+    for _ in 0..2 {
+        let (received, len) = reader.next_bytes().await.unwrap().unwrap();
+        assert_eq!(received, header);
+        assert_eq!(reader.payload(len).await.unwrap(), parts.concat());
+        let (received, len) = reader.next_bytes().await.unwrap().unwrap();
+        assert_eq!((received.len(), len), (0, 0));
+    }
+    drop(pair.server.0);
+}
+
+#[tokio::test]
 async fn a_frame_over_the_limit_is_refused_by_its_prefix() {
     let pair = pair().await;
     let mut sender = pair.client.0;

@@ -1,7 +1,10 @@
 //! Writing frames.
 
 use bytes::{Bytes, BytesMut};
-use flumen_protocol::{batch::Batch, frame::append_head};
+use flumen_protocol::{
+    batch::Batch,
+    frame::{Prefix, append_head, append_prefix},
+};
 use quinn::{SendStream, VarInt};
 use serde::Serialize;
 
@@ -22,6 +25,8 @@ pub enum Payload<'a> {
     Bytes(&'a Bytes),
     /// An encoded batch.
     Batch(&'a Batch),
+    /// Bytes that lie in several places, one after the other.
+    Parts(&'a [Bytes]),
 }
 
 impl Payload<'_> {
@@ -30,6 +35,7 @@ impl Payload<'_> {
             Self::None => 0,
             Self::Bytes(bytes) => bytes.len(),
             Self::Batch(batch) => batch.encoded_len(),
+            Self::Parts(parts) => parts.iter().map(Bytes::len).sum(),
         }
     }
 }
@@ -60,7 +66,25 @@ impl FrameWriter {
     pub fn push<H: Serialize>(&mut self, header: &H, payload: Payload<'_>) {
         let before = self.tail.len();
         append_head(&mut self.tail, header, payload.len());
-        self.buffered += self.tail.len() - before + payload.len();
+        self.buffered += self.tail.len() - before;
+        self.push_payload(payload);
+    }
+
+    /// Adds a frame whose header is bytes, which are taken as they are.
+    pub fn push_bytes(&mut self, header: &Bytes, payload: Payload<'_>) {
+        let before = self.tail.len();
+        let prefix = Prefix {
+            header_len: header.len(),
+            payload_len: payload.len(),
+        };
+        append_prefix(&mut self.tail, prefix);
+        self.buffered += self.tail.len() - before + header.len();
+        self.append(header);
+        self.push_payload(payload);
+    }
+
+    fn push_payload(&mut self, payload: Payload<'_>) {
+        self.buffered += payload.len();
         match payload {
             Payload::None => {}
             Payload::Bytes(bytes) => self.append(bytes),
@@ -68,6 +92,7 @@ impl FrameWriter {
                 self.tail.extend_from_slice(&batch.header().encode());
                 self.append(batch.body());
             }
+            Payload::Parts(parts) => parts.iter().for_each(|part| self.append(part)),
         }
     }
 
@@ -122,7 +147,9 @@ impl FrameWriter {
         if bytes.len() <= COPY_BYTES_MAX {
             self.tail.extend_from_slice(bytes);
         } else {
-            self.chunks.push(self.tail.split().freeze());
+            if !self.tail.is_empty() {
+                self.chunks.push(self.tail.split().freeze());
+            }
             self.chunks.push(bytes.clone());
         }
     }

@@ -1,0 +1,123 @@
+//! Making a connection to another broker.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use flumen_protocol::ids::BrokerId;
+use flumen_transport::{
+    quinn::{ClientConfig, Connection, Endpoint},
+    stream::{FrameReader, FrameWriter, Payload},
+    tuning,
+};
+
+use super::{
+    envelope::FRAME_LIMITS,
+    wire::{Hello, PeerOpen, reason_of},
+};
+use crate::identity::PeerCredentials;
+
+/// How long it may take until a broker has answered.
+pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of the addresses that a name stands for, so many are tried.
+const ADDRESSES_MAX: usize = 4;
+
+/// QUIC wants a name; certificates of brokers are checked for their ids instead.
+const SERVER_NAME: &str = "broker.flumen";
+
+/// Makes connections to other brokers from the endpoint that they, too, come to.
+pub(super) struct Dialer {
+    endpoint: Endpoint,
+    credentials: PeerCredentials,
+}
+
+/// A connection whose other side has introduced itself, with its stream of calls.
+pub(super) struct Dialed {
+    pub(super) connection: Connection,
+    pub(super) writer: FrameWriter,
+    pub(super) reader: FrameReader,
+}
+
+impl Dialer {
+    pub(super) fn new(endpoint: Endpoint, credentials: PeerCredentials) -> Self {
+        Self {
+            endpoint,
+            credentials,
+        }
+    }
+
+    /// Connects to a broker at `address`, `host:port`; the error says why it did not answer.
+    pub(super) async fn dial(&self, to: BrokerId, address: &str) -> Result<Dialed, String> {
+        let mut reason = format!("{address} is no address that this broker can reach");
+        for address in self.resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
+            match tokio::time::timeout(DIAL_TIMEOUT, self.dial_address(to, address)).await {
+                Ok(Ok(dialed)) => return Ok(dialed),
+                Ok(Err(error)) => reason = format!("{address}: {error}"),
+                Err(_) => reason = format!("{address} did not answer within {DIAL_TIMEOUT:?}"),
+            }
+        }
+        Err(reason)
+    }
+
+    async fn dial_address(&self, to: BrokerId, address: SocketAddr) -> Result<Dialed, String> {
+        let tls = self.credentials.tls_towards(to);
+        let mut config = ClientConfig::new(Arc::new(tls.map_err(|error| error.to_string())?));
+        config.transport_config(tuning::peer_transport_config());
+        let connecting = self
+            .endpoint
+            .connect_with(config, address, SERVER_NAME)
+            .map_err(|error| error.to_string())?;
+        let connection = connecting.await.map_err(|error| reason_of(&error))?;
+        match introduce(&connection).await {
+            Ok((writer, reader)) => Ok(Dialed {
+                connection,
+                writer,
+                reader,
+            }),
+            Err(error) => Err(match connection.close_reason() {
+                Some(error) => reason_of(&error),
+                None => error,
+            }),
+        }
+    }
+
+    /// The addresses of a host that this endpoint can send to.
+    async fn resolve(&self, address: &str) -> Result<Vec<SocketAddr>, String> {
+        let is_ipv4 = self
+            .endpoint
+            .local_addr()
+            .is_ok_and(|local| local.is_ipv4());
+        let found = match address.parse() {
+            Ok(address) => vec![address],
+            Err(_) => tokio::time::timeout(DIAL_TIMEOUT, tokio::net::lookup_host(address))
+                .await
+                .map_err(|_| format!("the name in {address} was not found in time"))?
+                .map_err(|error| format!("{address} cannot be found: {error}"))?
+                .collect(),
+        };
+        let can_send = |address: &SocketAddr| !is_ipv4 || address.is_ipv4();
+        Ok(found.into_iter().filter(can_send).collect())
+    }
+}
+
+/// Says who we are, and waits until the other side has let us in.
+async fn introduce(connection: &Connection) -> Result<(FrameWriter, FrameReader), String> {
+    let (send, receive) = connection
+        .open_bi()
+        .await
+        .map_err(|error| reason_of(&error))?;
+    let mut writer = FrameWriter::new(send);
+    let mut reader = FrameReader::new(receive, FRAME_LIMITS);
+    let hello = PeerOpen::Calls(Hello::ours());
+    writer
+        .send(&hello, Payload::None)
+        .await
+        .map_err(|error| error.to_string())?;
+    match reader.next::<Hello>().await {
+        Ok(Some((welcome, _))) => {
+            tracing::debug!(version = welcome.version, "a broker has let us in");
+            Ok((writer, reader))
+        }
+        Ok(None) => Err("it ended the conversation".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

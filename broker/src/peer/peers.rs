@@ -1,0 +1,246 @@
+//! The door of the room: the QUIC network of a broker's peers.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flumen_protocol::ids::BrokerId;
+use flumen_transport::{
+    quinn::{Connection, Endpoint, VarInt},
+    stream::{FrameReader, FrameWriter, Payload},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use parking_lot::{Mutex, RwLock};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    CALL_BYTES_MAX, PeerError, PeerHandler, PeerNetwork, PeerService, PeerStream, accept,
+    dial::Dialer,
+    link::Link,
+    stream::{MESSAGE_LIMITS, stream},
+    wire::{CLOSE_REFUSED, CLOSE_REPLACED, CLOSE_STOPPING, PeerOpen, reason_of},
+};
+use crate::identity::PeerCredentials;
+
+/// Kinds of [`PeerService`].
+const SERVICES: usize = 4;
+
+/// The other brokers over QUIC: dials those that are asked for something, and serves those that
+/// come. Cheap to clone: all clones are the same.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+pub(super) struct Shared {
+    broker: BrokerId,
+    dialer: Arc<Dialer>,
+    handlers: [OnceLock<Arc<dyn PeerHandler>>; SERVICES],
+    /// The way to every other member.
+    links: RwLock<HashMap<BrokerId, Arc<Link>>>,
+    /// Connections that others have made, the last of each broker.
+    incoming: Mutex<HashMap<BrokerId, Connection>>,
+    serving: TaskTracker,
+}
+
+impl Peers {
+    /// The network of `broker` on an endpoint, whose accepting side hands connections to
+    /// [`Peers::accepted`]. There are no members yet, and no handlers.
+    pub(crate) fn new(broker: BrokerId, endpoint: Endpoint, credentials: PeerCredentials) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                broker,
+                dialer: Arc::new(Dialer::new(endpoint, credentials)),
+                handlers: [const { OnceLock::new() }; SERVICES],
+                links: RwLock::default(),
+                incoming: Mutex::default(),
+                serving: TaskTracker::new(),
+            }),
+        }
+    }
+
+    /// Sets who serves what others ask for, once. Until then they are told that it is not ready.
+    pub(crate) fn serve(&self, service: PeerService, handler: Arc<dyn PeerHandler>) {
+        if self.shared.handlers[service as usize].set(handler).is_err() {
+            tracing::error!(?service, "a second handler is passed over");
+        }
+    }
+
+    /// The brokers of the cluster and their addresses, `host:port`. Connections to and from others
+    /// are closed; this broker itself may be among them.
+    pub(crate) fn set_members(&self, members: Vec<(BrokerId, String)>) {
+        let shared = &self.shared;
+        if shared.serving.is_closed() {
+            return;
+        }
+        let mut links = shared.links.write();
+        let mut before = std::mem::take(&mut *links);
+        for (broker, address) in members {
+            if broker == shared.broker {
+                continue;
+            }
+            let link = match before.remove(&broker) {
+                Some(link) => {
+                    link.set_address(&address);
+                    link
+                }
+                None => Link::new(broker, address, Arc::clone(&shared.dialer)),
+            };
+            links.insert(broker, link);
+        }
+        for link in before.values() {
+            link.close(CLOSE_REFUSED, NO_MEMBER);
+        }
+        shared.incoming.lock().retain(|broker, connection| {
+            let is_member = links.contains_key(broker);
+            if !is_member {
+                connection.close(VarInt::from_u32(CLOSE_REFUSED), NO_MEMBER.as_bytes());
+            }
+            is_member
+        });
+    }
+
+    /// Serves a connection that another broker has made, in a task of its own, if its certificate
+    /// names a member.
+    pub(crate) fn accepted(&self, connection: Connection) {
+        let serving = &self.shared.serving;
+        if serving.is_closed() {
+            return connection.close(VarInt::from_u32(CLOSE_STOPPING), STOPPING);
+        }
+        serving.spawn(accept::serve(connection, Arc::clone(&self.shared)));
+    }
+
+    /// The time to a broker and back, if there is a connection to it.
+    pub(crate) fn round_trip(&self, broker: BrokerId) -> Option<Duration> {
+        self.link(broker).ok()?.round_trip()
+    }
+
+    /// Closes all connections, and takes and makes no more.
+    pub(crate) async fn shutdown(&self) {
+        let shared = &self.shared;
+        shared.serving.close();
+        for link in shared.links.write().drain().map(|(_, link)| link) {
+            link.close(CLOSE_STOPPING, "this broker stops");
+        }
+        for connection in shared.incoming.lock().drain().map(|(_, incoming)| incoming) {
+            connection.close(VarInt::from_u32(CLOSE_STOPPING), STOPPING);
+        }
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, shared.serving.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("streams of other brokers did not end in time");
+        }
+    }
+
+    fn link(&self, to: BrokerId) -> Result<Arc<Link>, PeerError> {
+        let link = self.shared.links.read().get(&to).map(Arc::clone);
+        link.ok_or_else(|| {
+            let reason = if to == self.shared.broker {
+                "it is this broker itself"
+            } else {
+                "it is no member of the cluster"
+            };
+            PeerError::unreachable(to, reason)
+        })
+    }
+
+    async fn open_stream(
+        self,
+        to: BrokerId,
+        service: PeerService,
+        head: Bytes,
+    ) -> Result<PeerStream, PeerError> {
+        if head.len() > CALL_BYTES_MAX {
+            let reason = format!("a head of {} bytes is over the limit", head.len());
+            return Err(PeerError::refused(to, reason));
+        }
+        let outgoing = self.link(to)?.outgoing().await?;
+        let unreachable = |reason: String| PeerError::unreachable(to, reason);
+        let (send, receive) = outgoing
+            .connection
+            .open_bi()
+            .await
+            .map_err(|error| unreachable(reason_of(&error)))?;
+        let mut writer = FrameWriter::new(send);
+        let open = PeerOpen::Stream(service);
+        writer
+            .send(&open, Payload::Bytes(&head))
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let reader = FrameReader::new(receive, MESSAGE_LIMITS);
+        Ok(stream(to, writer, reader))
+    }
+}
+
+/// How long streams of other brokers may take to notice that their connection is closed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+const NO_MEMBER: &str = "the broker is no member of the cluster";
+
+const STOPPING: &[u8] = b"the broker is stopping";
+
+impl Shared {
+    pub(super) fn handler(&self, service: PeerService) -> Option<Arc<dyn PeerHandler>> {
+        self.handlers[service as usize].get().map(Arc::clone)
+    }
+
+    /// Lets a broker in, in place of an earlier connection of it, or says why not.
+    pub(super) fn admit(&self, broker: BrokerId, connection: &Connection) -> Result<(), String> {
+        // Held until the connection is among those that a change of the members looks at.
+        let links = self.links.read();
+        if broker == self.broker {
+            return Err(format!("it says that it is this broker itself, {broker}"));
+        }
+        if !links.contains_key(&broker) {
+            return Err(format!("broker {broker} is no member of the cluster"));
+        }
+        let earlier = self.incoming.lock().insert(broker, connection.clone());
+        if let Some(earlier) = earlier {
+            let code = VarInt::from_u32(CLOSE_REPLACED);
+            earlier.close(code, b"the broker has come with another connection");
+        }
+        Ok(())
+    }
+
+    /// The connection has ended.
+    pub(super) fn forget(&self, broker: BrokerId, connection: &Connection) {
+        let mut incoming = self.incoming.lock();
+        let is_same = |known: &Connection| known.stable_id() == connection.stable_id();
+        if incoming.get(&broker).is_some_and(is_same) {
+            incoming.remove(&broker);
+        }
+    }
+}
+
+impl PeerNetwork for Peers {
+    fn call(
+        &self,
+        to: BrokerId,
+        service: PeerService,
+        request: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let link = self.link(to);
+        async move { link?.outgoing().await?.calls.call(service, request).await }.boxed()
+    }
+
+    fn open(
+        &self,
+        to: BrokerId,
+        service: PeerService,
+        head: Bytes,
+    ) -> BoxFuture<'static, Result<PeerStream, PeerError>> {
+        self.clone().open_stream(to, service, head).boxed()
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peers({})", self.shared.broker)
+    }
+}

@@ -1,0 +1,120 @@
+//! Who is not let in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::{super::*, Authority, ONE, Room, TWO, TestBroker, ask, pair};
+
+fn any_port() -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
+}
+
+#[track_caller]
+fn assert_unreachable(outcome: Result<Bytes, PeerError>, because: &str) {
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, PeerError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains(because), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_no_member_is_refused_and_told_so() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let two = TestBroker::start(&authority, TWO);
+    two.serve(Room::default());
+    one.peers.set_members(vec![two.member()]);
+    assert_unreachable(ask(&one, TWO, b"").await, "broker 1 is no member");
+    two.peers.set_members(vec![one.member()]);
+    let mut reply = ask(&one, TWO, b"now").await;
+    while reply.is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        reply = ask(&one, TWO, b"now").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_loses_its_connections_both_ways() {
+    let (one, two) = pair().await;
+    ask(&one, TWO, b"").await.unwrap();
+    ask(&two, ONE, b"").await.unwrap();
+    let pending = tokio::spawn(two.peers.call(
+        ONE,
+        PeerService::Raft,
+        Bytes::from_static(b"sleep"),
+    ));
+    one.peers.set_members(vec![one.member()]);
+    assert_unreachable(ask(&one, TWO, b"").await, "no member");
+    // Whether it was written before, only the writer knows.
+    assert!(pending.await.unwrap().is_err());
+    let mut error = ask(&two, ONE, b"").await;
+    while !matches!(error, Err(PeerError::Unreachable { .. })) {
+        error = ask(&two, ONE, b"").await;
+    }
+    assert_unreachable(error, "no member");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_another_authority_are_refused_by_either_side() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let one = TestBroker::start(&ours, ONE);
+    let two = TestBroker::start(&theirs, TWO);
+    one.meet(&two);
+    two.serve(Room::default());
+    assert_unreachable(ask(&one, TWO, b"").await, "certificate");
+
+    // It trusts the authority of the others, who do not trust its own.
+    let mut credentials = theirs.of_broker(BrokerId(3));
+    credentials.authority = ours.of_broker(ONE).authority;
+    let three = TestBroker::start_with(credentials, BrokerId(3), any_port());
+    three.meet(&one);
+    assert_unreachable(ask(&three, ONE, b"").await, "certificate");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_the_authority_that_names_no_broker_is_refused() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    one.serve(Room::default());
+    let uris: [&[&str]; 4] = [
+        &[],
+        &["https://example.com/"],
+        &["flumen://broker/x"],
+        &["flumen://broker/2", "flumen://broker/3"],
+    ];
+    for uris in uris {
+        let two = TestBroker::start_with(authority.naming(uris), TWO, any_port());
+        one.meet(&two);
+        assert_unreachable(ask(&two, ONE, b"").await, "names no broker");
+        assert_unreachable(ask(&one, TWO, b"").await, "names no broker");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_broker_at_the_address_is_not_taken_for_the_one_that_was_meant() {
+    let (one, two) = pair().await;
+    let wrong = vec![(BrokerId(3), two.address.to_string())];
+    one.peers.set_members(wrong);
+    assert_unreachable(ask(&one, BrokerId(3), b"").await, "it is broker 2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_cannot_pass_for_the_one_that_it_calls() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let double = TestBroker::start_with(authority.of_broker(ONE), TWO, any_port());
+    double.peers.set_members(vec![one.member()]);
+    assert_unreachable(ask(&double, ONE, b"").await, "this broker itself");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_certificate_is_closed_with_the_reason() {
+    let (one, _two) = pair().await;
+    let authority_pem = one.authority_pem.clone();
+    let tls =
+        flumen_transport::tls::client_config(&authority_pem, None, flumen_protocol::ALPN_PEER);
+    let config = flumen_transport::quinn::ClientConfig::new(std::sync::Arc::new(tls.unwrap()));
+    let endpoint = flumen_transport::endpoint::client(one.address).unwrap();
+    let connecting = endpoint.connect_with(config, one.address, "localhost");
+    let connection = connecting.unwrap().await.unwrap();
+    let closed = wire::reason_of(&connection.closed().await);
+    assert_eq!(closed, "it shows no certificate");
+}
