@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use flumen_broker::config::LogFormat;
 
 use crate::{
-    commands::{bench, completions, consume, dev, plugin, produce, profile, serve, status, topic},
+    commands::{
+        bench, cluster, completions, consume, dev, plugin, produce, profile, serve, status, topic,
+    },
     output::OutputFormat,
 };
 
@@ -59,6 +61,8 @@ pub(crate) enum Command {
     Consume(consume::Arguments),
     #[command(subcommand)]
     Plugin(plugin::Command),
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     #[command(subcommand)]
     Bench(bench::Command),
     Status(status::Arguments),

@@ -1,6 +1,7 @@
 //! One file for each verb or noun.
 
 pub(crate) mod bench;
+pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod consume;
 pub(crate) mod dev;
@@ -40,6 +41,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                     Command::Produce(arguments) => produce::run(arguments, output).await,
                     Command::Consume(arguments) => consume::run(arguments, output).await,
                     Command::Plugin(command) => plugin::run(command, output).await,
+                    Command::Cluster(command) => cluster::run(command, output).await,
                     Command::Status(arguments) => status::run(&arguments, output).await,
                     Command::Profile(command) => profile::run(&command, output),
                     Command::Bench(_)

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use flumen_protocol::{
     error::ErrorCode,
-    ids::Offset,
-    message::{BrokerStatus, PluginDescription, Request, Response, TopicDescription, TopicSummary},
+    ids::{BrokerId, Offset},
+    message::{
+        BrokerStatus, ClusterStatus, PluginDescription, Request, Response, TopicDescription,
+        TopicSummary,
+    },
     plugin::{BindingConfig, PluginInfo},
     topic::{Name, TopicChanges, TopicConfig},
 };
@@ -173,5 +176,44 @@ impl Admin {
     /// The state of the broker that the client is connected to.
     pub async fn status(&self) -> Result<BrokerStatus, AdminError> {
         call!(self, true, None, Request::Status, Response::Status(status) => status)
+    }
+
+    /// The state of the whole cluster: brokers, leaders, replicas and how far they are behind.
+    pub async fn cluster_status(&self) -> Result<ClusterStatus, AdminError> {
+        let request = Request::ClusterStatus;
+        call!(self, true, None, request, Response::ClusterStatus(status) => status)
+    }
+
+    /// Has leaders and replicas taken away from a broker. Returns once the cluster has noted
+    /// it; [`Admin::cluster_status`] tells how far it is.
+    pub async fn drain_broker(&self, broker: BrokerId) -> Result<(), AdminError> {
+        let undo = false;
+        let request = Request::DrainBroker { broker, undo };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Lets a broker have leaders and replicas again that was or is drained.
+    pub async fn undrain_broker(&self, broker: BrokerId) -> Result<(), AdminError> {
+        let undo = true;
+        let request = Request::DrainBroker { broker, undo };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Removes a broker for good: one that was drained, or one that is dead.
+    pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), AdminError> {
+        let request = Request::RemoveBroker { broker };
+        call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Spreads replicas and leaders evenly over the brokers. Returns once the cluster has
+    /// noted it.
+    pub async fn rebalance(&self) -> Result<(), AdminError> {
+        call!(self, false, None, Request::Rebalance, Response::Done => ())
+    }
+
+    /// Sets how many replicas every shard has.
+    pub async fn set_replication_factor(&self, factor: u32) -> Result<(), AdminError> {
+        let request = Request::SetReplicationFactor { factor };
+        call!(self, false, None, request, Response::Done => ())
     }
 }

@@ -16,7 +16,10 @@ mod topic;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    cluster::{BrokerOverview, BrokerState, ClusterStatus, ReplicaStatus, ShardOverview},
+    cluster::{
+        BrokerOverview, BrokerState, ClusterStatus, IN_STEP_LAG_BYTES_MAX, ReplicaStatus,
+        ShardOverview,
+    },
     consume::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt},
     control::{Reply, Request, Response},
     metadata::{BrokerInfo, Metadata, ShardMetadata, TopicMetadata},

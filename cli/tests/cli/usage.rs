@@ -68,6 +68,15 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
         ),
         (&["serve", "--log", "what=ever="], "--log"),
         (&["bench", "produce", "--record-size", "0"], "--record-size"),
+        (&["cluster", "drain", "1", "--timeout", "1min"], "--wait"),
+        (
+            &["cluster", "drain", "1", "--wait", "--timeout", "soon"],
+            "such as 100ms or 7d",
+        ),
+        (
+            &["cluster", "replication-factor", "0"],
+            "a whole number from 1 to 9",
+        ),
     ] {
         let said = user.run(arguments).fails(2);
         assert!(said.contains(expected), "{arguments:?}: {said}");

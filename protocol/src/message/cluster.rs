@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::health::IN_STEP_LAG_BYTES_MAX;
 use crate::ids::{BrokerId, ShardId};
+
+mod health;
 
 /// The state of the cluster, as the broker that answers knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,4 +95,45 @@ pub struct ReplicaStatus {
     pub lag_records: u64,
     /// Bytes in them, or left of the snapshot that it receives.
     pub lag_bytes: u64,
+}
+
+/// A healthy cluster: so many brokers, and the catalog and two shards on each of them.
+#[cfg(test)]
+fn sample(brokers: u64) -> ClusterStatus {
+    let broker = |id: u64| BrokerOverview {
+        id: BrokerId(id),
+        address: format!("broker-{id}:4650"),
+        zone: None,
+        state: BrokerState::Active,
+        reachable: true,
+        version: Some("0.1.0".to_owned()),
+        leaders: 1,
+        replicas: 2,
+        lag_records: 0,
+        lag_bytes: 0,
+        round_trip_us: Some(80),
+        degraded: None,
+    };
+    let replica = |id: u64| ReplicaStatus {
+        broker: BrokerId(id),
+        voter: true,
+        lag_entries: Some(0),
+        lag_records: 0,
+        lag_bytes: 0,
+    };
+    let shard = |id: u32| ShardOverview {
+        id: ShardId(id),
+        leader: Some(BrokerId(1)),
+        term: 1,
+        partitions: 10,
+        replicas: (1..=brokers).map(replica).collect(),
+    };
+    ClusterStatus {
+        cluster: "test".to_owned(),
+        answered_by: BrokerId(1),
+        replication_factor: brokers as u32,
+        moves_left: 0,
+        brokers: (1..=brokers).map(broker).collect(),
+        shards: (0..3).map(shard).collect(),
+    }
 }

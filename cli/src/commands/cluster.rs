@@ -1,0 +1,38 @@
+//! `flumen cluster`: one file for each verb.
+
+mod broker;
+mod describe;
+mod drain;
+mod rebalance;
+mod remove;
+mod replication_factor;
+mod status;
+mod tables;
+mod view;
+mod wait;
+
+use anyhow::Result;
+
+use crate::output::OutputFormat;
+
+/// Show the cluster, and move leaders and replicas
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    Status(status::Arguments),
+    Describe(describe::Arguments),
+    Drain(drain::Arguments),
+    Remove(remove::Arguments),
+    Rebalance(rebalance::Arguments),
+    ReplicationFactor(replication_factor::Arguments),
+}
+
+pub(crate) async fn run(command: Command, output: OutputFormat) -> Result<()> {
+    match command {
+        Command::Status(arguments) => status::run(arguments, output).await,
+        Command::Describe(arguments) => describe::run(arguments, output).await,
+        Command::Drain(arguments) => drain::run(arguments, output).await,
+        Command::Remove(arguments) => remove::run(arguments, output).await,
+        Command::Rebalance(arguments) => rebalance::run(arguments, output).await,
+        Command::ReplicationFactor(arguments) => replication_factor::run(arguments, output).await,
+    }
+}

@@ -1,0 +1,126 @@
+//! Brokers as people name them.
+
+use anyhow::{Result, anyhow, bail};
+use flumen_protocol::{
+    ids::BrokerId,
+    message::{BrokerOverview, BrokerState, ClusterStatus},
+};
+
+use crate::{failure::usage, hint::similar};
+
+/// The broker that `name` means: its id, the beginning of its id if no other begins so, its
+/// address, or the host in it if it has a broker of its own.
+pub(super) fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a BrokerOverview> {
+    if name.is_empty() {
+        return Err(usage(
+            "the name of a broker is empty; write its id or address",
+        ));
+    }
+    let brokers = &status.brokers;
+    let exact = |broker: &&BrokerOverview| broker.id.to_string() == name || broker.address == name;
+    if let Some(found) = brokers.iter().find(exact) {
+        return Ok(found);
+    }
+    let begins =
+        |broker: &&BrokerOverview| broker.id.to_string().starts_with(name) || host(broker) == name;
+    let there = brokers
+        .iter()
+        .filter(|broker| broker.state != BrokerState::Removed);
+    let found: Vec<_> = there.filter(begins).collect();
+    match found[..] {
+        [broker] => Ok(broker),
+        [] => Err(unknown(status, name)),
+        _ => {
+            let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+            bail!("{name} may be {}; write more of it", names.join(" or "))
+        }
+    }
+}
+
+/// Whether this is the id that was asked for.
+pub(super) fn by_id(status: &ClusterStatus, id: BrokerId) -> Result<&BrokerOverview> {
+    let gone = || anyhow!("broker {id} is no part of the cluster any more");
+    status.broker(id).ok_or_else(gone)
+}
+
+fn host(broker: &BrokerOverview) -> &str {
+    let split = broker.address.rsplit_once(':');
+    split.map_or(broker.address.as_str(), |(host, _)| host)
+}
+
+fn unknown(status: &ClusterStatus, name: &str) -> anyhow::Error {
+    let error = format!("there is no broker {name}; `flumen cluster status` lists them");
+    let ids: Vec<_> = status.brokers.iter().map(|b| b.id.to_string()).collect();
+    let addresses = status.brokers.iter().map(|broker| broker.address.as_str());
+    let there = ids.iter().map(String::as_str).chain(addresses);
+    match similar(name, there) {
+        Some(meant) => anyhow!("{error}; did you mean {meant}?"),
+        None => anyhow!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> ClusterStatus {
+        let broker = |id: u64, address: &str| BrokerOverview {
+            id: BrokerId(id),
+            address: address.to_owned(),
+            zone: None,
+            state: BrokerState::Active,
+            reachable: true,
+            version: None,
+            leaders: 0,
+            replicas: 0,
+            lag_records: 0,
+            lag_bytes: 0,
+            round_trip_us: None,
+            degraded: None,
+        };
+        ClusterStatus {
+            brokers: vec![
+                broker(12_345, "a.example:4650"),
+                broker(12_999, "b.example:4650"),
+                broker(7, "c.example:1"),
+                broker(71, "c.example:2"),
+            ],
+            ..ClusterStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_broker_is_found_by_its_id_a_unique_beginning_of_it_its_address_or_its_host() {
+        let status = status();
+        for (name, id) in [
+            ("12345", 12_345),
+            ("123", 12_345),
+            ("129", 12_999),
+            ("7", 7),
+            ("71", 71),
+            ("a.example:4650", 12_345),
+            ("b.example", 12_999),
+            ("c.example:2", 71),
+        ] {
+            assert_eq!(find(&status, name).unwrap().id, BrokerId(id), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_fits_none_or_several_says_what_to_write() {
+        let status = status();
+        for (name, said) in [
+            (
+                "12",
+                "12345 (a.example:4650) or 12999 (b.example:4650); write more",
+            ),
+            ("c.example", "write more"),
+            ("a.exmaple:4650", "did you mean a.example:4650?"),
+            ("99", "there is no broker 99"),
+            ("", "empty"),
+        ] {
+            let error = find(&status, name).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What is wrong with a cluster, from its status.
+
+use super::{BrokerOverview, BrokerState, ClusterStatus, ShardOverview};
+use crate::{ids::BrokerId, size::Size};
+
+/// Bytes that a copy may be behind its leader and still count as in step: what is on its way
+/// under load is no defect.
+pub const IN_STEP_LAG_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl ClusterStatus {
+    /// What is wrong, a sentence each; nothing when the cluster is healthy. A broker that is
+    /// drained and replicas that move are no defects.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        self.leaderless(&mut problems);
+        for broker in &self.brokers {
+            if broker.state == BrokerState::Removed {
+                continue;
+            }
+            if !broker.reachable {
+                problems.push(format!("broker {broker} cannot be reached"));
+            }
+            if let Some(reason) = &broker.degraded {
+                problems.push(format!("broker {broker} takes no records: {reason}"));
+            }
+        }
+        self.incomplete(&mut problems);
+        self.behind(&mut problems);
+        problems
+    }
+
+    fn leaderless(&self, problems: &mut Vec<String>) {
+        let leaderless = self.shards.iter().filter(|shard| shard.leader.is_none());
+        let (catalog, data): (Vec<_>, Vec<_>) = leaderless.partition(|shard| shard.id.0 == 0);
+        if !catalog.is_empty() {
+            problems.push("the catalog has no leader: nothing can be changed".to_owned());
+        }
+        if !data.is_empty() {
+            let shards = counted(data.len(), "shard");
+            let partitions: u64 = data.iter().map(|shard| shard.partitions).sum();
+            let partitions = counted(partitions, "partition");
+            problems.push(format!("no leader: {shards} with {partitions}"));
+        }
+    }
+
+    /// Shards with fewer copies that count than they should have.
+    fn incomplete(&self, problems: &mut Vec<String>) {
+        let factor = self.replication_factor as usize;
+        let short = |shard: &&ShardOverview| shard.voters() < factor;
+        let count = self.shards.iter().filter(short).count();
+        if count > 0 {
+            let shards = counted(count, "shard");
+            let replicas = counted(factor, "complete replica");
+            problems.push(format!("fewer than {replicas}: {shards}"));
+        }
+    }
+
+    /// Copies that are far behind.
+    fn behind(&self, problems: &mut Vec<String>) {
+        for broker in &self.brokers {
+            let is_used = broker.reachable && broker.state != BrokerState::Removed;
+            if is_used && broker.lag_bytes > IN_STEP_LAG_BYTES_MAX {
+                let lag = Size(broker.lag_bytes);
+                problems.push(format!("broker {broker} is {lag} behind"));
+            }
+        }
+    }
+
+    /// The broker of that id.
+    #[must_use]
+    pub fn broker(&self, id: BrokerId) -> Option<&BrokerOverview> {
+        self.brokers.iter().find(|broker| broker.id == id)
+    }
+}
+
+impl ShardOverview {
+    /// Copies that count for a majority.
+    fn voters(&self) -> usize {
+        self.replicas.iter().filter(|replica| replica.voter).count()
+    }
+}
+
+impl BrokerOverview {
+    /// Whether it was drained, and nothing is left on it.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.state == BrokerState::Draining && self.leaders == 0 && self.replicas == 0
+    }
+}
+
+impl std::fmt::Display for BrokerOverview {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.id, self.address)
+    }
+}
+
+fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::ShardId,
+        message::{ReplicaStatus, cluster::sample},
+    };
+
+    #[test]
+    fn a_cluster_that_is_complete_and_in_step_is_healthy() {
+        let mut status = sample(3);
+        assert_eq!(status.problems(), Vec::<String>::new());
+        status.brokers[0].state = BrokerState::Draining;
+        status.brokers[0].lag_bytes = IN_STEP_LAG_BYTES_MAX;
+        status.moves_left = 7;
+        assert_eq!(status.problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_defect_is_named_with_what_it_concerns() {
+        let mut status = sample(3);
+        status.brokers[1].reachable = false;
+        status.brokers[2].degraded = Some("the disk is full".to_owned());
+        status.brokers[2].lag_bytes = 1 << 30;
+        status.shards[0].leader = None;
+        status.shards[2].leader = None;
+        status.shards[2].partitions = 500;
+        status.shards[1].replicas[0].voter = false;
+        assert_eq!(
+            status.problems(),
+            [
+                "the catalog has no leader: nothing can be changed",
+                "no leader: 1 shard with 500 partitions",
+                "broker 2 (broker-2:4650) cannot be reached",
+                "broker 3 (broker-3:4650) takes no records: the disk is full",
+                "fewer than 3 complete replicas: 1 shard",
+                "broker 3 (broker-3:4650) is 1 GiB behind",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_removed_broker_is_no_defect() {
+        let mut status = sample(3);
+        status.brokers[0].reachable = false;
+        status.brokers[0].state = BrokerState::Removed;
+        assert_eq!(status.problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_broker_is_drained_once_nothing_is_left_on_it() {
+        let mut broker = sample(1).brokers.remove(0);
+        broker.state = BrokerState::Draining;
+        assert!(!broker.is_drained());
+        (broker.leaders, broker.replicas) = (0, 0);
+        assert!(broker.is_drained());
+        broker.state = BrokerState::Active;
+        assert!(!broker.is_drained());
+    }
+
+    #[test]
+    fn copies_that_do_not_count_yet_leave_a_shard_incomplete() {
+        let mut status = sample(2);
+        status.shards[1].replicas.push(ReplicaStatus {
+            broker: BrokerId(9),
+            voter: false,
+            lag_entries: None,
+            lag_records: 0,
+            lag_bytes: 0,
+        });
+        assert_eq!(status.shards[1].id, ShardId(1));
+        assert_eq!(status.problems(), Vec::<String>::new());
+        status.replication_factor = 3;
+        assert_eq!(
+            status.problems(),
+            ["fewer than 3 complete replicas: 3 shards"]
+        );
+    }
+}
