@@ -33,7 +33,7 @@ use crate::{
     config::{CLOSE_TIMEOUT, ClientConfig, STREAMS_FROM_BROKER_MAX},
     connection::{Broker, ConnectError, Dialer, control},
     consumer::ConsumerBuilder,
-    producer::ProducerBuilder,
+    producer::{Deliveries, ProducerBuilder},
     profile::{Profile, ProfileError},
     request::RequestError,
 };
@@ -67,6 +67,8 @@ struct Inner {
     shards: Mutex<HashMap<ShardId, ShardMetadata>>,
     /// What it said last of the largest batch.
     batch_bytes_max: AtomicUsize,
+    /// What producers that send the same way share.
+    deliveries: Deliveries,
 }
 
 impl Client {
@@ -128,6 +130,10 @@ impl Client {
 
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.inner.dialer.config
+    }
+
+    pub(crate) fn deliveries(&self) -> &Deliveries {
+        &self.inner.deliveries
     }
 
     /// The broker of that id, or any if there is no id or only one broker. A cluster of one
@@ -447,6 +453,7 @@ impl ClientBuilder {
                 cluster: Mutex::default(),
                 shards: Mutex::default(),
                 batch_bytes_max: AtomicUsize::new(BATCH_BYTES_MAX),
+                deliveries: Deliveries::default(),
             }),
         };
         let mut last = ConnectError::NoBrokers;

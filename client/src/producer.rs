@@ -3,8 +3,10 @@
 //! Records gather in the open batch of their partition ([`accumulator`]); one task a
 //! partition takes the batches, writes them to a stream of its own and reads the answers
 //! ([`worker`]); what to send, to repeat and to give up is decided by a state machine that
-//! does no I/O ([`delivery`]).
+//! does no I/O ([`delivery`]). Producers of one client that send the same way share all of that
+//! ([`registry`]), and each has an account of what is its own ([`accounts`]).
 
+mod accounts;
 mod accumulator;
 mod builder;
 mod clock;
@@ -12,6 +14,7 @@ mod completion;
 mod delivery;
 mod error;
 mod partitioner;
+mod registry;
 mod worker;
 
 use std::{
@@ -28,7 +31,9 @@ use flumen_protocol::{
 };
 use serde::Serialize;
 
+pub(crate) use self::registry::Deliveries;
 use self::{
+    accounts::AccountId,
     accumulator::{NewRecord, NotTaken, Taken},
     completion::{BatchOutcome, Completion, Wait},
     worker::Shared,
@@ -63,7 +68,7 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
-/// Sends values of type `T` to one topic. Cheap to clone; clones share everything.
+/// Sends values of type `T` to one topic. Cheap to clone; a clone is the same producer.
 ///
 /// ```no_run
 /// # use flumen_client::{Client, Message};
@@ -83,6 +88,17 @@ pub struct Receipt {
 /// # Order
 /// Messages of one partition are stored in the order in which they were given to the
 /// producer, and each once, whatever is lost and repeated on the way.
+///
+/// # Sharing
+/// Producers that a client (or its clones) builds for one topic with equal settings share a
+/// delivery: their records travel in the same batches and streams, under one limit of memory.
+/// That is what makes many tasks with a producer each fast, so there is no need to hand one
+/// producer around. Order holds for each, and for all together. Each stays its own otherwise:
+/// it is told of the failures of its own messages, waits when flushing for batches with
+/// messages of its own, and closing or dropping it closes none of the others. What is shared
+/// is the fate of a batch: messages that are sent together are refused together, as those that
+/// one producer sends at once, and while one producer fills the memory all wait for room.
+/// [`ProducerBuilder::dedicated`] gives a producer a delivery of its own.
 ///
 /// # Dropping
 /// When the last clone is dropped, what was enqueued is still sent in the background, until
@@ -107,14 +123,14 @@ impl<T> Clone for Producer<T> {
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
+    account: AccountId,
     format: Format,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let mut accumulator = self.shared.accumulator.lock();
-        accumulator.close();
-        if let Some(failures) = accumulator.take_failures() {
+        let failures = self.shared.accumulator.lock().leave_account(self.account);
+        if let Some(failures) = failures {
             tracing::warn!(topic = %self.shared.topic, "producer dropped without being flushed: {failures}");
         }
     }
@@ -180,12 +196,15 @@ impl<T: Serialize + 'static> Producer<T> {
     /// # Errors
     /// How many enqueued messages failed since this was last reported.
     pub async fn flush(&self) -> Result<(), FlushError> {
-        let shared = &self.handle.shared;
-        let unsettled = shared.accumulator.lock().hurry();
+        let Handle {
+            shared, account, ..
+        } = &*self.handle;
+        let unsettled = shared.accumulator.lock().hurry(*account);
         for completion in unsettled {
             Wait::new(completion).await;
         }
-        match shared.accumulator.lock().take_failures() {
+        let failures = shared.accumulator.lock().take_failures(*account);
+        match failures {
             Some(failures) => Err(*failures),
             None => Ok(()),
         }
@@ -196,7 +215,10 @@ impl<T: Serialize + 'static> Producer<T> {
     /// # Errors
     /// As [`Producer::flush`].
     pub async fn close(self) -> Result<(), FlushError> {
-        self.handle.shared.accumulator.lock().close();
+        let Handle {
+            shared, account, ..
+        } = &*self.handle;
+        shared.accumulator.lock().close(*account);
         self.flush().await
     }
 
@@ -239,7 +261,9 @@ impl<T: Serialize + 'static> Producer<T> {
 
     /// Adds a message to its batch. The error is `None` when there is no room for it.
     fn try_push(&self, message: &Message<T>, awaited: bool) -> Result<Handed, Option<SendError>> {
-        let shared = &self.handle.shared;
+        let Handle {
+            shared, account, ..
+        } = &*self.handle;
         let push = |value: Option<&[u8]>| {
             let record = NewRecord {
                 value,
@@ -250,7 +274,7 @@ impl<T: Serialize + 'static> Producer<T> {
                 awaited,
             };
             let mut accumulator = shared.accumulator.lock();
-            let taken = accumulator.push(&record)?;
+            let taken = accumulator.push(*account, &record)?;
             let completion = if awaited {
                 accumulator.last_completion(taken.partition)
             } else {
@@ -345,7 +369,7 @@ fn receipt(outcome: &BatchOutcome, partition: u32, index: u32) -> Result<Receipt
 }
 
 /// The settings of a producer, checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ProducerOptions {
     linger: Duration,
     memory_bytes_max: usize,

@@ -38,9 +38,7 @@ impl Load {
 
     /// Connections that the producers share.
     pub(super) fn connections(&self) -> u32 {
-        self.connections
-            .unwrap_or(self.producers)
-            .min(self.producers)
+        self.connections.min(self.producers)
     }
 
     /// Bytes of the values of one batch.
@@ -56,7 +54,7 @@ pub(super) fn report(load: &Load) -> Report {
         batch_records: load.batch_records,
         producers: load.producers,
         connections: load.connections(),
-        clones: load.clones,
+        dedicated: load.dedicated,
         in_flight: load.in_flight(),
         partitions: load.partitions,
         ..Report::default()

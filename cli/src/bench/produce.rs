@@ -140,7 +140,6 @@ pub(super) struct Producers {
 }
 
 /// A producer with what it sends.
-#[derive(Clone)]
 struct Worker {
     client: Client,
     producer: Producer<Raw>,
@@ -161,17 +160,14 @@ impl Producers {
         let connections = load.connections() as usize;
         for number in 0..load.producers as usize {
             let in_flight = load.in_flight() as usize;
-            let sibling = workers.get(number % connections);
-            if let Some(sibling) = sibling.filter(|_| load.clones) {
-                let clone = sibling.clone();
-                workers.push(clone);
-                continue;
-            }
-            let client = match sibling {
+            let client = match workers.get(number % connections) {
                 Some(worker) => worker.client.clone(),
                 None => target.connect().await?,
             };
             let mut builder = client.producer::<Raw>(topic).compression(load.compression);
+            if load.dedicated {
+                builder = builder.dedicated();
+            }
             if load.batch_records > 1 {
                 builder = builder
                     .batch_records(load.batch_records)

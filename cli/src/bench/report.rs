@@ -37,8 +37,8 @@ pub(super) struct Report {
     pub(super) batch_records: u32,
     pub(super) producers: u32,
     pub(super) connections: u32,
-    /// Whether the producers of a connection are clones of one.
-    pub(super) clones: bool,
+    /// Whether each producer has a delivery of its own.
+    pub(super) dedicated: bool,
     pub(super) in_flight: u32,
     pub(super) partitions: u32,
     /// Records that were measured, without those to warm up.

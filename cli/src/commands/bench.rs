@@ -24,9 +24,9 @@ const PRODUCE_EXAMPLES: &str = "\
 Examples:
   flumen bench produce --record-size 1000 --wal-sync \"every 100ms\"
   flumen bench produce --batch-records 1 --in-flight 1000          single records, each awaited
-  flumen bench produce --batch-records 1 --producers 64            64 producers, one in flight each
-  flumen bench produce --batch-records 1 --producers 64 --connections 1     the same, in one service
-  flumen bench produce --batch-records 1 --producers 64 --connections 1 --clones     tasks that share a producer
+  flumen bench produce --batch-records 1 --producers 64            64 producers of one service
+  flumen bench produce --batch-records 1 --producers 64 --connections 64     64 services
+  flumen bench produce --batch-records 1 --producers 64 --dedicated     64 producers that share no batches
   flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"  latency, against a bare QUIC ping";
 
 const CONSUME_EXAMPLES: &str = "\
@@ -106,14 +106,14 @@ pub(crate) struct Load {
     /// Producers at the same time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=10_000_u32))]
     pub(crate) producers: u32,
-    /// Connections that the producers share, as the tasks of one service do; default: one for
-    /// each producer
-    #[arg(long, value_name = "N", value_parser = whole(1..=10_000_u32))]
-    pub(crate) connections: Option<u32>,
-    /// The producers of a connection are clones of one, as the tasks of one service have them: what
-    /// they send at once goes into one batch
+    /// Connections of the producers, each with a client of its own, as services have; 1: all are
+    /// of one service and share its client
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=10_000_u32))]
+    pub(crate) connections: u32,
+    /// Each producer has a delivery of its own: what the producers of a client send at the same
+    /// time goes into batches of their own
     #[arg(long)]
-    pub(crate) clones: bool,
+    pub(crate) dedicated: bool,
     /// Batches (with --batch-records 1: records) on their way at once, for each producer;
     /// default: as the client has it, or 1 with --batch-records 1
     #[arg(long, value_name = "N", value_parser = whole(1..=u32::MAX))]

@@ -1,7 +1,8 @@
 //! Records that wait to be sent, gathered into one open batch a partition.
 //!
-//! All of a producer's records pass through here under one short lock: a record's bytes are
-//! appended to the columns of its partition's batch, and nothing is allocated for it.
+//! All records of the producers that share a delivery pass through here under one short lock: a
+//! record's bytes are appended to the columns of its partition's batch, and nothing is allocated
+//! for it.
 
 use std::{
     collections::VecDeque,
@@ -16,6 +17,7 @@ use flumen_protocol::{
 use tokio::sync::Notify;
 
 use super::{
+    accounts::{AccountId, Accounts, Share, Unsettled},
     clock::{RecordClock, now_ms},
     completion::Completion,
     error::{FlushError, SendError},
@@ -26,7 +28,7 @@ use super::{
 const RECORD_OVERHEAD_BYTES: usize = 16;
 
 /// When a batch is complete, and how much may wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AccumulatorOptions {
     pub(super) batch_bytes: usize,
     pub(super) batch_records_max: u32,
@@ -83,17 +85,18 @@ pub(super) struct Gathered {
     pub(super) created: Instant,
     /// Bytes to give back to the account of memory.
     pub(super) bytes: usize,
-    /// Records whose receipts are awaited one by one.
-    pub(super) awaited: u32,
+    /// In the order in which batches are begun.
+    number: u64,
+    /// Whose records they are.
+    pub(super) shares: Vec<Share>,
 }
 
-/// What a worker wants to take.
+/// What a worker wants to take besides complete batches: one that still gathers, if it has
+/// gathered so much for so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Take {
-    /// Complete batches only.
-    Complete,
-    /// Also one that still gathers, if it has gathered for at least this long.
-    OlderThan(Duration),
+pub(super) struct Take {
+    pub(super) bytes_min: usize,
+    pub(super) age_min: Duration,
 }
 
 /// What a worker gets.
@@ -110,18 +113,18 @@ pub(super) enum Took {
 struct Slot {
     open: Option<Gathered>,
     complete: VecDeque<Gathered>,
-    /// Batches without an outcome, for those who flush.
-    unsettled: VecDeque<Arc<Completion>>,
     worker: Option<Arc<Notify>>,
     /// The worker waits for something else than the first record.
     worker_is_busy: bool,
+    /// Bytes at which the open batch is large enough for the worker.
+    wake_at_bytes: usize,
     /// Somebody flushes: what gathers goes at once.
     hurry: bool,
     /// Bytes of the last batch: room for the next.
     last_bytes: usize,
 }
 
-/// All that waits, of one producer.
+/// All that waits, of the producers that share a delivery.
 #[derive(Debug)]
 pub(super) struct Accumulator {
     options: AccumulatorOptions,
@@ -130,8 +133,10 @@ pub(super) struct Accumulator {
     /// The partition of records without a key, until its batch is complete.
     sticky: usize,
     bytes: usize,
+    /// Every producer is closed or gone.
     closed: bool,
-    failures: Option<Box<FlushError>>,
+    accounts: Accounts,
+    batches_begun: u64,
     clock: RecordClock,
 }
 
@@ -144,7 +149,8 @@ impl Accumulator {
             sticky: 0,
             bytes: 0,
             closed: false,
-            failures: None,
+            accounts: Accounts::default(),
+            batches_begun: 0,
             clock: RecordClock::default(),
         };
         accumulator.grow(partitions);
@@ -169,15 +175,21 @@ impl Accumulator {
         self.sticky = random % self.slots.len().max(1);
     }
 
-    /// Adds a record to the batch of its partition.
-    pub(super) fn push(&mut self, record: &NewRecord<'_>) -> Result<Taken, Box<NotTaken>> {
-        if self.closed {
-            return Err(Box::new(NotTaken::Closed));
-        }
-        if !record.awaited
-            && let Some(failures) = self.failures.take()
-        {
-            return Err(Box::new(NotTaken::Earlier(failures)));
+    /// Adds a record of a producer to the batch of its partition.
+    pub(super) fn push(
+        &mut self,
+        id: AccountId,
+        record: &NewRecord<'_>,
+    ) -> Result<Taken, Box<NotTaken>> {
+        match self.accounts.get(id) {
+            Some(account) if !account.is_closed() => {
+                if !record.awaited
+                    && let Some(failures) = account.take_failures()
+                {
+                    return Err(Box::new(NotTaken::Earlier(failures)));
+                }
+            }
+            _ => return Err(Box::new(NotTaken::Closed)),
         }
         let bytes = record.len() + RECORD_OVERHEAD_BYTES;
         if self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0 {
@@ -206,7 +218,10 @@ impl Accumulator {
         loop {
             let open = match &mut slot.open {
                 Some(open) => open,
-                None => slot.begin(&self.options, &self.content_type),
+                None => {
+                    self.batches_begun += 1;
+                    slot.begin(&self.options, &self.content_type, self.batches_begun)
+                }
             };
             match open.builder.push(&new) {
                 Ok(()) => break,
@@ -222,14 +237,24 @@ impl Accumulator {
             unreachable!("a record was pushed to it")
         };
         open.bytes += bytes;
-        open.awaited += u32::from(record.awaited);
+        let open_bytes = open.bytes;
+        if let Some(account) = self.accounts.get(id) {
+            let completion = &open.completion;
+            let unsettled = || Unsettled {
+                partition: partition as u32,
+                completion: Arc::clone(completion),
+            };
+            account.count(id, open.number, &mut open.shares, record.awaited, unsettled);
+        }
         let index = open.builder.len() as u32 - 1;
         let is_complete = open.builder.encoded_len() >= self.options.batch_bytes
             || index + 1 >= self.options.batch_records_max;
         if is_complete {
             slot.complete_open();
         }
-        if is_complete || batch_is_full || was_empty && !slot.worker_is_busy {
+        let is_wanted = slot.worker_is_busy && open_bytes >= slot.wake_at_bytes;
+        if is_complete || batch_is_full || was_empty && !slot.worker_is_busy || is_wanted {
+            slot.wake_at_bytes = usize::MAX;
             slot.wake();
         }
         if is_complete || batch_is_full {
@@ -244,7 +269,14 @@ impl Accumulator {
     /// Where the outcome of the record that this partition took last will be.
     pub(super) fn last_completion(&self, partition: u32) -> Option<Arc<Completion>> {
         let slot = &self.slots[partition as usize];
-        slot.unsettled.back().cloned()
+        let newest = slot.open.as_ref().or(slot.complete.back());
+        newest.map(|batch| Arc::clone(&batch.completion))
+    }
+
+    /// Whether records of a partition gather that no complete batch is before.
+    pub(super) fn is_gathering(&self, partition: u32) -> bool {
+        let slot = &self.slots[partition as usize];
+        slot.complete.is_empty() && slot.open.is_some()
     }
 
     /// Whether nobody sends for this partition yet.
@@ -282,6 +314,7 @@ impl Accumulator {
         let index = partition as usize;
         let slot = &mut self.slots[index];
         slot.worker_is_busy = false;
+        slot.wake_at_bytes = usize::MAX;
         if let Some(batch) = slot.complete.pop_front() {
             return Took::Batch(batch);
         }
@@ -289,11 +322,12 @@ impl Accumulator {
             slot.hurry = false;
             return Took::Nothing;
         };
-        let Take::OlderThan(age) = take else {
+        if open.bytes < take.bytes_min {
             slot.worker_is_busy = true;
+            slot.wake_at_bytes = take.bytes_min;
             return Took::Later(None);
-        };
-        let ripe_at = open.created + age;
+        }
+        let ripe_at = open.created + take.age_min;
         if !slot.hurry && !hurry_all && ripe_at > now {
             slot.worker_is_busy = true;
             return Took::Later(Some(ripe_at));
@@ -337,47 +371,58 @@ impl Accumulator {
         self.bytes -= bytes;
     }
 
-    /// Remembers that records nobody awaits have failed, until somebody flushes or enqueues.
-    pub(super) fn note_failure(&mut self, records: u32, error: &SendError) {
-        if records == 0 {
-            return;
-        }
-        let failures = self.failures.get_or_insert_with(|| {
-            Box::new(FlushError {
-                failed: 0,
-                unknown: 0,
-                first: error.clone(),
-            })
-        });
-        failures.failed += u64::from(records);
-        if error.is_unknown() {
-            failures.unknown += u64::from(records);
-        }
+    /// Remembers that records nobody awaits have failed, until their producer flushes or
+    /// enqueues; false if it is gone.
+    pub(super) fn note_failure(&mut self, share: Share, error: &SendError) -> bool {
+        self.accounts.note_failure(share, error)
     }
 
-    pub(super) fn take_failures(&mut self) -> Option<Box<FlushError>> {
-        self.failures.take()
+    pub(super) fn take_failures(&mut self, id: AccountId) -> Option<Box<FlushError>> {
+        self.accounts.get(id)?.take_failures()
     }
 
-    /// Sends what gathers at once, and returns what has no outcome yet.
-    pub(super) fn hurry(&mut self) -> Vec<Arc<Completion>> {
+    /// Sends at once what gathers with records of this producer, and returns what has no
+    /// outcome yet.
+    pub(super) fn hurry(&mut self, id: AccountId) -> Vec<Arc<Completion>> {
         let mut unsettled = Vec::new();
-        for slot in &mut self.slots {
-            slot.forget_settled();
-            if !slot.unsettled.is_empty() {
-                slot.hurry = slot.open.is_some();
-                slot.wake();
-                unsettled.extend(slot.unsettled.iter().cloned());
+        let batches = self.accounts.get(id).into_iter();
+        for batch in batches.flat_map(super::accounts::Account::unsettled) {
+            let slot = &mut self.slots[batch.partition as usize];
+            let open = slot.open.as_ref();
+            if open.is_some_and(|open| Arc::ptr_eq(&open.completion, &batch.completion)) {
+                slot.hurry = true;
             }
+            slot.wake();
+            unsettled.push(Arc::clone(&batch.completion));
         }
         unsettled
     }
 
-    /// Takes no more records; workers end when all is settled.
-    pub(super) fn close(&mut self) {
-        self.closed = true;
-        for slot in &self.slots {
-            slot.wake();
+    /// Another producer gives its records to this delivery.
+    pub(super) fn open_account(&mut self) -> AccountId {
+        self.accounts.open()
+    }
+
+    /// Takes no more records of this producer.
+    pub(super) fn close(&mut self, id: AccountId) {
+        self.accounts.close(id);
+        self.close_if_all_are();
+    }
+
+    /// The producer is gone: what it left behind is sent at once. Returns the failures that
+    /// nobody was told.
+    pub(super) fn leave_account(&mut self, id: AccountId) -> Option<Box<FlushError>> {
+        self.hurry(id);
+        let account = self.accounts.remove(id);
+        self.close_if_all_are();
+        account?.take_failures()
+    }
+
+    /// Workers end when all is settled.
+    fn close_if_all_are(&mut self) {
+        if self.accounts.all_closed() {
+            self.closed = true;
+            self.slots.iter().for_each(Slot::wake);
         }
     }
 
@@ -387,21 +432,24 @@ impl Accumulator {
 }
 
 impl Slot {
-    fn begin(&mut self, options: &AccumulatorOptions, content_type: &str) -> &mut Gathered {
-        self.forget_settled();
+    fn begin(
+        &mut self,
+        options: &AccumulatorOptions,
+        content_type: &str,
+        number: u64,
+    ) -> &mut Gathered {
         let room = (self.last_bytes + self.last_bytes / 8).min(BATCH_BYTES_MAX);
         let mut builder = BatchBuilder::with_capacity(room.min(options.batch_bytes * 2));
         builder
             .set_content_type(content_type)
             .expect("the content type was checked when the producer was built");
-        let completion = Arc::new(Completion::default());
-        self.unsettled.push_back(Arc::clone(&completion));
         self.open.insert(Gathered {
             builder,
-            completion,
+            completion: Arc::default(),
             created: Instant::now(),
             bytes: 0,
-            awaited: 0,
+            number,
+            shares: Vec::new(),
         })
     }
 
@@ -415,13 +463,7 @@ impl Slot {
 
     /// Takes back a batch that was begun for a record that could not be taken.
     fn abandon_empty(&mut self) {
-        if self.open.take_if(|open| open.builder.is_empty()).is_some() {
-            self.unsettled.pop_back();
-        }
-    }
-
-    fn forget_settled(&mut self) {
-        while self.unsettled.pop_front_if(|c| c.is_complete()).is_some() {}
+        self.open.take_if(|open| open.builder.is_empty());
     }
 
     fn wake(&self) {
@@ -441,6 +483,18 @@ mod tests {
         memory_bytes_max: 4_000,
     };
 
+    const COMPLETE: Take = Take {
+        bytes_min: usize::MAX,
+        age_min: Duration::ZERO,
+    };
+
+    fn at_age(age_min: Duration) -> Take {
+        Take {
+            bytes_min: 1,
+            age_min,
+        }
+    }
+
     fn record(value: &[u8]) -> NewRecord<'_> {
         NewRecord {
             value: Some(value),
@@ -452,12 +506,15 @@ mod tests {
         }
     }
 
-    fn accumulator(partitions: u32) -> Accumulator {
-        Accumulator::new(OPTIONS, String::new(), partitions)
+    /// An accumulator with one producer.
+    fn accumulator(partitions: u32) -> (Accumulator, AccountId) {
+        let mut accumulator = Accumulator::new(OPTIONS, String::new(), partitions);
+        let id = accumulator.open_account();
+        (accumulator, id)
     }
 
     fn take_all(accumulator: &mut Accumulator, partition: u32) -> Vec<usize> {
-        let take = Take::OlderThan(Duration::ZERO);
+        let take = at_age(Duration::ZERO);
         let mut lens = Vec::new();
         while let Took::Batch(batch) = accumulator.take(partition, take, Instant::now()) {
             lens.push(batch.builder.len());
@@ -467,28 +524,28 @@ mod tests {
 
     #[test]
     fn a_batch_is_complete_by_records_or_by_bytes() {
-        let mut by_records = accumulator(1);
-        (0..25).for_each(|_| _ = by_records.push(&record(b"x")).unwrap());
+        let (mut by_records, id) = accumulator(1);
+        (0..25).for_each(|_| _ = by_records.push(id, &record(b"x")).unwrap());
         assert_eq!(take_all(&mut by_records, 0), [10, 10, 5]);
-        let mut by_bytes = accumulator(1);
-        (0..5).for_each(|_| _ = by_bytes.push(&record(&[0; 400])).unwrap());
+        let (mut by_bytes, id) = accumulator(1);
+        (0..5).for_each(|_| _ = by_bytes.push(id, &record(&[0; 400])).unwrap());
         assert_eq!(take_all(&mut by_bytes, 0), [2, 2, 1]);
     }
 
     #[test]
     fn a_record_larger_than_a_batch_goes_alone() {
-        let mut accumulator = accumulator(1);
-        accumulator.push(&record(b"small")).unwrap();
-        accumulator.push(&record(&[0; 2_000])).unwrap();
-        accumulator.push(&record(b"small")).unwrap();
+        let (mut accumulator, id) = accumulator(1);
+        accumulator.push(id, &record(b"small")).unwrap();
+        accumulator.push(id, &record(&[0; 2_000])).unwrap();
+        accumulator.push(id, &record(b"small")).unwrap();
         assert_eq!(take_all(&mut accumulator, 0), [1, 1, 1]);
     }
 
     #[test]
     fn records_without_a_key_stay_with_a_partition_until_its_batch_is_complete() {
-        let mut accumulator = accumulator(3);
+        let (mut accumulator, id) = accumulator(3);
         let partitions: Vec<_> = (0..25)
-            .map(|_| accumulator.push(&record(b"x")).unwrap().partition)
+            .map(|_| accumulator.push(id, &record(b"x")).unwrap().partition)
             .collect();
         assert_eq!(partitions[..10], [0; 10]);
         assert_eq!(partitions[10..20], [1; 10]);
@@ -497,11 +554,11 @@ mod tests {
 
     #[test]
     fn one_key_stays_with_one_partition() {
-        let mut accumulator = accumulator(7);
+        let (mut accumulator, id) = accumulator(7);
         let mut keyed = record(b"x");
         keyed.key = Some(b"customer-7");
         let partitions: Vec<_> = (0..20)
-            .map(|_| accumulator.push(&keyed).unwrap().partition)
+            .map(|_| accumulator.push(id, &keyed).unwrap().partition)
             .collect();
         assert!(
             partitions
@@ -512,32 +569,31 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_comes_back() {
-        let mut accumulator = accumulator(1);
+        let (mut accumulator, id) = accumulator(1);
         let mut taken = 0;
-        while accumulator.push(&record(&[0; 500])).is_ok() {
+        while accumulator.push(id, &record(&[0; 500])).is_ok() {
             taken += 1;
         }
         assert_eq!(taken, 4_000 / (500 + RECORD_OVERHEAD_BYTES));
-        let Took::Batch(batch) = accumulator.take(0, Take::Complete, Instant::now()) else {
+        let Took::Batch(batch) = accumulator.take(0, COMPLETE, Instant::now()) else {
             panic!("a batch is complete");
         };
         accumulator.release(batch.bytes);
-        assert!(accumulator.push(&record(&[0; 500])).is_ok());
+        assert!(accumulator.push(id, &record(&[0; 500])).is_ok());
     }
 
     #[test]
     fn one_record_always_fits_into_empty_memory() {
-        let mut accumulator = accumulator(1);
-        assert!(accumulator.push(&record(&[0; 10_000])).is_ok());
+        let (mut accumulator, id) = accumulator(1);
+        assert!(accumulator.push(id, &record(&[0; 10_000])).is_ok());
         assert!(matches!(
-            accumulator.push(&record(b"x")),
+            accumulator.push(id, &record(b"x")),
             Err(refused) if matches!(*refused, NotTaken::Full)
         ));
     }
 
     #[test]
     fn a_record_over_a_limit_leaves_nothing_behind() {
-        let mut accumulator = accumulator(1);
         let mut huge_key = record(b"x");
         let key = vec![0; 100_000];
         huge_key.key = Some(&key);
@@ -549,40 +605,69 @@ mod tests {
             String::new(),
             1,
         );
-        let refused = roomy.push(&huge_key).unwrap_err();
+        let id = roomy.open_account();
+        let refused = roomy.push(id, &huge_key).unwrap_err();
         assert!(matches!(*refused, NotTaken::Invalid(_)));
-        assert!(roomy.hurry().is_empty());
-        assert!(take_all(&mut accumulator, 0).is_empty());
+        assert!(roomy.hurry(id).is_empty());
+        assert!(take_all(&mut roomy, 0).is_empty());
     }
 
     #[test]
     fn a_batch_that_gathers_is_taken_when_it_is_old_enough_or_somebody_flushes() {
-        let mut accumulator = accumulator(1);
-        accumulator.push(&record(b"x")).unwrap();
-        let linger = Take::OlderThan(Duration::from_secs(5));
+        let (mut accumulator, id) = accumulator(1);
+        accumulator.push(id, &record(b"x")).unwrap();
+        let linger = at_age(Duration::from_secs(5));
         let now = Instant::now();
         assert!(matches!(
             accumulator.take(0, linger, now),
             Took::Later(Some(at)) if at > now
         ));
-        assert_eq!(accumulator.hurry().len(), 1);
+        assert_eq!(accumulator.hurry(id).len(), 1);
         assert!(matches!(accumulator.take(0, linger, now), Took::Batch(_)));
         assert!(matches!(accumulator.take(0, linger, now), Took::Nothing));
     }
 
     #[test]
     fn failures_are_reported_once_to_the_next_who_enqueues() {
-        let mut accumulator = accumulator(1);
+        let (mut accumulator, id) = accumulator(1);
         let closed = SendError::Closed {
             topic: flumen_protocol::topic::Name::new("t").unwrap(),
         };
-        accumulator.note_failure(3, &closed);
-        accumulator.note_failure(2, &closed);
-        let refused = accumulator.push(&record(b"x")).unwrap_err();
+        for unawaited in [3, 2] {
+            let account = id;
+            accumulator.note_failure(Share { account, unawaited }, &closed);
+        }
+        let refused = accumulator.push(id, &record(b"x")).unwrap_err();
         let NotTaken::Earlier(failures) = *refused else {
             panic!("the failure is reported");
         };
         assert_eq!((failures.failed, failures.unknown), (5, 0));
-        assert!(accumulator.push(&record(b"x")).is_ok());
+        assert!(accumulator.push(id, &record(b"x")).is_ok());
+    }
+
+    #[test]
+    fn a_producer_waits_for_its_own_batches_and_closes_alone() {
+        let (mut accumulator, id) = accumulator(2);
+        let other = accumulator.open_account();
+        let mut elsewhere = record(b"x");
+        elsewhere.partition = Some(1);
+        accumulator.push(id, &record(b"x")).unwrap();
+        accumulator.push(other, &elsewhere).unwrap();
+        assert_eq!(accumulator.hurry(id).len(), 1);
+        accumulator.close(id);
+        let refused = accumulator.push(id, &record(b"x")).unwrap_err();
+        assert!(matches!(*refused, NotTaken::Closed));
+        accumulator.push(other, &record(b"x")).unwrap();
+        assert!(!accumulator.is_closed());
+        let linger = at_age(Duration::from_secs(5));
+        let now = Instant::now();
+        assert!(matches!(accumulator.take(0, linger, now), Took::Batch(b) if b.shares.len() == 2));
+        assert!(matches!(
+            accumulator.take(1, linger, now),
+            Took::Later(Some(_))
+        ));
+        accumulator.leave_account(other);
+        assert!(accumulator.is_closed());
+        assert!(matches!(accumulator.take(1, linger, now), Took::Batch(_)));
     }
 }

@@ -11,9 +11,7 @@ use flumen_protocol::{
 use serde::Serialize;
 
 use super::{
-    Handle, Producer, ProducerOptions,
-    accumulator::{Accumulator, AccumulatorOptions},
-    worker,
+    Handle, Producer, ProducerOptions, accumulator::AccumulatorOptions, registry::DeliveryKey,
 };
 use crate::{client::Client, payload::Format, request::RequestError};
 
@@ -58,6 +56,7 @@ pub struct ProducerBuilder<T> {
     batch_bytes: usize,
     batch_records_max: u32,
     options: ProducerOptions,
+    is_dedicated: bool,
     marker: PhantomData<fn(T)>,
 }
 
@@ -77,6 +76,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
                 in_flight_max: IN_FLIGHT_BATCHES_MAX,
                 delivery_timeout: DELIVERY_TIMEOUT,
             },
+            is_dedicated: false,
             marker: PhantomData,
         }
     }
@@ -120,8 +120,9 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
         self
     }
 
-    /// Sets the bytes of all records that may wait for their receipts; beyond that,
-    /// handing over another one waits. Default: [`MEMORY_BYTES_MAX`].
+    /// Sets the bytes of all records that may wait for their receipts, of all producers that
+    /// share the delivery; beyond that, handing over another one waits. Default:
+    /// [`MEMORY_BYTES_MAX`].
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.options.memory_bytes_max = bytes;
         self
@@ -141,6 +142,15 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
         self
     }
 
+    /// Gives the producer a delivery of its own, shared with its clones only: memory, batches
+    /// and streams that no other producer of the client uses. For producers whose batches must
+    /// not be refused because of what others send, and for one that fills its memory while
+    /// others must not wait. Default: a shared one (see [`Producer`]).
+    pub fn dedicated(mut self) -> Self {
+        self.is_dedicated = true;
+        self
+    }
+
     /// Looks the topic up and makes the producer.
     ///
     /// # Errors
@@ -156,14 +166,23 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
             batch_records_max: self.batch_records_max,
             memory_bytes_max: self.options.memory_bytes_max,
         };
-        let partitions = metadata.shards.len() as u32;
-        let mut accumulator = Accumulator::new(limits, content_type, partitions);
-        accumulator.begin_at(rand::random_range(0..usize::MAX));
-        let codec = self.compression.unwrap_or(metadata.config.compression);
-        let shared = worker::Shared::start(self.client, metadata, accumulator, self.options, codec);
+        let key = DeliveryKey {
+            topic: metadata.id,
+            content_type,
+            codec: self.compression.unwrap_or(metadata.config.compression),
+            limits,
+            options: self.options,
+        };
+        let client = self.client;
+        let (shared, account) = if self.is_dedicated {
+            key.start(client, metadata)
+        } else {
+            client.deliveries().join(key, client.clone(), metadata)
+        };
         Ok(Producer {
             handle: Arc::new(Handle {
                 shared,
+                account,
                 format: self.format,
             }),
             marker: PhantomData,

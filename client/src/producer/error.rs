@@ -22,7 +22,8 @@ pub enum SendError {
         /// The topic.
         topic: TopicName,
         /// Which message of the batch is at fault, if the plugin said so: counted from 0, in
-        /// the order in which the messages of this partition were given to the producer.
+        /// the order in which the messages of this partition were given to the producer and
+        /// those that share its delivery.
         record: Option<u32>,
         /// The plugin's words.
         text: String,

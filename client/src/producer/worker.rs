@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     ProducerOptions,
+    accounts::{AccountId, Share},
     accumulator::{Accumulator, Gathered, Take, Took},
     completion::{BatchOutcome, Completion},
     delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Next, Resolved},
@@ -33,6 +34,11 @@ use crate::{client::Client, connection::backoff::Backoff};
 /// that just missed a batch would wait for that batch's whole way and its own.
 const INCOMPLETE_IN_FLIGHT_MAX: usize = 2;
 
+/// Bytes of an incomplete batch that leave while another is on its way. Less than that waits for
+/// its answer: what many tasks send one by one, each awaiting its receipt, would otherwise fall
+/// into two halves for good that take turns, each with half of what a sync could carry.
+const SECOND_INCOMPLETE_BYTES: usize = 16 * 1024;
+
 /// Bytes of frames that are gathered before they are handed to the connection.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -42,7 +48,7 @@ const STREAM_IDLE: Duration = Duration::from_secs(30);
 /// After this long without an answer, records that gather look at the clock one by one.
 const STALL: Duration = Duration::from_millis(5);
 
-/// What the handles and the tasks of one producer share.
+/// A delivery: what the producers and the tasks that send for them share.
 #[derive(Debug)]
 pub(super) struct Shared {
     client: Client,
@@ -83,6 +89,20 @@ impl Shared {
         shared
     }
 
+    /// Another producer gives its records to this delivery; `None` if all others are closed
+    /// or gone, and its tasks about to end.
+    pub(super) fn join(&self) -> Option<AccountId> {
+        let mut accumulator = self.accumulator.lock();
+        (!accumulator.is_closed()).then(|| accumulator.open_account())
+    }
+
+    /// Takes over what was heard of the topic.
+    pub(super) fn learn(&self, metadata: TopicMetadata) {
+        let partitions = metadata.shards.len() as u32;
+        *self.shards.lock() = metadata.shards;
+        self.accumulator.lock().grow(partitions);
+    }
+
     /// Asks for the leaders unless somebody did since `since`; false if the topic is gone.
     async fn refresh(&self, since: Instant) -> bool {
         let mut refreshed = self.refreshed.lock().await;
@@ -92,9 +112,7 @@ impl Shared {
         match self.client.topic(&self.topic).await {
             Ok(Some(metadata)) => {
                 *refreshed = Instant::now();
-                let partitions = metadata.shards.len() as u32;
-                *self.shards.lock() = metadata.shards;
-                self.accumulator.lock().grow(partitions);
+                self.learn(metadata);
                 true
             }
             Ok(None) => false,
@@ -177,7 +195,7 @@ impl Drop for Memory {
 struct Waiter {
     completion: Arc<Completion>,
     records: u32,
-    awaited: u32,
+    shares: Vec<Share>,
 }
 
 type PartitionDelivery = Delivery<Outgoing, Waiter>;
@@ -310,6 +328,11 @@ impl Worker {
 
     async fn write(&self, writer: &mut FrameWriter) -> End {
         loop {
+            if self.shared.accumulator.lock().is_gathering(self.partition) {
+                // The first record of a batch wakes this task, and tokio runs what was woken last
+                // first. Tasks that are ready send what they have before the batch leaves.
+                tokio::task::yield_now().await;
+            }
             let gathers = match self.write_what_is_there(writer).await {
                 Ok(gathers) => gathers,
                 Err(error) => return End::Lost(error.to_string()),
@@ -362,10 +385,14 @@ impl Worker {
             if !accepts {
                 break Gathers::Some;
             }
-            let take = if in_flight < INCOMPLETE_IN_FLIGHT_MAX {
-                Take::OlderThan(self.shared.options.linger)
-            } else {
-                Take::Complete
+            let bytes_min = match in_flight {
+                0 => 1,
+                n if n < INCOMPLETE_IN_FLIGHT_MAX => SECOND_INCOMPLETE_BYTES,
+                _ => usize::MAX,
+            };
+            let take = Take {
+                bytes_min,
+                age_min: self.shared.options.linger,
             };
             let took = self
                 .shared
@@ -423,7 +450,7 @@ impl Worker {
         let waiter = Waiter {
             completion: gathered.completion,
             records: builder.len() as u32,
-            awaited: gathered.awaited,
+            shares: gathered.shares,
         };
         let deadline = gathered.created + self.shared.options.delivery_timeout;
         self.delivery.lock().push(outgoing, waiter, deadline);
@@ -504,9 +531,12 @@ impl Worker {
         for Resolved { waiter, result } in resolved {
             let result = result.map_err(|error| {
                 let error = self.explain(error);
-                let unawaited = waiter.records - waiter.awaited;
-                let mut accumulator = self.shared.accumulator.lock();
-                accumulator.note_failure(unawaited, &error);
+                for share in waiter.shares {
+                    if !self.shared.accumulator.lock().note_failure(share, &error) {
+                        let records = share.unawaited;
+                        tracing::warn!(topic = %self.shared.topic, records, %error, "messages of a dropped producer failed");
+                    }
+                }
                 Arc::new(error)
             });
             waiter.completion.complete(BatchOutcome {

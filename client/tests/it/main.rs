@@ -7,3 +7,4 @@ mod broker;
 mod connect;
 mod consume;
 mod produce;
+mod share;
