@@ -35,12 +35,14 @@ use flumen_protocol::{
     },
     topic::TopicName,
 };
+use flumen_transport::endpoint::Network;
 
 use crate::{
     admin::{Admin, AdminError},
     catalog::Catalog,
     config::{BrokerConfig, ConfigError},
-    disk::{Disk, RealDisk, read_file, write_file_atomically},
+    disk::{Disk, read_file, write_file_atomically},
+    environment::Environment,
     hooks::Hooks,
     identity::{Identity, IdentityError},
     log::{LogStore, LogStoreOptions},
@@ -140,13 +142,21 @@ impl Broker {
     /// Starts a broker: when this returns, it serves, and all that was acknowledged before can
     /// be read.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        Self::start_with(config, Environment::real()).await
+    }
+
+    /// As [`Broker::start`], on another machine than the real one.
+    pub async fn start_with(
+        config: BrokerConfig,
+        environment: Environment,
+    ) -> Result<Self, StartError> {
         config.validate()?;
         let started = Instant::now();
         open_files::raise_limit();
         let identity = Identity::load_or_create(&config)?;
         let metrics = Metrics::default();
-        let server = listen(&config, &identity, &metrics)?;
-        let node = match Node::open(&config, identity, metrics, started).await {
+        let server = listen(&config, &*environment.network, &identity, &metrics)?;
+        let node = match Node::open(&config, &environment, identity, metrics, started).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 server.close().await;
@@ -204,7 +214,7 @@ impl Broker {
         self.server.peers().shutdown().await;
         self.server.close().await;
         let wal = self.node.wal.clone();
-        let closed = tokio::task::spawn_blocking(move || wal.shutdown()).await;
+        let closed = crate::executor::spawn_blocking(move || wal.shutdown()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the write-ahead log was not closed cleanly; the next start recovers");
         }
@@ -242,6 +252,7 @@ fn open_wal(
 /// Takes the address, and serves other brokers from now on.
 fn listen(
     config: &BrokerConfig,
+    network: &dyn Network,
     identity: &Identity,
     metrics: &Metrics,
 ) -> Result<Server, StartError> {
@@ -255,7 +266,7 @@ fn listen(
     let address = config.listen;
     let failed = |source| StartError::Listen { address, source };
     let secret = identity.restart_secret();
-    let endpoint = server::bind(address, identity.server_tls()?, &limits, secret);
+    let endpoint = server::bind(network, address, identity.server_tls()?, &limits, secret);
     let endpoint = endpoint.map_err(failed)?;
     let credentials = identity.peer_credentials();
     let peers = Peers::new(identity.broker_id(), endpoint.clone(), credentials);
@@ -265,12 +276,13 @@ fn listen(
 impl Node {
     async fn open(
         config: &BrokerConfig,
+        environment: &Environment,
         identity: Identity,
         metrics: Metrics,
         started: Instant,
     ) -> Result<Self, StartError> {
         let dir = identity.data_dir().to_owned();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = Arc::clone(&environment.disk);
         let wal_options = WalOptions {
             dir: dir.join("wal"),
             segment_bytes: config.wal.segment_bytes.as_u64(),
@@ -420,7 +432,7 @@ impl std::fmt::Debug for Node {
 
 /// Runs what blocks on a thread of its own; a panic there goes on here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::executor::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
