@@ -17,7 +17,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use flumen_protocol::{
-    ids::ShardId,
+    ids::{BrokerId, ShardId},
     message::{BrokerInfo, ShardStatus},
     plugin::{BindingConfig, PluginInfo, World},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
@@ -28,7 +28,10 @@ pub use self::{
     command::{CatalogCommand, CatalogResponse},
     error::CatalogError,
     plugins::{PluginBytesError, digest},
-    state::{CatalogState, ClusterId, PARTITIONS_MAX, PLUGINS_MAX, Plugin, TOPICS_MAX, Topic},
+    state::{
+        CatalogState, ClusterId, JOIN_TOKENS_MAX, KnownJoinToken, PARTITIONS_MAX, PLUGINS_MAX,
+        Plugin, TOPICS_MAX, Topic,
+    },
 };
 use self::{
     machine::{CatalogMachine, Outcome},
@@ -101,7 +104,7 @@ impl Catalog {
             let machine = CatalogMachine::open(disk, path, Arc::clone(&plugins))?;
             Ok::<_, ShardError>((machine, plugins))
         };
-        let (machine, plugins) = crate::executor::spawn_blocking(open)
+        let (machine, plugins) = tokio::task::spawn_blocking(open)
             .await
             .map_err(|error| ShardError::start(CATALOG_SHARD, &error))??;
         let state = machine.watch();
@@ -147,6 +150,24 @@ impl Catalog {
         self.change(CatalogCommand::RegisterBroker { broker }, Bytes::new())
             .await
             .map(|_| ())
+    }
+
+    /// Takes a broker out of the cluster for good. That it has no replicas any more is the
+    /// caller's business.
+    pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), CatalogError> {
+        let command = CatalogCommand::RemoveBroker { broker };
+        self.change(command, Bytes::new()).await.map(|_| ())
+    }
+
+    /// Lets brokers join with a token, of which the catalog keeps no secret.
+    pub async fn create_join_token(
+        &self,
+        id: u64,
+        token: KnownJoinToken,
+    ) -> Result<(), CatalogError> {
+        let time_ms = now_ms();
+        let command = CatalogCommand::CreateJoinToken { id, token, time_ms };
+        self.change(command, Bytes::new()).await.map(|_| ())
     }
 
     /// Makes a topic.
@@ -290,7 +311,7 @@ impl NewPlugin {
         let size_bytes = bytes.len() as u64;
         let hashed = bytes.clone();
         // 16 MiB take milliseconds: not on an async worker thread.
-        let digest = crate::executor::spawn_blocking(move || digest(&hashed))
+        let digest = tokio::task::spawn_blocking(move || digest(&hashed))
             .await
             .map_err(|error| CatalogError::Internal(error.to_string()))?;
         let info = PluginInfo {

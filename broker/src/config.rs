@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use flumen_protocol::{DEFAULT_PORT, limits};
+use flumen_protocol::{DEFAULT_PORT, limits, topic::Name};
 
 pub use self::{
     address::HostPort,
@@ -56,6 +56,9 @@ section! {
         /// The `host` or `host:port` that clients are told to connect to, when it differs from
         /// `listen`. The broker's certificate is made for this host.
         advertise: Option<HostPort> = None;
+        /// Where the broker stands, such as a data centre or a rack: replicas are spread over
+        /// zones, and consumers read from their own.
+        zone: Option<Name> = None;
         /// The TCP address of `/metrics`, `/healthz` and `/readyz`, over plain HTTP and without
         /// a password: keep it off the public network. `none` switches it off.
         admin: Option<SocketAddr> = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT + 1)));

@@ -6,6 +6,7 @@
 //!   lock           held by the broker that uses the directory
 //!   broker.toml    the broker's id, chosen once at random
 //!   client.toml    what a client needs to get in as operator (0600)
+//!   cluster.toml   the cluster that the broker has joined, if it did not make one
 //!   tokens         SHA-256 of each token that is accepted (0600)
 //!   tls/           ca.pem ca.key broker.pem broker.key (0700; keys 0600)
 //! ```
@@ -17,6 +18,7 @@
 mod certificates;
 mod data_dir;
 mod files;
+mod membership;
 mod name;
 mod tokens;
 
@@ -29,13 +31,22 @@ use std::{
     sync::Arc,
 };
 
-use flumen_protocol::{ALPN_CLIENT, ALPN_PEER, ids::BrokerId, profile::Profile};
+use flumen_protocol::{
+    ALPN_CLIENT, ALPN_PEER,
+    ids::BrokerId,
+    join::{Enrolled, Enrolment},
+    message::BrokerInfo,
+    profile::Profile,
+};
 use flumen_transport::tls::{self, TlsError};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 pub use self::data_dir::FORMAT_VERSION;
-pub(crate) use self::name::broker_in_certificate;
+pub use self::membership::Membership;
 use self::{certificates::Certificates, data_dir::DataDir, tokens::Tokens};
+pub(crate) use self::{
+    membership::Candidate, name::broker_in_certificate, tokens::equal_in_constant_time,
+};
 use crate::config::BrokerConfig;
 
 /// The file that holds a client's profile, in the data directory.
@@ -46,6 +57,7 @@ pub const PROFILE_FILE: &str = "client.toml";
 pub struct Identity {
     data_dir: DataDir,
     broker_id: BrokerId,
+    membership: Membership,
     certificates: Certificates,
     tokens: Tokens,
 }
@@ -97,6 +109,43 @@ pub enum IdentityError {
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
+    },
+    /// The directory belongs to another cluster.
+    #[error(
+        "the data directory {} belongs to a cluster {ours}, and the token is one of cluster \
+         {theirs}; give a token of its own cluster or none at all, or an empty directory with \
+         --data-dir",
+        dir.display()
+    )]
+    OtherCluster {
+        /// The directory.
+        dir: PathBuf,
+        /// The cluster that it belongs to.
+        ours: String,
+        /// The cluster of the token.
+        theirs: String,
+    },
+    /// The broker was about to join a cluster, and did not get to the end.
+    #[error(
+        "the broker in {} was about to join a cluster and did not get in; start it with --join \
+         again, or empty the directory",
+        dir.display()
+    )]
+    JoinInterrupted {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The broker has not made its cluster.
+    #[error(
+        "the broker in {} has joined cluster {cluster} and cannot make another one; start it \
+         without --bootstrap, or give an empty directory with --data-dir",
+        dir.display()
+    )]
+    HasJoined {
+        /// The directory.
+        dir: PathBuf,
+        /// The cluster.
+        cluster: String,
     },
     /// The system refuses.
     #[error("cannot {attempt} {}: {error}", path.display())]
@@ -155,6 +204,7 @@ impl Identity {
     /// Opens the data directory of `config`, locks it, and makes what is missing.
     pub fn load_or_create(config: &BrokerConfig) -> Result<Self, IdentityError> {
         let data_dir = DataDir::open(&config.data_dir)?;
+        let membership = Membership::load(data_dir.path())?;
         let broker_id = data_dir.broker_id()?;
         let tls_dir = data_dir.path().join("tls");
         let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
@@ -162,6 +212,7 @@ impl Identity {
         Ok(Self {
             data_dir,
             broker_id,
+            membership,
             certificates,
             tokens,
         })
@@ -175,6 +226,46 @@ impl Identity {
     /// The broker's id: random, and another one in every data directory.
     pub fn broker_id(&self) -> BrokerId {
         self.broker_id
+    }
+
+    /// How the broker came to its cluster.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// SHA-256 of the authority's certificate.
+    pub(crate) fn authority_fingerprint(&self) -> Result<[u8; 32], IdentityError> {
+        tls::certificate_der(&self.certificates.ca_pem)
+            .map(|der| tls::fingerprint(&der))
+            .map_err(|error| self.tls_error(error))
+    }
+
+    /// Makes another broker one of this cluster: signs a certificate for its public key (DER), and
+    /// gives it all that a broker needs. `members` are the brokers of the cluster.
+    pub(crate) fn enrol(
+        &self,
+        cluster: u128,
+        enrolment: &Enrolment,
+        members: Vec<BrokerInfo>,
+    ) -> Result<Enrolled, IdentityError> {
+        let Enrolment {
+            broker,
+            public_key,
+            hosts,
+            ..
+        } = enrolment;
+        let certificates = &self.certificates;
+        let certificate = certificates.issue_for(broker.id, public_key, hosts)?;
+        Ok(Enrolled {
+            cluster,
+            authority: certificates.ca_pem.clone(),
+            authority_key: certificates.ca_key.clone().unwrap_or_default(),
+            certificate,
+            tokens: self.tokens.to_text(),
+            operator_token: self.tokens.operator().to_owned(),
+            members,
+            enrolled_by: self.broker_id,
+        })
     }
 
     /// PEM of the authority that clients must trust.

@@ -4,9 +4,7 @@
 //!
 //! | room | what it does |
 //! | --- | --- |
-//! | [`executor`] | where work runs that is no async task |
 //! | [`disk`] | files behind a trait |
-//! | [`environment`] | the machine under a broker |
 //! | [`wal`] | one write-ahead log for all Raft groups |
 //! | [`log`] | the segments of partitions |
 //! | `peer` | the other brokers: calls and streams |
@@ -19,6 +17,7 @@
 //! | [`topics`] | names and settings joined with partitions |
 //! | [`server`] | QUIC towards clients |
 //! | [`admin`] | HTTP towards operators |
+//! | [`join`] | becoming one of a cluster |
 //! | [`node`] | puts the rooms together |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -27,16 +26,13 @@ pub mod catalog;
 mod clock;
 pub mod config;
 pub mod disk;
-pub mod environment;
-pub mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hooks;
 pub mod identity;
+pub mod join;
 pub mod log;
 pub mod metrics;
-#[doc(hidden)]
-pub mod mutation;
 pub mod node;
 #[allow(dead_code)]
 mod peer;

@@ -17,7 +17,9 @@
 //! # }
 //! ```
 
+mod enrol;
 mod health;
+mod members;
 mod open_files;
 
 use std::{
@@ -30,21 +32,22 @@ use std::{
 
 use flumen_protocol::{
     error::WireError,
+    join::JoinToken,
     message::{
         BrokerInfo, BrokerStatus, Metadata, Reply, Response, ShardMetadata, TopicDescription,
     },
     topic::TopicName,
 };
-use flumen_transport::endpoint::Network;
 
+use self::enrol::Enrolments;
 use crate::{
     admin::{Admin, AdminError},
-    catalog::Catalog,
+    catalog::{Catalog, ClusterId},
     config::{BrokerConfig, ConfigError},
-    disk::{Disk, read_file, write_file_atomically},
-    environment::Environment,
+    disk::{Disk, RealDisk, read_file, write_file_atomically},
     hooks::Hooks,
-    identity::{Identity, IdentityError},
+    identity::{Identity, IdentityError, Membership},
+    join::{self, JoinError},
     log::{LogStore, LogStoreOptions},
     metrics::Metrics,
     peer::Peers,
@@ -74,6 +77,8 @@ pub(crate) struct Node {
     pub(crate) plugins: Plugins,
     pub(crate) metrics: Metrics,
     address: parking_lot::RwLock<String>,
+    zone: Option<String>,
+    enrolments: Enrolments,
     started: Instant,
     wal: Wal,
     wal_sync: String,
@@ -90,6 +95,9 @@ pub enum StartError {
     /// A setting is out of its range.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The broker is not let into the cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The data directory cannot be taken.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -139,24 +147,46 @@ pub enum StartError {
 }
 
 impl Broker {
+    /// Starts a broker that is one of a cluster, and joins it with the token on its first start.
+    /// Later the token is not used any more, unless it is of another cluster, which is an error.
+    pub async fn join(mut config: BrokerConfig, token: &JoinToken) -> Result<Self, StartError> {
+        join::join(&mut config, token).await?;
+        Self::start(config).await
+    }
+
+    /// Starts a broker that makes a cluster of its own; refuses a data directory that has joined
+    /// another one.
+    pub async fn bootstrap(config: BrokerConfig) -> Result<Self, StartError> {
+        let dir = config.data_dir.clone();
+        Self::start_as(config, |membership| match membership {
+            Membership::Bootstrap => Ok(()),
+            Membership::Joined { cluster, .. } => Err(IdentityError::HasJoined {
+                dir,
+                cluster: ClusterId(*cluster).to_string(),
+            }),
+        })
+        .await
+    }
+
     /// Starts a broker: when this returns, it serves, and all that was acknowledged before can
     /// be read.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        Self::start_with(config, Environment::real()).await
+        Self::start_as(config, |_| Ok(())).await
     }
 
-    /// As [`Broker::start`], on another machine than the real one.
-    pub async fn start_with(
+    async fn start_as(
         config: BrokerConfig,
-        environment: Environment,
+        check: impl FnOnce(&Membership) -> Result<(), IdentityError>,
     ) -> Result<Self, StartError> {
         config.validate()?;
         let started = Instant::now();
         open_files::raise_limit();
         let identity = Identity::load_or_create(&config)?;
+        check(identity.membership())?;
         let metrics = Metrics::default();
-        let server = listen(&config, &*environment.network, &identity, &metrics)?;
-        let node = match Node::open(&config, &environment, identity, metrics, started).await {
+        let server = listen(&config, &identity, &metrics)?;
+        members::introduce(server.peers(), identity.membership());
+        let node = match Node::open(&config, identity, metrics, started).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 server.close().await;
@@ -167,6 +197,8 @@ impl Broker {
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
         node.address.write().clone_from(&advertised);
+        node.register().await;
+        members::follow(server.peers().clone(), node.catalog.watch());
         let profile = node.identity.write_profile(&[advertised])?;
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
@@ -183,6 +215,11 @@ impl Broker {
             profile,
             shutdown_grace: config.shutdown_grace.into(),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
     }
 
     /// The address that clients connect to.
@@ -214,7 +251,7 @@ impl Broker {
         self.server.peers().shutdown().await;
         self.server.close().await;
         let wal = self.node.wal.clone();
-        let closed = crate::executor::spawn_blocking(move || wal.shutdown()).await;
+        let closed = tokio::task::spawn_blocking(move || wal.shutdown()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the write-ahead log was not closed cleanly; the next start recovers");
         }
@@ -252,7 +289,6 @@ fn open_wal(
 /// Takes the address, and serves other brokers from now on.
 fn listen(
     config: &BrokerConfig,
-    network: &dyn Network,
     identity: &Identity,
     metrics: &Metrics,
 ) -> Result<Server, StartError> {
@@ -266,7 +302,7 @@ fn listen(
     let address = config.listen;
     let failed = |source| StartError::Listen { address, source };
     let secret = identity.restart_secret();
-    let endpoint = server::bind(network, address, identity.server_tls()?, &limits, secret);
+    let endpoint = server::bind(address, identity.server_tls()?, &limits, secret);
     let endpoint = endpoint.map_err(failed)?;
     let credentials = identity.peer_credentials();
     let peers = Peers::new(identity.broker_id(), endpoint.clone(), credentials);
@@ -276,13 +312,12 @@ fn listen(
 impl Node {
     async fn open(
         config: &BrokerConfig,
-        environment: &Environment,
         identity: Identity,
         metrics: Metrics,
         started: Instant,
     ) -> Result<Self, StartError> {
         let dir = identity.data_dir().to_owned();
-        let disk = Arc::clone(&environment.disk);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let wal_options = WalOptions {
             dir: dir.join("wal"),
             segment_bytes: config.wal.segment_bytes.as_u64(),
@@ -327,6 +362,8 @@ impl Node {
             plugins,
             metrics,
             address: parking_lot::RwLock::new(String::new()),
+            zone: config.zone.as_ref().map(ToString::to_string),
+            enrolments: Enrolments::default(),
             started,
             wal,
             wal_sync,
@@ -335,6 +372,33 @@ impl Node {
             shards,
             catalog,
         })
+    }
+
+    /// Tells the cluster where this broker can be reached.
+    async fn register(&self) {
+        let broker = BrokerInfo {
+            id: self.identity.broker_id(),
+            address: self.address.read().clone(),
+            zone: self.zone.clone(),
+        };
+        if let Err(error) = self.catalog.register_broker(broker).await {
+            tracing::warn!(%error, "the cluster does not know yet where this broker is");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn brokers(
+        &self,
+    ) -> std::collections::BTreeMap<flumen_protocol::ids::BrokerId, BrokerInfo> {
+        self.catalog.snapshot().brokers.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn remove_broker(
+        &self,
+        broker: flumen_protocol::ids::BrokerId,
+    ) -> Result<(), WireError> {
+        Ok(self.catalog.remove_broker(broker).await?)
     }
 
     async fn show(self: &Arc<Self>, config: &BrokerConfig) -> Result<Option<Admin>, StartError> {
@@ -353,7 +417,7 @@ impl Node {
             brokers: vec![BrokerInfo {
                 id: self.identity.broker_id(),
                 address: self.address.read().clone(),
-                zone: None,
+                zone: self.zone.clone(),
             }],
             shards: self.shards.all_data().iter().map(located).collect(),
             topics: topics.collect(),
@@ -432,7 +496,7 @@ impl std::fmt::Debug for Node {
 
 /// Runs what blocks on a thread of its own; a panic there goes on here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match crate::executor::spawn_blocking(work).await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

@@ -38,7 +38,7 @@
 //! - after a failed write or sync nothing is acknowledged any more, by anyone ([`Wal::failed`]);
 //! - the files stay below [`WalOptions::bytes_max`] as long as what is appended was reserved.
 
-use std::{fmt, ops::Range, path::Path, sync::Arc};
+use std::{fmt, ops::Range, path::Path, sync::Arc, thread::JoinHandle};
 
 use bytes::Bytes;
 use flumen_protocol::ids::ShardId;
@@ -52,7 +52,7 @@ use self::{
     shard::{Planned, Shard},
     writer::Operation,
 };
-use crate::{disk::Disk, executor::Running};
+use crate::disk::Disk;
 
 mod engine;
 mod error;
@@ -64,8 +64,6 @@ mod recovery;
 mod scan;
 mod segment;
 mod shard;
-#[cfg(feature = "simulation")]
-mod simulation;
 mod space;
 mod writer;
 
@@ -148,7 +146,7 @@ pub struct Wal(Arc<Handle>);
 /// What the handles share. Dropping it ends the threads.
 struct Handle {
     engine: Arc<Engine>,
-    threads: Mutex<Vec<Running>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Wal {
@@ -256,14 +254,16 @@ impl Handle {
         let threads = std::mem::take(&mut *self.threads.lock());
         let mut threads = threads.into_iter();
         // The writer's is the first. A callback that drops the last handle runs on it.
-        threads.next().into_iter().for_each(Running::join);
-        #[cfg(feature = "simulation")]
-        if crate::executor::simulation::is_on() {
-            simulation::finish(&self.engine);
-        }
+        let current = std::thread::current().id();
+        let join = |thread: JoinHandle<()>| {
+            if thread.thread().id() != current && thread.join().is_err() {
+                tracing::error!("a thread of the write-ahead log panicked");
+            }
+        };
+        threads.next().into_iter().for_each(join);
         let result = self.engine.sync_written();
         self.engine.stop();
-        threads.for_each(Running::join);
+        threads.for_each(join);
         result
     }
 }

@@ -1,5 +1,7 @@
 //! Topics, plugins and the state of the cluster.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flumen_protocol::{
     error::ErrorCode,
@@ -215,5 +217,13 @@ impl Admin {
     pub async fn set_replication_factor(&self, factor: u32) -> Result<(), AdminError> {
         let request = Request::SetReplicationFactor { factor };
         call!(self, false, None, request, Response::Done => ())
+    }
+
+    /// Makes a token with which new brokers can join the cluster for `ttl`. Whoever holds it can:
+    /// treat it like a key.
+    pub async fn create_join_token(&self, ttl: Duration) -> Result<String, AdminError> {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let request = Request::CreateJoinToken { ttl_ms };
+        call!(self, false, None, request, Response::JoinToken(token) => token.0)
     }
 }

@@ -21,7 +21,6 @@ use flumen_protocol::{
     topic::TopicName,
 };
 use flumen_transport::{
-    endpoint::{Network, Udp},
     quinn,
     tls::{self, Identity},
     tuning,
@@ -340,7 +339,6 @@ enum Attempt {
 pub struct ClientBuilder {
     profile: Contents,
     config: ClientConfig,
-    network: Option<Arc<dyn Network>>,
 }
 
 impl ClientBuilder {
@@ -431,24 +429,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Takes sockets from another network than the system's: for simulations.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn network(mut self, network: Arc<dyn Network>) -> Self {
-        self.network = Some(network);
-        self
-    }
-
     /// Connects to the first broker that answers.
     ///
     /// # Errors
     /// The failure of the last broker that was tried, when none can be reached.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let Self {
-            profile,
-            config,
-            network,
-        } = self;
+        let Self { profile, config } = self;
         if profile.brokers.is_empty() {
             return Err(ConnectError::NoBrokers);
         }
@@ -456,7 +442,6 @@ impl ClientBuilder {
             config,
             tls: client_tls(&profile)?,
             token: profile.token,
-            network: network.unwrap_or_else(|| Arc::new(Udp)),
             endpoints: Mutex::default(),
             closed: AtomicBool::new(false),
         };

@@ -11,6 +11,7 @@
 //! | [`profile`] | what a client needs to reach a cluster |
 //! | [`close`] | codes with which brokers close connections |
 //! | [`error`] | error codes that both sides know, with a `retryable` mark |
+//! | [`join`] | the token that lets a new broker in, and what is said for it |
 //! | [`ids`] | newtypes for what must not be mixed up |
 //! | [`size`] | numbers of bytes as people read them |
 //! | [`limits`] | every limit of the formats, by name |
@@ -22,6 +23,7 @@ pub mod close;
 pub mod error;
 pub mod frame;
 pub mod ids;
+pub mod join;
 pub mod limits;
 pub mod message;
 pub mod plugin;

@@ -21,7 +21,7 @@ pub use self::{
         ShardOverview,
     },
     consume::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt},
-    control::{Reply, Request, Response},
+    control::{JoinTokenText, Reply, Request, Response},
     metadata::{BrokerInfo, Metadata, ShardMetadata, TopicMetadata},
     plugin::{BindingStatus, PluginDescription},
     produce::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},

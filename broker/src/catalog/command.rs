@@ -1,13 +1,14 @@
 //! What can be changed in the catalog, as it stands in the Raft log.
 
 use flumen_protocol::{
+    ids::BrokerId,
     message::BrokerInfo,
     plugin::{BindingConfig, PluginInfo},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::{ClusterId, Plugin, Topic};
+use super::state::{ClusterId, KnownJoinToken, Plugin, Topic};
 
 /// A change of the catalog. Times and random numbers are the proposer's, so that all replicas
 /// come to the same.
@@ -22,6 +23,20 @@ pub enum CatalogCommand {
     RegisterBroker {
         /// The broker.
         broker: BrokerInfo,
+    },
+    /// Takes a broker out of the cluster for good.
+    RemoveBroker {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// Lets brokers join with a token.
+    CreateJoinToken {
+        /// Names the token.
+        id: u64,
+        /// What is kept of it.
+        token: KnownJoinToken,
+        /// The time, in milliseconds since the epoch.
+        time_ms: u64,
     },
     /// Makes a topic.
     CreateTopic {

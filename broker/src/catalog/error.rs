@@ -2,6 +2,7 @@
 
 use flumen_protocol::{
     error::{ErrorCode, WireError},
+    ids::BrokerId,
     limits::{BINDING_CONFIG_BYTES_MAX, BINDINGS_PER_TOPIC_MAX, PLUGIN_BYTES_MAX},
     plugin::World,
     size::Size,
@@ -9,7 +10,7 @@ use flumen_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::{PARTITIONS_MAX, PLUGINS_MAX, TOPICS_MAX};
+use super::state::{JOIN_TOKENS_MAX, PARTITIONS_MAX, PLUGINS_MAX, TOPICS_MAX};
 use crate::shard::ProposeError;
 
 /// Why a change of the catalog was not made. Nothing has changed then, unless it says that this
@@ -114,6 +115,17 @@ pub enum CatalogError {
         /// Which setting, and its range.
         reason: String,
     },
+    /// The broker was removed.
+    #[error(
+        "broker {0} was removed from the cluster for good; empty its data directory to let it \
+         join as a new broker"
+    )]
+    BrokerRemoved(BrokerId),
+    /// The cluster has as many join tokens as it may have.
+    #[error(
+        "the cluster has {JOIN_TOKENS_MAX} valid join tokens, its limit; use one of them, or wait until one expires"
+    )]
+    TooManyJoinTokens,
     /// There is no room for the change.
     #[error("the catalog has no room for the change: {0}; try again later")]
     NoRoom(String),
@@ -164,10 +176,12 @@ impl CatalogError {
             Self::PluginTooLarge(_)
             | Self::TooManyTopics
             | Self::TooManyPlugins
-            | Self::TooManyBindings(_) => ErrorCode::TooLarge,
+            | Self::TooManyBindings(_)
+            | Self::TooManyJoinTokens => ErrorCode::TooLarge,
             Self::UnknownBinding { .. } => ErrorCode::UnknownBinding,
             Self::BindingExists { .. } => ErrorCode::BindingExists,
             Self::InvalidBinding { .. } => ErrorCode::InvalidRequest,
+            Self::BrokerRemoved(_) => ErrorCode::PermissionDenied,
             Self::NoRoom(_) => ErrorCode::NoSpace,
             Self::NotLeader => ErrorCode::NotLeader,
             // Not `Unavailable`, which says that nothing was done.

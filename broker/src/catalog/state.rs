@@ -1,7 +1,13 @@
 //! The metadata of the cluster as a value, and the rules by which it changes. Nothing here waits,
 //! looks at a clock or touches a disk.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+mod joining;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use flumen_protocol::{
     ids::{BrokerId, TopicId},
@@ -12,6 +18,7 @@ use flumen_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+pub use self::joining::{JOIN_TOKENS_MAX, KnownJoinToken};
 use super::{
     CatalogError,
     command::{CatalogCommand, CatalogResponse},
@@ -77,6 +84,10 @@ pub struct CatalogState {
     /// Rises with every change.
     pub version: u64,
     last_topic_id: u64,
+    /// Tokens with which brokers may join, by their ids; expired ones among them.
+    pub join_tokens: BTreeMap<u64, KnownJoinToken>,
+    /// Brokers that were removed, for good.
+    pub removed_brokers: BTreeSet<BrokerId>,
 }
 
 impl CatalogState {
@@ -118,9 +129,10 @@ impl CatalogState {
                 self.cluster_id.get_or_insert(cluster_id);
                 CatalogResponse::Done
             }
-            CatalogCommand::RegisterBroker { broker } => {
-                self.brokers.insert(broker.id, broker);
-                CatalogResponse::Done
+            CatalogCommand::RegisterBroker { broker } => self.register_broker(broker)?,
+            CatalogCommand::RemoveBroker { broker } => self.remove_broker(broker),
+            CatalogCommand::CreateJoinToken { id, token, time_ms } => {
+                self.create_join_token(id, token, time_ms)?
             }
             CatalogCommand::CreateTopic {
                 name,

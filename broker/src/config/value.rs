@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
+use flumen_protocol::topic::Name;
+
 use super::{ByteSize, HostPort, Interval};
 use crate::wal::SyncPolicy;
 
@@ -49,6 +51,18 @@ impl Value for String {
 
     fn to_text(&self) -> String {
         self.clone()
+    }
+}
+
+impl Value for Name {
+    const NAME: &'static str = "NAME";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::new(text).map_err(|error| error.to_string())
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 

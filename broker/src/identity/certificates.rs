@@ -10,7 +10,7 @@ use std::{
 use flumen_protocol::ids::BrokerId;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use x509_parser::{
     extensions::GeneralName, parse_x509_certificate, pem::parse_x509_pem, prelude::X509Certificate,
@@ -41,6 +41,8 @@ const BACKDATED: Duration = Duration::from_hours(24);
 /// PEM texts.
 pub(super) struct Certificates {
     pub(super) ca_pem: String,
+    /// Not there where another authority has signed the certificate.
+    pub(super) ca_key: Option<String>,
     pub(super) broker_pem: String,
     pub(super) broker_key: String,
 }
@@ -74,6 +76,7 @@ impl Certificates {
             (Some(ca_pem), None, Some(broker_pem), Some(broker_key)) => {
                 return Ok(Self {
                     ca_pem,
+                    ca_key: None,
                     broker_pem,
                     broker_key,
                 });
@@ -106,21 +109,63 @@ impl Certificates {
         let broker_pem = match broker_pem {
             Some(pem) if is_current(&pem, &ca_pem, &broker_key, broker, &hosts) => pem,
             _ => {
-                let pem = issue(&ca_pem, ca_key, &broker_key, broker, &hosts)?;
+                let pem = issue(&ca_pem, &ca_key, &broker_key, broker, &hosts)?;
                 write_private(&broker_path, pem.as_bytes())?;
                 pem
             }
         };
         Ok(Self {
             ca_pem,
+            ca_key: Some(ca_key.serialize_pem()),
             broker_pem,
             broker_key: broker_key.serialize_pem(),
         })
     }
 }
 
+impl Certificates {
+    /// A certificate for another broker, by its public key (DER).
+    pub(super) fn issue_for(
+        &self,
+        broker: BrokerId,
+        public_key: &[u8],
+        hosts: &[String],
+    ) -> Result<String, IdentityError> {
+        let Some(ca_key) = &self.ca_key else {
+            return Err(IdentityError::Issue(
+                "this cluster's authority is another one, whose key is not here; let that one \
+                 sign the certificate of the new broker"
+                    .to_owned(),
+            ));
+        };
+        let ca_key = KeyPair::from_pem(ca_key).map_err(not_issued)?;
+        let public_key = SubjectPublicKeyInfo::from_der(public_key).map_err(not_issued)?;
+        issue(&self.ca_pem, &ca_key, &public_key, broker, hosts)
+    }
+}
+
+/// The private key of a broker that has no certificate yet.
+pub(super) struct BrokerKey(KeyPair);
+
+impl BrokerKey {
+    pub(super) fn public_der(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
+}
+
+/// The key in `dir`, made if there is none.
+pub(super) fn load_or_make_key(dir: &Path) -> Result<BrokerKey, IdentityError> {
+    create_private_dir(dir)?;
+    let path = dir.join("broker.key");
+    let key = match read_private(&path)? {
+        Some(text) => parse_key(&path, &text)?,
+        None => new_key(&path)?,
+    };
+    Ok(BrokerKey(key))
+}
+
 /// The names and addresses by which clients reach the broker.
-fn hosts(config: &BrokerConfig) -> Vec<String> {
+pub(super) fn hosts(config: &BrokerConfig) -> Vec<String> {
     let mut hosts = ["localhost", "127.0.0.1", "::1"]
         .map(str::to_owned)
         .to_vec();
@@ -149,8 +194,8 @@ fn make_authority(key: &KeyPair) -> Result<String, IdentityError> {
 
 fn issue(
     ca_pem: &str,
-    ca_key: KeyPair,
-    broker_key: &KeyPair,
+    ca_key: &KeyPair,
+    broker_key: &impl PublicKeyData,
     broker: BrokerId,
     hosts: &[String],
 ) -> Result<String, IdentityError> {

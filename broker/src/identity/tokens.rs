@@ -14,7 +14,8 @@ use super::{
     files::{read_private, write_private},
 };
 
-const TOKENS_FILE: &str = "tokens";
+/// The file that keeps them, in the data directory.
+pub(super) const TOKENS_FILE: &str = "tokens";
 
 /// The name of the operator's line in the file.
 const OPERATOR: &str = "operator";
@@ -66,12 +67,18 @@ impl Tokens {
             name: OPERATOR.to_owned(),
             digest: sha256(&operator),
         });
+        let tokens = Self { accepted, operator };
+        write_private(&path, tokens.to_text().as_bytes())?;
+        Ok(tokens)
+    }
+
+    /// The text of the file.
+    pub(super) fn to_text(&self) -> String {
         let mut text = "# name, SHA-256 of the token\n".to_owned();
-        for Accepted { name, digest } in &accepted {
+        for Accepted { name, digest } in &self.accepted {
             let _ = writeln!(text, "{name} {}", hex(digest));
         }
-        write_private(&path, text.as_bytes())?;
-        Ok(Self { accepted, operator })
+        text
     }
 
     pub(super) fn operator(&self) -> &str {
@@ -93,7 +100,7 @@ fn accepts(accepted: &[Accepted], token: &str) -> bool {
 }
 
 /// Looks at every byte whatever the outcome.
-fn equal_in_constant_time(left: &Sha256Digest, right: &Sha256Digest) -> bool {
+pub(crate) fn equal_in_constant_time(left: &Sha256Digest, right: &Sha256Digest) -> bool {
     let difference = left
         .iter()
         .zip(right)

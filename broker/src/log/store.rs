@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    thread::JoinHandle,
 };
 
 use flumen_protocol::ids::{Offset, PartitionId, TopicId};
@@ -21,10 +22,7 @@ use super::{
     sync::CheckpointError,
     write::FlushError,
 };
-use crate::{
-    disk::{Disk, FileSystem},
-    executor::Running,
-};
+use crate::disk::{Disk, FileSystem};
 
 /// The logs of all partitions that a broker holds. Cheap to clone; all clones are the same store.
 ///
@@ -42,7 +40,7 @@ struct Inner {
     opening: RwLock<()>,
     /// Files found at the start whose partition has not been opened yet.
     found: Mutex<FxHashMap<PartitionId, Vec<FileKind>>>,
-    flusher: Mutex<Option<Running>>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What every log needs of its store.
@@ -247,8 +245,10 @@ impl LogStore {
 impl Inner {
     fn shutdown(&self) {
         self.shared.flusher.stop();
-        if let Some(flusher) = self.flusher.lock().take() {
-            flusher.join();
+        if let Some(thread) = self.flusher.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the flusher ended with a panic");
         }
     }
 }

@@ -1,11 +1,6 @@
 //! The door of the room: the QUIC network of a broker's peers.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flumen_protocol::ids::BrokerId;
@@ -26,9 +21,6 @@ use super::{
 };
 use crate::identity::PeerCredentials;
 
-/// Kinds of [`PeerService`].
-const SERVICES: usize = 4;
-
 /// The other brokers over QUIC: dials those that are asked for something, and serves those that
 /// come. Cheap to clone: all clones are the same.
 #[derive(Clone)]
@@ -40,7 +32,7 @@ pub(crate) struct Peers {
 pub(super) struct Shared {
     broker: BrokerId,
     dialer: Arc<Dialer>,
-    handlers: [OnceLock<Arc<dyn PeerHandler>>; SERVICES],
+    handlers: RwLock<HashMap<PeerService, Arc<dyn PeerHandler>>>,
     /// The way to every other member.
     links: RwLock<HashMap<BrokerId, Arc<Link>>>,
     /// Connections that others have made, the last of each broker.
@@ -56,7 +48,7 @@ impl Peers {
             shared: Arc::new(Shared {
                 broker,
                 dialer: Arc::new(Dialer::new(endpoint, credentials)),
-                handlers: [const { OnceLock::new() }; SERVICES],
+                handlers: RwLock::default(),
                 links: RwLock::default(),
                 incoming: Mutex::default(),
                 serving: TaskTracker::new(),
@@ -66,8 +58,9 @@ impl Peers {
 
     /// Sets who serves what others ask for, once. Until then they are told that it is not ready.
     pub(crate) fn serve(&self, service: PeerService, handler: Arc<dyn PeerHandler>) {
-        if self.shared.handlers[service as usize].set(handler).is_err() {
-            tracing::error!(?service, "a second handler is passed over");
+        let earlier = self.shared.handlers.write().insert(service, handler);
+        if earlier.is_some() {
+            tracing::error!(?service, "a handler was replaced by a second one");
         }
     }
 
@@ -187,7 +180,7 @@ const STOPPING: &[u8] = b"the broker is stopping";
 
 impl Shared {
     pub(super) fn handler(&self, service: PeerService) -> Option<Arc<dyn PeerHandler>> {
-        self.handlers[service as usize].get().map(Arc::clone)
+        self.handlers.read().get(&service).map(Arc::clone)
     }
 
     /// Lets a broker in, in place of an earlier connection of it, or says why not.

@@ -85,6 +85,7 @@ async fn answer(session: &Session, request: Request, payload: Bytes) -> Reply {
         Request::RemovePlugin { name } => done(plugins.remove(name).await),
         Request::Bind { topic, binding } => done(plugins.bind(topic, binding).await),
         Request::Unbind { topic, plugin } => done(plugins.unbind(topic, plugin).await),
+        Request::CreateJoinToken { ttl_ms } => node.create_join_token(ttl_ms).await,
         Request::Status => Ok(Response::Status(node.status())),
         other => Err(WireError::new(
             ErrorCode::InvalidRequest,

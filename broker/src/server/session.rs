@@ -135,6 +135,11 @@ impl Session {
             let reply = self.authenticate(token);
             return self.refuse(&mut writer, reader, &reply).await;
         }
+        if let StreamOpen::Control(Request::Enrol(enrolment)) = &open {
+            let from = self.connection.remote_address();
+            let reply = self.shared.node.enrol(from, enrolment).await;
+            return self.refuse(&mut writer, reader, &reply).await;
+        }
         if !self.is_authenticated() {
             return self.refuse_stranger(open, &mut writer, reader).await;
         }

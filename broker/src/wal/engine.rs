@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -22,10 +23,7 @@ use super::{
     space::{Space, Task},
     writer::{Operation, Writer},
 };
-use crate::{
-    disk::Disk,
-    executor::{Bell, Running},
-};
+use crate::disk::Disk;
 
 /// Shards are asked for checkpoints when this share of the WAL is in use: 1 of so many parts.
 const CHECKPOINT_SHARE: u64 = 3;
@@ -50,24 +48,21 @@ pub(super) struct Engine {
     unsynced: Mutex<Vec<Arc<Segment>>>,
     syncing: Mutex<()>,
     pub(super) queue: Mutex<Queue>,
-    pub(super) work: Bell,
+    work: Condvar,
     pub(super) written: Condvar,
     writer: Mutex<Writer>,
-    pub(super) syncer: Mutex<Syncer>,
-    pub(super) syncer_wakes: Bell,
+    syncer: Mutex<Syncer>,
+    syncer_wakes: Condvar,
     pub(super) failed: watch::Sender<Option<WalError>>,
     pub(super) checkpoint_wanted: watch::Sender<u64>,
-    /// Written by one who could not wait, and yet to be synced by the writer.
-    #[cfg(feature = "simulation")]
-    pub(super) unfinished: Mutex<Vec<Written>>,
 }
 
 /// What the thread that syncs on an interval is told.
 #[derive(Default)]
-pub(super) struct Syncer {
+struct Syncer {
     /// Not to wait for the rest of the interval.
-    pub(super) hurry: bool,
-    pub(super) stopped: bool,
+    hurry: bool,
+    stopped: bool,
 }
 
 impl Engine {
@@ -75,7 +70,7 @@ impl Engine {
         disk: Arc<dyn Disk>,
         options: WalOptions,
         observer: Arc<dyn WalObserver>,
-    ) -> Result<(Arc<Self>, Vec<Running>), OpenError> {
+    ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), OpenError> {
         options.validate()?;
         let found = recover(&*disk, &options)?;
         let active = found.segments.back().cloned();
@@ -107,15 +102,13 @@ impl Engine {
             unsynced: Mutex::default(),
             syncing: Mutex::default(),
             queue: Mutex::new(Queue::new(options.sync)),
-            work: Bell::default(),
+            work: Condvar::new(),
             written: Condvar::new(),
             writer: Mutex::new(Writer::new(active, found.head.offset())),
             syncer: Mutex::default(),
-            syncer_wakes: Bell::default(),
+            syncer_wakes: Condvar::new(),
             failed: watch::Sender::new(None),
             checkpoint_wanted: watch::Sender::new(0),
-            #[cfg(feature = "simulation")]
-            unfinished: Mutex::default(),
             options,
         });
         engine.space.set_opening_bytes(engine.opening_bytes());
@@ -124,15 +117,14 @@ impl Engine {
         Ok((engine, threads))
     }
 
-    fn start_threads(self: &Arc<Self>) -> Result<Vec<Running>, OpenError> {
-        #[cfg(feature = "simulation")]
-        if crate::executor::simulation::is_on() {
-            return Ok(super::simulation::start(self));
-        }
+    fn start_threads(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, OpenError> {
         let mut threads = Vec::new();
         let mut start = |name: &str, run: fn(&Self)| {
             let engine = Arc::clone(self);
-            match Running::start(name, move || run(&engine)) {
+            let thread = thread::Builder::new()
+                .name(name.into())
+                .spawn(move || run(&engine));
+            match thread {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
                     self.stop();
@@ -216,7 +208,7 @@ impl Engine {
             drop(queue);
             self.write_as_caller(batch);
         } else if queue.len() >= queue.wake_at {
-            self.work.ring();
+            self.work.notify_one();
         }
     }
 
@@ -228,13 +220,13 @@ impl Engine {
             if queue.is_empty() {
                 queue.writing = false;
                 if queue.closed {
-                    self.work.ring();
+                    self.work.notify_one();
                 }
                 return;
             }
             if round == INLINE_ROUNDS_MAX || !queue.is_for_callers() {
                 queue.handed_over = true;
-                self.work.ring();
+                self.work.notify_one();
                 return;
             }
             batch = queue.take();
@@ -243,19 +235,10 @@ impl Engine {
 
     /// Writes a batch, syncs it if it has to be, and completes those who wait for it.
     fn write(&self, batch: Vec<Queued>) {
-        let mut written = self.write_unsynced(batch);
-        if written.wants_sync() {
-            written.result = self.sync_written();
-        }
-        self.finish(written);
-    }
-
-    /// Writes a batch.
-    pub(super) fn write_unsynced(&self, batch: Vec<Queued>) -> Written {
         let count = batch.len() as u64;
         let sync = self.options.sync == SyncPolicy::Always || batch.iter().any(Queued::is_urgent);
         let mut waiting = Vec::with_capacity(batch.len());
-        let result = {
+        let mut result = {
             let mut writer = self.writer.lock();
             let mut result = Ok(());
             for queued in batch {
@@ -273,18 +256,9 @@ impl Engine {
                 self.written.notify_all();
             }
         }
-        Written {
-            waiting,
-            sync,
-            result,
+        if result.is_ok() && sync {
+            result = self.sync_written();
         }
-    }
-
-    /// Completes those who wait for a batch.
-    pub(super) fn finish(&self, written: Written) {
-        let Written {
-            waiting, result, ..
-        } = written;
         if let Err(error) = &result {
             self.fail(error);
         }
@@ -434,17 +408,12 @@ impl Engine {
 
     fn run_space(&self) {
         while let Task::Recycle = self.space.prepare() {
-            self.recycle();
-        }
-    }
-
-    /// Has the segments used again that nothing needs any more.
-    pub(super) fn recycle(&self) {
-        let segments = self.recyclable();
-        self.segments.write().drain(..segments.len());
-        if let Err(error) = self.space.recycle(&segments) {
-            tracing::warn!(%error, dir = %self.options.dir.display(),
-                "cannot recycle write-ahead log segments; they stay until the next start");
+            let segments = self.recyclable();
+            self.segments.write().drain(..segments.len());
+            if let Err(error) = self.space.recycle(&segments) {
+                tracing::warn!(%error, dir = %self.options.dir.display(),
+                    "cannot recycle write-ahead log segments; they stay until the next start");
+            }
         }
     }
 
@@ -470,7 +439,7 @@ impl Engine {
     /// wait for the interval.
     fn hurry_syncer(&self) {
         self.syncer.lock().hurry = true;
-        self.syncer_wakes.ring();
+        self.syncer_wakes.notify_one();
     }
 
     fn run_writer(&self) {
@@ -488,7 +457,7 @@ impl Engine {
                 queue.wake_at = expected;
                 let deadline = Instant::now() + gather;
                 while queue.len() < expected && !queue.closed {
-                    if self.work.wait_until(&mut queue, deadline) {
+                    if self.work.wait_until(&mut queue, deadline).timed_out() {
                         break;
                     }
                 }
@@ -510,10 +479,6 @@ impl Engine {
 
     /// Waits until the operations up to this number are written.
     pub(super) fn wait_written(&self, number: u64) -> Result<(), WalError> {
-        #[cfg(feature = "simulation")]
-        if crate::executor::simulation::is_on() {
-            super::simulation::write_until(self, number);
-        }
         let mut queue = self.queue.lock();
         while queue.written < number {
             if let Some(error) = &queue.failed {
@@ -546,28 +511,14 @@ impl Engine {
         }
         self.queue.lock().closed = true;
         self.space.close();
-        self.work.ring_for_all();
+        self.work.notify_all();
     }
 
     /// Ends the other threads. Only after the writer's has ended or cannot go on.
     pub(super) fn stop(&self) {
         self.space.stop();
         self.syncer.lock().stopped = true;
-        self.syncer_wakes.ring_for_all();
-    }
-}
-
-/// A batch that is written, and those who wait for it.
-pub(super) struct Written {
-    waiting: Vec<Done>,
-    sync: bool,
-    pub(super) result: Result<(), WalError>,
-}
-
-impl Written {
-    /// Whether it must be synced before those who wait are told.
-    pub(super) fn wants_sync(&self) -> bool {
-        self.sync && self.result.is_ok()
+        self.syncer_wakes.notify_all();
     }
 }
 

@@ -8,6 +8,7 @@ mod remove;
 mod replication_factor;
 mod status;
 mod tables;
+mod token;
 mod view;
 mod wait;
 
@@ -15,7 +16,7 @@ use anyhow::Result;
 
 use crate::output::OutputFormat;
 
-/// Show the cluster, and move leaders and replicas
+/// Show the cluster, let brokers join, and move leaders and replicas
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Status(status::Arguments),
@@ -24,6 +25,7 @@ pub(crate) enum Command {
     Remove(remove::Arguments),
     Rebalance(rebalance::Arguments),
     ReplicationFactor(replication_factor::Arguments),
+    Token(token::Arguments),
 }
 
 pub(crate) async fn run(command: Command, output: OutputFormat) -> Result<()> {
@@ -34,5 +36,6 @@ pub(crate) async fn run(command: Command, output: OutputFormat) -> Result<()> {
         Command::Remove(arguments) => remove::run(arguments, output).await,
         Command::Rebalance(arguments) => rebalance::run(arguments, output).await,
         Command::ReplicationFactor(arguments) => replication_factor::run(arguments, output).await,
+        Command::Token(arguments) => token::run(arguments, output).await,
     }
 }

@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
         Some(name) => name.clone(),
         None => profile_name(&data_dir, arguments.data_dir.is_some())?,
     };
-    serve::serve(config, |broker| {
+    serve::serve(config, serve::Start::AsItIs, |broker| {
         let written = write_profile(&name, broker)?;
         match global.output {
             OutputFormat::Text => tell(broker, &data_dir, &name, &written),

@@ -1,20 +1,34 @@
 //! `flumen serve`: a broker for real use.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use flumen_broker::{config::BrokerConfig, node::Broker};
-use flumen_protocol::topic::Name;
+use flumen_protocol::{
+    join::{JoinToken, JoinTokenError},
+    topic::Name,
+};
 use serde_json::json;
 
 use super::runtime;
-use crate::{arguments::Global, logging, output::OutputFormat, settings::Settings, stop};
+use crate::{
+    arguments::Global, failure::usage, logging, output::OutputFormat, settings::Settings, stop,
+};
 
 const EXAMPLES: &str = "\
 Examples:
   flumen serve --config /etc/flumen/flumen.toml
   flumen serve --data-dir /var/lib/flumen --listen 0.0.0.0:4650 --advertise broker-1.example.com
   FLUMEN_WAL_SYNC=\"every 100ms\" flumen serve --data-dir data
+  flumen serve --data-dir a --listen 10.0.0.1:4650 --bootstrap
+  flumen serve --data-dir b --listen 10.0.0.2:4650 --zone east --join @join.token
+
+A broker that starts on an empty data directory makes a cluster of its own, which grows by others
+that join it: --join takes what `flumen cluster token` prints. Later starts need neither flag, and
+may keep them.
 
 Every setting can stand in the file, in an environment variable, or in a flag; a flag wins over a
 variable, a variable over the file. Ctrl-C or SIGTERM stops the broker gracefully: it finishes what
@@ -30,8 +44,49 @@ pub(crate) struct Arguments {
     /// The configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "FLUMEN_CONFIG")]
     config: Option<PathBuf>,
+    /// Make a cluster on the first start; refuse a data directory that has joined another one
+    #[arg(long, conflicts_with = "join")]
+    bootstrap: bool,
+    /// Join a cluster on the first start, with a token of `flumen cluster token` or a file of it
+    #[arg(
+        long,
+        value_name = "TOKEN|@FILE",
+        hide_env_values = true,
+        env = "FLUMEN_JOIN"
+    )]
+    join: Option<String>,
     #[command(flatten)]
     settings: Settings,
+}
+
+/// How a broker becomes one of a cluster.
+pub(crate) enum Start {
+    /// By what is in the data directory; an empty one makes a cluster.
+    AsItIs,
+    Bootstrap,
+    Join(JoinToken),
+}
+
+impl Arguments {
+    fn start(&self) -> Result<Start> {
+        match &self.join {
+            _ if self.bootstrap => Ok(Start::Bootstrap),
+            // A variable that is set to nothing is not set.
+            Some(text) if !text.trim().is_empty() => read_token(text).map(Start::Join),
+            _ => Ok(Start::AsItIs),
+        }
+    }
+}
+
+/// A token as it was given, or from the file that was. It is secret: errors do not repeat it.
+fn read_token(text: &str) -> Result<JoinToken> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path)
+            .with_context(|| format!("cannot read the join token in {path}"))?,
+        None => text.to_owned(),
+    };
+    text.parse()
+        .map_err(|error: JoinTokenError| usage(format!("--join: {error}")))
 }
 
 pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
@@ -40,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
         .resolve(arguments.config.as_ref(), global)?;
     logging::start(&config.log, config.log_format)?;
     let data_dir = config.data_dir.clone();
-    serve(config, |broker| match global.output {
+    serve(config, arguments.start()?, |broker| match global.output {
         OutputFormat::Text => Ok(()),
         OutputFormat::Json => tell_json(broker, &data_dir, None),
     })
@@ -61,12 +116,16 @@ pub(crate) fn tell_json(broker: &Broker, data_dir: &Path, profile: Option<&Name>
 /// Runs a broker until the process is asked to stop. `started` is called once it serves.
 pub(crate) fn serve(
     config: BrokerConfig,
+    start: Start,
     started: impl FnOnce(&Broker) -> Result<()>,
 ) -> Result<()> {
     runtime()?.block_on(async {
-        let broker = Broker::start(config)
-            .await
-            .context("cannot start the broker")?;
+        let broker = match start {
+            Start::AsItIs => Broker::start(config).await,
+            Start::Bootstrap => Broker::bootstrap(config).await,
+            Start::Join(token) => Broker::join(config, &token).await,
+        };
+        let broker = broker.context("cannot start the broker")?;
         started(&broker)?;
         let failure = tokio::select! {
             signal = stop::requested() => {

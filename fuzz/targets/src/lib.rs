@@ -15,7 +15,7 @@ use flumen_protocol::{
 pub type Target = fn(&[u8]);
 
 /// All targets. A folder `corpus/NAME` belongs to each, and a file `fuzz_targets/NAME.rs`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("batch", batch),
     ("record_headers", record_headers),
     ("frame_prefix", frame_prefix),
@@ -25,6 +25,8 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("log_index", log_index),
     ("log_frame", log_frame),
     ("checkpoint", checkpoint),
+    ("peer_calls", peer_calls),
+    ("join_token", join_token),
 ];
 
 /// A batch from a peer, whose CRC an attacker computes as needed.
@@ -107,4 +109,22 @@ pub fn log_frame(bytes: &[u8]) {
 /// The checkpoint of a shard or of the catalog.
 pub fn checkpoint(bytes: &[u8]) {
     flumen_broker::fuzzing::checkpoint(bytes);
+}
+
+/// Calls between brokers that share a frame.
+pub fn peer_calls(bytes: &[u8]) {
+    flumen_broker::fuzzing::peer_calls(bytes);
+}
+
+/// The text of a join token.
+///
+/// # Panics
+/// When a token that parses does not print as one that is equal.
+pub fn join_token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(token) = text.parse::<flumen_protocol::join::JoinToken>() {
+        assert_eq!(token.to_string().parse(), Ok(token));
+    }
 }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     error::WireError,
     ids::{BrokerId, Offset},
+    join::{Enrolled, Enrolment},
     plugin::{BindingConfig, PluginInfo},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
 };
@@ -125,6 +126,14 @@ pub enum Request {
         /// How many.
         factor: u32,
     },
+    /// Makes a token with which new brokers can join the cluster.
+    CreateJoinToken {
+        /// For how long it is valid.
+        ttl_ms: u64,
+    },
+    /// Lets a new broker into the cluster. The connection needs no other credential than the
+    /// token in it.
+    Enrol(Box<Enrolment>),
 }
 
 /// A token never reaches a log through a request's debug form.
@@ -159,6 +168,8 @@ impl Request {
             Self::RemoveBroker { .. } => "remove_broker",
             Self::Rebalance => "rebalance",
             Self::SetReplicationFactor { .. } => "set_replication_factor",
+            Self::CreateJoinToken { .. } => "create_join_token",
+            Self::Enrol(_) => "enrol",
         }
     }
 }
@@ -189,4 +200,19 @@ pub enum Response {
     Status(BrokerStatus),
     /// Answers [`Request::ClusterStatus`].
     ClusterStatus(ClusterStatus),
+    /// Answers [`Request::CreateJoinToken`]: the token as text. Whoever holds it can join.
+    JoinToken(JoinTokenText),
+    /// Answers [`Request::Enrol`].
+    Enrolled(Box<Enrolled>),
+}
+
+/// The text of a [`JoinToken`](crate::join::JoinToken).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinTokenText(pub String);
+
+/// The token stays out of logs.
+impl std::fmt::Debug for JoinTokenText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JoinTokenText(…)")
+    }
 }

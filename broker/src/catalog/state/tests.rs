@@ -400,3 +400,43 @@ fn the_version_rises_with_every_change_and_only_then() {
     create(&mut state, "others").unwrap();
     assert_eq!(state.version, before + 1);
 }
+
+fn create_join_token(state: &mut CatalogState, id: u64, time_ms: u64) -> Result<(), CatalogError> {
+    let token = KnownJoinToken {
+        secret_digest: [1; 32],
+        expires_ms: time_ms + 100,
+    };
+    let command = CatalogCommand::CreateJoinToken { id, token, time_ms };
+    state.apply(command).map(|_| ())
+}
+
+#[test]
+fn expired_join_tokens_make_room_for_new_ones() {
+    let mut state = CatalogState::default();
+    for id in 0..JOIN_TOKENS_MAX as u64 {
+        create_join_token(&mut state, id, 1000).unwrap();
+    }
+    let refused = create_join_token(&mut state, 1000, 1099);
+    assert_eq!(refused, Err(CatalogError::TooManyJoinTokens));
+    create_join_token(&mut state, 1000, 1100).unwrap();
+    assert_eq!(state.join_tokens.keys().collect::<Vec<_>>(), [&1000]);
+}
+
+#[test]
+fn a_removed_broker_never_comes_back() {
+    let mut state = CatalogState::default();
+    let broker = BrokerInfo {
+        id: BrokerId(3),
+        address: "b3:4650".to_owned(),
+        zone: None,
+    };
+    let register = CatalogCommand::RegisterBroker { broker };
+    state.apply(register.clone()).unwrap();
+    let remove = CatalogCommand::RemoveBroker {
+        broker: BrokerId(3),
+    };
+    state.apply(remove).unwrap();
+    assert!(state.brokers.is_empty());
+    let refused = CatalogError::BrokerRemoved(BrokerId(3));
+    assert_refused(&mut state, |state| state.apply(register), &refused);
+}
