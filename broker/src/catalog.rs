@@ -104,7 +104,7 @@ impl Catalog {
             let machine = CatalogMachine::open(disk, path, Arc::clone(&plugins))?;
             Ok::<_, ShardError>((machine, plugins))
         };
-        let (machine, plugins) = tokio::task::spawn_blocking(open)
+        let (machine, plugins) = crate::executor::spawn_blocking(open)
             .await
             .map_err(|error| ShardError::start(CATALOG_SHARD, &error))??;
         let state = machine.watch();
@@ -311,7 +311,7 @@ impl NewPlugin {
         let size_bytes = bytes.len() as u64;
         let hashed = bytes.clone();
         // 16 MiB take milliseconds: not on an async worker thread.
-        let digest = tokio::task::spawn_blocking(move || digest(&hashed))
+        let digest = crate::executor::spawn_blocking(move || digest(&hashed))
             .await
             .map_err(|error| CatalogError::Internal(error.to_string()))?;
         let info = PluginInfo {

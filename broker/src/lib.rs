@@ -4,7 +4,9 @@
 //!
 //! | room | what it does |
 //! | --- | --- |
+//! | [`executor`] | where work runs that is no async task |
 //! | [`disk`] | files behind a trait |
+//! | [`environment`] | the machine under a broker |
 //! | [`wal`] | one write-ahead log for all Raft groups |
 //! | [`log`] | the segments of partitions |
 //! | `peer` | the other brokers: calls and streams |
@@ -26,6 +28,8 @@ pub mod catalog;
 mod clock;
 pub mod config;
 pub mod disk;
+pub mod environment;
+pub mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod hooks;
@@ -33,6 +37,8 @@ pub mod identity;
 pub mod join;
 pub mod log;
 pub mod metrics;
+#[doc(hidden)]
+pub mod mutation;
 pub mod node;
 #[allow(dead_code)]
 mod peer;

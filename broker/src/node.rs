@@ -38,13 +38,15 @@ use flumen_protocol::{
     },
     topic::TopicName,
 };
+use flumen_transport::endpoint::Network;
 
 use self::enrol::Enrolments;
 use crate::{
     admin::{Admin, AdminError},
     catalog::{Catalog, ClusterId},
     config::{BrokerConfig, ConfigError},
-    disk::{Disk, RealDisk, read_file, write_file_atomically},
+    disk::{Disk, read_file, write_file_atomically},
+    environment::Environment,
     hooks::Hooks,
     identity::{Identity, IdentityError, Membership},
     join::{self, JoinError},
@@ -158,7 +160,7 @@ impl Broker {
     /// another one.
     pub async fn bootstrap(config: BrokerConfig) -> Result<Self, StartError> {
         let dir = config.data_dir.clone();
-        Self::start_as(config, |membership| match membership {
+        Self::start_as(config, Environment::real(), |membership| match membership {
             Membership::Bootstrap => Ok(()),
             Membership::Joined { cluster, .. } => Err(IdentityError::HasJoined {
                 dir,
@@ -171,11 +173,20 @@ impl Broker {
     /// Starts a broker: when this returns, it serves, and all that was acknowledged before can
     /// be read.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        Self::start_as(config, |_| Ok(())).await
+        Self::start_with(config, Environment::real()).await
+    }
+
+    /// As [`Broker::start`], on another machine than the real one.
+    pub async fn start_with(
+        config: BrokerConfig,
+        environment: Environment,
+    ) -> Result<Self, StartError> {
+        Self::start_as(config, environment, |_| Ok(())).await
     }
 
     async fn start_as(
         config: BrokerConfig,
+        environment: Environment,
         check: impl FnOnce(&Membership) -> Result<(), IdentityError>,
     ) -> Result<Self, StartError> {
         config.validate()?;
@@ -184,9 +195,9 @@ impl Broker {
         let identity = Identity::load_or_create(&config)?;
         check(identity.membership())?;
         let metrics = Metrics::default();
-        let server = listen(&config, &identity, &metrics)?;
+        let server = listen(&config, &*environment.network, &identity, &metrics)?;
         members::introduce(server.peers(), identity.membership());
-        let node = match Node::open(&config, identity, metrics, started).await {
+        let node = match Node::open(&config, &environment, identity, metrics, started).await {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 server.close().await;
@@ -251,7 +262,7 @@ impl Broker {
         self.server.peers().shutdown().await;
         self.server.close().await;
         let wal = self.node.wal.clone();
-        let closed = tokio::task::spawn_blocking(move || wal.shutdown()).await;
+        let closed = crate::executor::spawn_blocking(move || wal.shutdown()).await;
         if !matches!(closed, Ok(Ok(()))) {
             tracing::error!("the write-ahead log was not closed cleanly; the next start recovers");
         }
@@ -289,6 +300,7 @@ fn open_wal(
 /// Takes the address, and serves other brokers from now on.
 fn listen(
     config: &BrokerConfig,
+    network: &dyn Network,
     identity: &Identity,
     metrics: &Metrics,
 ) -> Result<Server, StartError> {
@@ -302,7 +314,7 @@ fn listen(
     let address = config.listen;
     let failed = |source| StartError::Listen { address, source };
     let secret = identity.restart_secret();
-    let endpoint = server::bind(address, identity.server_tls()?, &limits, secret);
+    let endpoint = server::bind(network, address, identity.server_tls()?, &limits, secret);
     let endpoint = endpoint.map_err(failed)?;
     let credentials = identity.peer_credentials();
     let peers = Peers::new(identity.broker_id(), endpoint.clone(), credentials);
@@ -312,12 +324,13 @@ fn listen(
 impl Node {
     async fn open(
         config: &BrokerConfig,
+        environment: &Environment,
         identity: Identity,
         metrics: Metrics,
         started: Instant,
     ) -> Result<Self, StartError> {
         let dir = identity.data_dir().to_owned();
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = Arc::clone(&environment.disk);
         let wal_options = WalOptions {
             dir: dir.join("wal"),
             segment_bytes: config.wal.segment_bytes.as_u64(),
@@ -496,7 +509,7 @@ impl std::fmt::Debug for Node {
 
 /// Runs what blocks on a thread of its own; a panic there goes on here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::executor::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

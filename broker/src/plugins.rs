@@ -235,7 +235,7 @@ impl Plugins {
     async fn loaded(&self, name: &Name) -> Result<Plugin, WireError> {
         let info = self.find(name)?;
         let catalog = self.catalog.clone();
-        let read = tokio::task::spawn_blocking(move || catalog.plugin_bytes(&info)).await;
+        let read = crate::executor::spawn_blocking(move || catalog.plugin_bytes(&info)).await;
         let bytes =
             read.map_err(|error| WireError::new(ErrorCode::Internal, error.to_string()))??;
         Ok(self.engine.load(bytes).await?)

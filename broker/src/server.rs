@@ -27,7 +27,7 @@ use std::{
 
 use flumen_protocol::{ALPN_PEER, close};
 use flumen_transport::{
-    endpoint,
+    endpoint::Network,
     quinn::{
         Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TransportErrorCode, VarInt,
         crypto::rustls::{HandshakeData, QuicServerConfig},
@@ -103,6 +103,7 @@ struct Shared {
 
 /// Takes the address `listen`. Nobody is let in before [`Server::start`].
 pub(crate) fn bind(
+    network: &dyn Network,
     listen: SocketAddr,
     tls: QuicServerConfig,
     limits: &ServerLimits,
@@ -111,7 +112,7 @@ pub(crate) fn bind(
     let mut config = ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(tuning::transport_config(limits.streams_per_connection_max));
     // Clients of an earlier life, cut short, are told so with their first packet.
-    endpoint::server_with_secret(listen, config, restart_secret)
+    network.server_with_secret(listen, config, restart_secret)
 }
 
 impl Server {

@@ -149,7 +149,7 @@ impl Shards {
         tokio::try_join!(self.shared.catalog.ready(), try_join_all(data))?;
         // All partitions are open now; what else there is belongs to deleted ones.
         let logs = self.shared.logs.clone();
-        let cleaned = tokio::task::spawn_blocking(move || logs.remove_unopened()).await;
+        let cleaned = crate::executor::spawn_blocking(move || logs.remove_unopened()).await;
         if let Err(error) = cleaned {
             tracing::error!("cannot clean up after deleted partitions: {error}");
         }

@@ -38,7 +38,7 @@
 //! - after a failed write or sync nothing is acknowledged any more, by anyone ([`Wal::failed`]);
 //! - the files stay below [`WalOptions::bytes_max`] as long as what is appended was reserved.
 
-use std::{fmt, ops::Range, path::Path, sync::Arc, thread::JoinHandle};
+use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use flumen_protocol::ids::ShardId;
@@ -52,7 +52,7 @@ use self::{
     shard::{Planned, Shard},
     writer::Operation,
 };
-use crate::disk::Disk;
+use crate::{disk::Disk, executor::Running};
 
 mod engine;
 mod error;
@@ -64,6 +64,8 @@ mod recovery;
 mod scan;
 mod segment;
 mod shard;
+#[cfg(feature = "simulation")]
+mod simulation;
 mod space;
 mod writer;
 
@@ -146,7 +148,7 @@ pub struct Wal(Arc<Handle>);
 /// What the handles share. Dropping it ends the threads.
 struct Handle {
     engine: Arc<Engine>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Running>>,
 }
 
 impl Wal {
@@ -254,16 +256,14 @@ impl Handle {
         let threads = std::mem::take(&mut *self.threads.lock());
         let mut threads = threads.into_iter();
         // The writer's is the first. A callback that drops the last handle runs on it.
-        let current = std::thread::current().id();
-        let join = |thread: JoinHandle<()>| {
-            if thread.thread().id() != current && thread.join().is_err() {
-                tracing::error!("a thread of the write-ahead log panicked");
-            }
-        };
-        threads.next().into_iter().for_each(join);
+        threads.next().into_iter().for_each(Running::join);
+        #[cfg(feature = "simulation")]
+        if crate::executor::simulation::is_on() {
+            simulation::finish(&self.engine);
+        }
         let result = self.engine.sync_written();
         self.engine.stop();
-        threads.for_each(join);
+        threads.for_each(Running::join);
         result
     }
 }

@@ -21,6 +21,7 @@ use flumen_protocol::{
     topic::TopicName,
 };
 use flumen_transport::{
+    endpoint::{Network, Udp},
     quinn,
     tls::{self, Identity},
     tuning,
@@ -339,6 +340,7 @@ enum Attempt {
 pub struct ClientBuilder {
     profile: Contents,
     config: ClientConfig,
+    network: Option<Arc<dyn Network>>,
 }
 
 impl ClientBuilder {
@@ -429,12 +431,24 @@ impl ClientBuilder {
         self
     }
 
+    /// Takes sockets from another network than the system's: for simulations.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn network(mut self, network: Arc<dyn Network>) -> Self {
+        self.network = Some(network);
+        self
+    }
+
     /// Connects to the first broker that answers.
     ///
     /// # Errors
     /// The failure of the last broker that was tried, when none can be reached.
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let Self { profile, config } = self;
+        let Self {
+            profile,
+            config,
+            network,
+        } = self;
         if profile.brokers.is_empty() {
             return Err(ConnectError::NoBrokers);
         }
@@ -442,6 +456,7 @@ impl ClientBuilder {
             config,
             tls: client_tls(&profile)?,
             token: profile.token,
+            network: network.unwrap_or_else(|| Arc::new(Udp)),
             endpoints: Mutex::default(),
             closed: AtomicBool::new(false),
         };

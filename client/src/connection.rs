@@ -15,7 +15,7 @@ use std::{
 
 use flumen_protocol::{close, error::WireError, message::Request};
 use flumen_transport::{
-    endpoint,
+    endpoint::Network,
     quinn::{self, Connection, Endpoint},
 };
 use parking_lot::Mutex;
@@ -91,6 +91,7 @@ pub(crate) struct Dialer {
     pub(crate) config: ClientConfig,
     pub(crate) tls: quinn::ClientConfig,
     pub(crate) token: Option<String>,
+    pub(crate) network: Arc<dyn Network>,
     /// One socket for each family of addresses, made when it is first needed.
     pub(crate) endpoints: Mutex<[Option<Endpoint>; 2]>,
     /// Set when the client is closed: nothing connects any more.
@@ -260,7 +261,7 @@ impl Broker {
         let slot = &mut endpoints[usize::from(peer.is_ipv6())];
         match slot {
             Some(endpoint) => Ok(endpoint.clone()),
-            None => Ok(slot.insert(endpoint::client(peer)?).clone()),
+            None => Ok(slot.insert(self.dialer.network.client(peer)?).clone()),
         }
     }
 

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `cargo xtask check` | formatting, lints, documentation, licences and advisories |
 //! | `cargo xtask test` | builds the guests and runs every test |
+//! | `cargo xtask simulate` | brokers and clients on virtual time, from one seed each |
 //! | `cargo xtask guests` | builds the plugins that are part of this repository |
 //! | `cargo xtask demo` | real earthquakes through a real broker and two plugins |
 //! | `cargo xtask fuzz` | fuzzes the decoders (needs a nightly compiler) |
@@ -32,6 +33,8 @@ enum Task {
     Check(tasks::check::Arguments),
     /// Build the guests and run every test
     Test(tasks::test::Arguments),
+    /// Simulate brokers and clients deterministically, with everything going wrong
+    Simulate(tasks::simulate::Arguments),
     /// Build the plugins of this repository as WebAssembly components
     Guests,
     /// Stream real earthquakes through a broker and two plugins, and check the counts
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Check(arguments) => tasks::check::run(&arguments),
         Task::Test(arguments) => tasks::test::run(&arguments),
+        Task::Simulate(arguments) => tasks::simulate::run(&arguments),
         Task::Guests => tasks::guests::run(),
         Task::Demo(arguments) => tasks::demo::run(&arguments),
         Task::Fuzz(arguments) => tasks::fuzz::run(&arguments),

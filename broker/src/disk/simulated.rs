@@ -21,22 +21,26 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
     fmt, io,
-    io::IoSlice,
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use self::{
+    file::SimulatedFile,
+    names::{Entry, NameChange, NodeId},
+    node::{DataChange, Node},
+    state::{State, count_down, crashed, not_found},
+};
 use super::{DirEntry, Disk, File, FileSystem, parent_of};
 
-/// The unit a torn write tears into: a drive writes a sector whole or not at all.
-const SECTOR_BYTES: u64 = 512;
+mod file;
+mod names;
+mod node;
+mod state;
 
 /// What a crash leaves of that which was not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,49 +78,6 @@ pub struct SimulatedDisk {
     life: u64,
 }
 
-type NodeId = u64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Dir,
-    File(NodeId),
-}
-
-/// A change of names that is not yet durable.
-#[derive(Debug)]
-enum NameChange {
-    Set(PathBuf, Entry),
-    Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
-}
-
-/// A change of a file's contents that is not yet durable.
-#[derive(Debug)]
-enum DataChange {
-    Write(u64, Vec<u8>),
-    Resize(u64),
-}
-
-#[derive(Debug, Default)]
-struct Node {
-    current: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<DataChange>,
-}
-
-#[derive(Default)]
-struct State {
-    life: u64,
-    down: bool,
-    operations: u64,
-    faults: FaultPlan,
-    nodes: HashMap<NodeId, Node>,
-    node_next: NodeId,
-    current: BTreeMap<PathBuf, Entry>,
-    durable: BTreeMap<PathBuf, Entry>,
-    pending: Vec<NameChange>,
-}
-
 impl Default for SimulatedDisk {
     fn default() -> Self {
         Self::new()
@@ -152,6 +113,11 @@ impl SimulatedDisk {
     /// Operations so far that changed something: the points at which a crash makes a difference.
     pub fn operations(&self) -> u64 {
         self.shared.lock().operations
+    }
+
+    /// Bytes that all files have together.
+    pub fn used_bytes(&self) -> u64 {
+        self.shared.lock().used_bytes()
     }
 
     /// Whether a planned crash has come.
@@ -194,208 +160,6 @@ impl SimulatedDisk {
             node,
         })
     }
-}
-
-fn crashed() -> io::Error {
-    io::Error::other("the simulated disk has crashed")
-}
-
-fn not_found(path: &Path) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("{} does not exist", path.display()),
-    )
-}
-
-impl State {
-    fn check_alive(&self, life: u64) -> io::Result<()> {
-        if self.down || self.life != life {
-            return Err(crashed());
-        }
-        Ok(())
-    }
-
-    /// Counts an operation, and tells whether the planned crash comes with it.
-    fn count_operation(&mut self) -> bool {
-        self.operations += 1;
-        self.down |= count_down(&mut self.faults.crash_in);
-        self.down
-    }
-
-    fn check_dir(&self, dir: &Path) -> io::Result<()> {
-        match self.current.get(dir) {
-            Some(Entry::Dir) => Ok(()),
-            Some(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
-            None => Err(not_found(dir)),
-        }
-    }
-
-    fn check_room(&self, more: u64) -> io::Result<()> {
-        if more > self.free_bytes() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
-    }
-
-    fn free_bytes(&self) -> u64 {
-        let Some(capacity) = self.faults.capacity_bytes else {
-            return u64::MAX;
-        };
-        let used: u64 = self
-            .current
-            .values()
-            .filter_map(|entry| match entry {
-                Entry::File(node) => Some(self.nodes[node].current.len() as u64),
-                Entry::Dir => None,
-            })
-            .sum();
-        capacity.saturating_sub(used)
-    }
-
-    fn change_name(&mut self, change: NameChange) {
-        change.apply(&mut self.current);
-        self.pending.push(change);
-    }
-
-    fn crash(&mut self, keep: CrashKeep) {
-        let mut rng = StdRng::seed_from_u64(match keep {
-            CrashKeep::Random(seed) => seed,
-            CrashKeep::Nothing | CrashKeep::Everything => 0,
-        });
-        let pending = std::mem::take(&mut self.pending);
-        let kept = match keep {
-            CrashKeep::Nothing => 0,
-            CrashKeep::Everything => pending.len(),
-            // A journal commits names in order.
-            CrashKeep::Random(_) => rng.random_range(0..=pending.len()),
-        };
-        for change in &pending[..kept] {
-            change.apply(&mut self.durable);
-        }
-        self.current = self.durable.clone();
-        let mut ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            if let Some(node) = self.nodes.get_mut(&id) {
-                node.crash(keep, &mut rng);
-            }
-        }
-        let linked: Vec<_> = self.current.values().copied().collect();
-        self.nodes
-            .retain(|id, _| linked.contains(&Entry::File(*id)));
-        self.life += 1;
-        self.down = false;
-        self.faults = FaultPlan::default();
-    }
-}
-
-/// Counts a fault's counter down; true when it strikes.
-fn count_down(counter: &mut Option<u64>) -> bool {
-    match counter {
-        Some(0) => {
-            *counter = None;
-            true
-        }
-        Some(left) => {
-            *left -= 1;
-            false
-        }
-        None => false,
-    }
-}
-
-impl NameChange {
-    fn touches(&self, dir: &Path) -> bool {
-        match self {
-            Self::Set(path, _) | Self::Remove(path) => parent_of(path) == dir,
-            Self::Rename(from, to) => parent_of(from) == dir || parent_of(to) == dir,
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, Entry>) {
-        match self {
-            Self::Set(path, entry) => {
-                names.insert(path.clone(), *entry);
-            }
-            Self::Remove(path) => names.retain(|name, _| !name.starts_with(path)),
-            Self::Rename(from, to) => {
-                let moved: Vec<_> = names
-                    .iter()
-                    .filter(|(name, _)| name.starts_with(from))
-                    .map(|(name, entry)| (name.clone(), *entry))
-                    .collect();
-                for (name, entry) in moved {
-                    names.remove(&name);
-                    let target = match name.strip_prefix(from) {
-                        Ok(rest) if !rest.as_os_str().is_empty() => to.join(rest),
-                        _ => to.clone(),
-                    };
-                    names.insert(target, entry);
-                }
-            }
-        }
-    }
-}
-
-impl Node {
-    fn change(&mut self, change: DataChange) {
-        change.apply(&mut self.current);
-        self.pending.push(change);
-    }
-
-    fn sync(&mut self) {
-        for change in self.pending.drain(..) {
-            change.apply(&mut self.durable);
-        }
-    }
-
-    fn crash(&mut self, keep: CrashKeep, rng: &mut StdRng) {
-        for change in std::mem::take(&mut self.pending) {
-            match keep {
-                CrashKeep::Nothing => {}
-                CrashKeep::Everything => change.apply(&mut self.durable),
-                CrashKeep::Random(_) => match rng.random_range(0..3) {
-                    0 => {}
-                    1 => change.apply(&mut self.durable),
-                    _ => change.apply_torn(&mut self.durable, rng),
-                },
-            }
-        }
-        self.current = self.durable.clone();
-    }
-}
-
-impl DataChange {
-    fn apply(&self, contents: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, bytes) => write_into(contents, *offset, bytes),
-            Self::Resize(len) => contents.resize(*len as usize, 0),
-        }
-    }
-
-    /// Applies a random choice of the sectors.
-    fn apply_torn(&self, contents: &mut Vec<u8>, rng: &mut StdRng) {
-        let Self::Write(offset, bytes) = self else {
-            return self.apply(contents);
-        };
-        let (mut at, end) = (*offset, offset + bytes.len() as u64);
-        while at < end {
-            let next = end.min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
-            if rng.random() {
-                let sector = &bytes[(at - offset) as usize..(next - offset) as usize];
-                write_into(contents, at, sector);
-            }
-            at = next;
-        }
-    }
-}
-
-fn write_into(contents: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
-    let (start, end) = (offset as usize, offset as usize + bytes.len());
-    if contents.len() < end {
-        contents.resize(end, 0);
-    }
-    contents[start..end].copy_from_slice(bytes);
 }
 
 impl Disk for SimulatedDisk {
@@ -547,116 +311,5 @@ impl FileSystem for SimulatedFileSystem {
             state.nodes.values_mut().for_each(Node::sync);
             Ok(())
         })
-    }
-}
-
-struct SimulatedFile {
-    disk: SimulatedDisk,
-    node: NodeId,
-}
-
-impl fmt::Debug for SimulatedFile {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "SimulatedFile({})", self.node)
-    }
-}
-
-impl SimulatedFile {
-    fn resize(&self, len: u64, only_grow: bool) -> io::Result<()> {
-        self.disk.change(|state| {
-            let present = state.nodes[&self.node].current.len() as u64;
-            if only_grow && len <= present {
-                return Ok(());
-            }
-            if only_grow {
-                state.check_room(len - present)?;
-            }
-            let node = state.node(self.node)?;
-            node.change(DataChange::Resize(len));
-            Ok(())
-        })
-    }
-}
-
-impl State {
-    fn node(&mut self, id: NodeId) -> io::Result<&mut Node> {
-        self.nodes.get_mut(&id).ok_or_else(crashed)
-    }
-}
-
-impl File for SimulatedFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.disk.with(|state| {
-            let contents = &state.node(self.node)?.current;
-            let start = contents.len().min(offset as usize);
-            let count = buffer.len().min(contents.len() - start);
-            buffer[..count].copy_from_slice(&contents[start..start + count]);
-            Ok(count)
-        })
-    }
-
-    fn read_onto(&self, buffer: &mut Vec<u8>, bytes_max: usize, offset: u64) -> io::Result<usize> {
-        self.disk.with(|state| {
-            let contents = &state.node(self.node)?.current;
-            let start = contents.len().min(offset as usize);
-            let count = bytes_max.min(contents.len() - start);
-            buffer.extend_from_slice(&contents[start..start + count]);
-            Ok(count)
-        })
-    }
-
-    fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
-        self.disk.with(|state| {
-            let crash = state.count_operation();
-            let present = state.node(self.node)?.current.len() as u64;
-            state.check_room((offset + bytes.len() as u64).saturating_sub(present))?;
-            let fails = count_down(&mut state.faults.fail_write_in);
-            if fails {
-                bytes.truncate(bytes.len() / 2);
-            }
-            let node = state.node(self.node)?;
-            node.change(DataChange::Write(offset, bytes));
-            if crash {
-                Err(crashed())
-            } else if fails {
-                Err(io::Error::other("the simulated disk fails this write"))
-            } else {
-                Ok(())
-            }
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let delay = self.disk.with(|state| Ok(state.faults.sync_delay))?;
-        if !delay.is_zero() {
-            thread::sleep(delay);
-        }
-        self.disk.change(|state| {
-            let fails = count_down(&mut state.faults.fail_sync_in);
-            let node = state.node(self.node)?;
-            if fails {
-                node.pending.clear();
-                return Err(io::Error::other("the simulated disk fails this sync"));
-            }
-            node.sync();
-            Ok(())
-        })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.resize(len, false)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.resize(len, true)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.disk
-            .with(|state| Ok(state.node(self.node)?.current.len() as u64))
     }
 }

@@ -11,12 +11,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Instant, SystemTime},
 };
 
 use flumen_protocol::ids::Offset;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
@@ -24,6 +23,7 @@ use super::{
     partition::Log,
     write::FlushError,
 };
+use crate::executor::{Bell, Running};
 
 /// What waits to be written, in all partitions.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Flusher {
     unflushed_bytes_max: u64,
     queue: Mutex<Queue>,
     /// Wakes the thread.
-    wake: Condvar,
+    wake: Bell,
     /// Wakes those who wait until memory is free again.
     room: Notify,
 }
@@ -80,7 +80,10 @@ impl Due {
 
 /// What the thread does next.
 enum Step {
-    Flush(Arc<Log>),
+    /// To write a log, which has left these queues.
+    Flush(Arc<Log>, Due),
+    /// Nothing, until the bell rings or it is so late.
+    Wait(Option<Instant>),
     Stop,
 }
 
@@ -91,19 +94,23 @@ impl Flusher {
             unflushed_bytes: AtomicU64::new(0),
             unflushed_bytes_max,
             queue: Mutex::default(),
-            wake: Condvar::new(),
+            wake: Bell::default(),
             room: Notify::new(),
         }
     }
 
     /// Starts the thread if the mode says so. It ends with [`Flusher::stop`].
-    pub(super) fn start(self: &Arc<Self>) -> io::Result<Option<JoinHandle<()>>> {
+    pub(super) fn start(self: &Arc<Self>) -> io::Result<Option<Running>> {
         if self.mode == FlushMode::Manual {
             return Ok(None);
         }
         let flusher = Arc::clone(self);
-        let thread = thread::Builder::new().name("flumen-flusher".to_owned());
-        thread.spawn(move || flusher.run()).map(Some)
+        #[cfg(feature = "simulation")]
+        if crate::executor::simulation::is_on() {
+            let task = crate::executor::simulation::start(flusher.run_as_task());
+            return Ok(Some(task));
+        }
+        Running::start("flumen-flusher", move || flusher.run()).map(Some)
     }
 
     pub(super) fn stop(&self) {
@@ -113,7 +120,7 @@ impl Flusher {
         queue.ready.clear();
         queue.aging.clear();
         queue.stalled.clear();
-        self.wake.notify_all();
+        self.wake.ring_for_all();
     }
 
     /// Bytes that are in memory only.
@@ -168,7 +175,7 @@ impl Flusher {
             queue.ready.push_back(Arc::clone(log));
         }
         if enter.ready || pressed || idle {
-            self.wake.notify_one();
+            self.wake.ring();
         }
     }
 
@@ -187,48 +194,87 @@ impl Flusher {
     }
 
     fn run(&self) {
-        while let Step::Flush(log) = self.next() {
-            // Up to here only, so that a busy partition does not keep the others waiting.
-            let end = log.state.lock().end;
-            self.finished(&log, log.flush_to(end));
+        let mut queue = self.queue.lock();
+        loop {
+            match self.step(&mut queue) {
+                Step::Flush(log, left) => {
+                    MutexGuard::unlocked(&mut queue, || self.flush(&log, left));
+                }
+                Step::Wait(None) => self.wake.wait(&mut queue),
+                Step::Wait(Some(until)) => {
+                    self.wake.wait_until(&mut queue, until);
+                }
+                Step::Stop => return,
+            }
         }
     }
 
-    /// Waits for the next log that is due.
-    fn next(&self) -> Step {
-        let mut queue = self.queue.lock();
+    #[cfg(feature = "simulation")]
+    async fn run_as_task(self: Arc<Self>) {
         loop {
-            if queue.stopped {
-                return Step::Stop;
-            }
-            let now = Instant::now();
-            if let Some(retry_at) = queue.trouble.as_ref().map(|trouble| trouble.retry_at) {
-                if now < retry_at {
-                    self.wake.wait_until(&mut queue, retry_at);
-                    continue;
+            let step = self.step(&mut self.queue.lock());
+            match step {
+                Step::Flush(log, left) => {
+                    crate::executor::simulation::blocking_pause().await;
+                    self.flush(&log, left);
                 }
-                let stalled = std::mem::take(&mut queue.stalled);
-                queue.ready.extend(stalled);
+                Step::Wait(None) => self.wake.rung().await,
+                Step::Wait(Some(until)) => {
+                    // Either is a reason to look again.
+                    let _ = tokio::time::timeout_at(until.into(), self.wake.rung()).await;
+                }
+                Step::Stop => return,
             }
-            if let Some(log) = queue.ready.pop_front() {
-                drop(queue);
-                log.state.lock().due.ready = false;
-                return Step::Flush(log);
+        }
+    }
+
+    fn flush(&self, log: &Arc<Log>, left: Due) {
+        // Up to here only, so that a busy partition does not keep the others waiting.
+        let end = {
+            let mut state = log.state.lock();
+            state.due.ready &= !left.ready;
+            state.due.aging &= !left.aging;
+            state.end
+        };
+        self.finished(log, log.flush_to(end));
+    }
+
+    /// The next log that is due.
+    fn step(&self, queue: &mut Queue) -> Step {
+        if queue.stopped {
+            return Step::Stop;
+        }
+        let now = Instant::now();
+        if let Some(retry_at) = queue.trouble.as_ref().map(|trouble| trouble.retry_at) {
+            if now < retry_at {
+                return Step::Wait(Some(retry_at));
             }
-            let Some(oldest) = queue.aging.front().map(|(since, _)| *since) else {
-                self.wake.wait(&mut queue);
-                continue;
+            let stalled = std::mem::take(&mut queue.stalled);
+            queue.ready.extend(stalled);
+        }
+        if let Some(log) = queue.ready.pop_front() {
+            let left = Due {
+                ready: true,
+                aging: false,
             };
-            let due_at = oldest + FLUSH_AGE_MAX;
-            if now < due_at && self.unflushed_bytes() < self.pressure_bytes() {
-                self.wake.wait_until(&mut queue, due_at);
-                continue;
-            }
-            if let Some((_, log)) = queue.aging.pop_front() {
-                drop(queue);
-                log.state.lock().due.aging = false;
-                return Step::Flush(log);
-            }
+            return Step::Flush(log, left);
+        }
+        let Some(oldest) = queue.aging.front().map(|(since, _)| *since) else {
+            return Step::Wait(None);
+        };
+        let due_at = oldest + FLUSH_AGE_MAX;
+        if now < due_at && self.unflushed_bytes() < self.pressure_bytes() {
+            return Step::Wait(Some(due_at));
+        }
+        match queue.aging.pop_front() {
+            Some((_, log)) => Step::Flush(
+                log,
+                Due {
+                    ready: false,
+                    aging: true,
+                },
+            ),
+            None => Step::Wait(None),
         }
     }
 
@@ -264,7 +310,7 @@ impl Flusher {
         if let Some(trouble) = &mut self.queue.lock().trouble {
             trouble.retry_at = Instant::now();
         }
-        self.wake.notify_one();
+        self.wake.ring();
     }
 }
 

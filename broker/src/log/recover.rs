@@ -14,6 +14,7 @@ use super::{
     tail::Tail,
     write::Writer,
 };
+use crate::mutation::{Mutation, is_planted};
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +80,11 @@ pub(super) fn recover(
             generation: promised.generation,
         };
         if promised.end_offset > removed_to {
-            check_file(store, &key, promised)?;
-            segments.push(Segment::recovered(key, promised));
+            let bytes = check_file(store, &key, promised)?;
+            segments.push(Segment::recovered(
+                key,
+                &SegmentCheckpoint { bytes, ..*promised },
+            ));
         }
     }
     // Only now, when nothing is missing, is anything removed.
@@ -137,11 +141,12 @@ fn retention_marks(found: &[FileKind], checkpoint: &LogCheckpoint) -> Vec<StartM
 }
 
 /// Checks that the file of a segment is there and as long as promised, and cuts the rest off.
+/// Returns its length then.
 fn check_file(
     store: &StoreShared,
     key: &SegmentKey,
     promised: &SegmentCheckpoint,
-) -> Result<(), OpenError> {
+) -> Result<u64, OpenError> {
     let path = key.segment_path(&store.dir);
     let (partition, bytes) = (key.partition, promised.bytes);
     let failed = |source| OpenError::Io {
@@ -169,7 +174,10 @@ fn check_file(
         });
     }
     if len > bytes {
+        if is_planted(Mutation::LogNotCut) {
+            return Ok(len);
+        }
         file.set_len(bytes).map_err(failed)?;
     }
-    Ok(())
+    Ok(bytes)
 }

@@ -4,7 +4,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
-    thread::JoinHandle,
 };
 
 use flumen_protocol::ids::{Offset, PartitionId, TopicId};
@@ -22,7 +21,10 @@ use super::{
     sync::CheckpointError,
     write::FlushError,
 };
-use crate::disk::{Disk, FileSystem};
+use crate::{
+    disk::{Disk, FileSystem},
+    executor::Running,
+};
 
 /// The logs of all partitions that a broker holds. Cheap to clone; all clones are the same store.
 ///
@@ -40,7 +42,7 @@ struct Inner {
     opening: RwLock<()>,
     /// Files found at the start whose partition has not been opened yet.
     found: Mutex<FxHashMap<PartitionId, Vec<FileKind>>>,
-    flusher: Mutex<Option<JoinHandle<()>>>,
+    flusher: Mutex<Option<Running>>,
 }
 
 /// What every log needs of its store.
@@ -245,10 +247,8 @@ impl LogStore {
 impl Inner {
     fn shutdown(&self) {
         self.shared.flusher.stop();
-        if let Some(thread) = self.flusher.lock().take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the flusher ended with a panic");
+        if let Some(flusher) = self.flusher.lock().take() {
+            flusher.join();
         }
     }
 }

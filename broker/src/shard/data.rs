@@ -219,7 +219,7 @@ impl DataShard {
             let logs = parts.logs;
             let directory = Arc::clone(&directory);
             let open = move || DataMachine::open(disk, path, logs, directory);
-            let opened = tokio::task::spawn_blocking(open).await;
+            let opened = crate::executor::spawn_blocking(open).await;
             Arc::new(opened.map_err(|error| ShardError::start(parts.id, &error))??)
         };
         let group = Group::start(GroupParts {

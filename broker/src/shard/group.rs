@@ -167,7 +167,7 @@ impl Group {
     pub(crate) async fn checkpoint(&self) -> io::Result<()> {
         let _one = self.checkpointing.lock().await;
         let machine = Arc::clone(&self.machine);
-        tokio::task::spawn_blocking(move || machine.checkpoint())
+        crate::executor::spawn_blocking(move || machine.checkpoint())
             .await
             .map_err(io::Error::other)??;
         self.raft

@@ -28,7 +28,10 @@ use super::{
     failure::Failure,
     types::{Entry, LogId, TypeConfig, Vote},
 };
-use crate::wal::{LogPosition, ShardLog, WalEntry, WalError};
+use crate::{
+    mutation::{Mutation, is_planted},
+    wal::{LogPosition, ShardLog, WalEntry, WalError},
+};
 
 /// Bytes that one read from the WAL fetches at most, grown to one entry.
 const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -139,7 +142,7 @@ impl LogStorage {
         };
         let wanted = range.start..end;
         let wal = self.shared.wal.clone();
-        let read = tokio::task::spawn_blocking(move || read_wal(&wal, wanted));
+        let read = crate::executor::spawn_blocking(move || read_wal(&wal, wanted));
         read.await.map_err(io::Error::other)?
     }
 
@@ -283,6 +286,10 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if is_planted(Mutation::VoteNotPersisted) {
+            self.shared.state.lock().vote = Some(*vote);
+            return Ok(());
+        }
         let bytes = postcard::to_allocvec(vote).map_err(io::Error::other)?;
         self.wait_for("saving a vote", |wal, done| {
             wal.save_vote(bytes.into(), done);

@@ -148,7 +148,7 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
             bytes: data,
         };
         let machine = Arc::clone(&self.machine);
-        tokio::task::spawn_blocking(move || machine.install(checkpoint))
+        crate::executor::spawn_blocking(move || machine.install(checkpoint))
             .await
             .map_err(io::Error::other)?
     }
@@ -175,7 +175,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             return Ok(snapshot(checkpoint));
         }
         let machine = Arc::clone(&self.machine);
-        let checkpoint = tokio::task::spawn_blocking(move || machine.checkpoint())
+        let checkpoint = crate::executor::spawn_blocking(move || machine.checkpoint())
             .await
             .map_err(io::Error::other)??;
         Ok(snapshot(checkpoint))

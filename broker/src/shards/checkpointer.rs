@@ -132,7 +132,7 @@ impl Work {
                 shard.look_after_logs(now_ms());
             }
         };
-        if let Err(error) = tokio::task::spawn_blocking(work).await {
+        if let Err(error) = crate::executor::spawn_blocking(work).await {
             tracing::error!("retention has failed: {error}");
         }
     }

@@ -169,7 +169,7 @@ where
 async fn unless_panicked<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> Result<R, WireError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = crate::executor::spawn_blocking(work).await;
     done.map_err(|error| WireError::new(ErrorCode::Internal, error.to_string()))
 }
 

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -23,7 +22,10 @@ use super::{
     space::{Space, Task},
     writer::{Operation, Writer},
 };
-use crate::disk::Disk;
+use crate::{
+    disk::Disk,
+    executor::{Bell, Running},
+};
 
 /// Shards are asked for checkpoints when this share of the WAL is in use: 1 of so many parts.
 const CHECKPOINT_SHARE: u64 = 3;
@@ -48,21 +50,24 @@ pub(super) struct Engine {
     unsynced: Mutex<Vec<Arc<Segment>>>,
     syncing: Mutex<()>,
     pub(super) queue: Mutex<Queue>,
-    work: Condvar,
+    pub(super) work: Bell,
     pub(super) written: Condvar,
     writer: Mutex<Writer>,
-    syncer: Mutex<Syncer>,
-    syncer_wakes: Condvar,
+    pub(super) syncer: Mutex<Syncer>,
+    pub(super) syncer_wakes: Bell,
     pub(super) failed: watch::Sender<Option<WalError>>,
     pub(super) checkpoint_wanted: watch::Sender<u64>,
+    /// Written by one who could not wait, and yet to be synced by the writer.
+    #[cfg(feature = "simulation")]
+    pub(super) unfinished: Mutex<Vec<Written>>,
 }
 
 /// What the thread that syncs on an interval is told.
 #[derive(Default)]
-struct Syncer {
+pub(super) struct Syncer {
     /// Not to wait for the rest of the interval.
-    hurry: bool,
-    stopped: bool,
+    pub(super) hurry: bool,
+    pub(super) stopped: bool,
 }
 
 impl Engine {
@@ -70,7 +75,7 @@ impl Engine {
         disk: Arc<dyn Disk>,
         options: WalOptions,
         observer: Arc<dyn WalObserver>,
-    ) -> Result<(Arc<Self>, Vec<JoinHandle<()>>), OpenError> {
+    ) -> Result<(Arc<Self>, Vec<Running>), OpenError> {
         options.validate()?;
         let found = recover(&*disk, &options)?;
         let active = found.segments.back().cloned();
@@ -102,13 +107,15 @@ impl Engine {
             unsynced: Mutex::default(),
             syncing: Mutex::default(),
             queue: Mutex::new(Queue::new(options.sync)),
-            work: Condvar::new(),
+            work: Bell::default(),
             written: Condvar::new(),
             writer: Mutex::new(Writer::new(active, found.head.offset())),
             syncer: Mutex::default(),
-            syncer_wakes: Condvar::new(),
+            syncer_wakes: Bell::default(),
             failed: watch::Sender::new(None),
             checkpoint_wanted: watch::Sender::new(0),
+            #[cfg(feature = "simulation")]
+            unfinished: Mutex::default(),
             options,
         });
         engine.space.set_opening_bytes(engine.opening_bytes());
@@ -117,14 +124,15 @@ impl Engine {
         Ok((engine, threads))
     }
 
-    fn start_threads(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>, OpenError> {
+    fn start_threads(self: &Arc<Self>) -> Result<Vec<Running>, OpenError> {
+        #[cfg(feature = "simulation")]
+        if crate::executor::simulation::is_on() {
+            return Ok(super::simulation::start(self));
+        }
         let mut threads = Vec::new();
         let mut start = |name: &str, run: fn(&Self)| {
             let engine = Arc::clone(self);
-            let thread = thread::Builder::new()
-                .name(name.into())
-                .spawn(move || run(&engine));
-            match thread {
+            match Running::start(name, move || run(&engine)) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
                     self.stop();
@@ -208,7 +216,7 @@ impl Engine {
             drop(queue);
             self.write_as_caller(batch);
         } else if queue.len() >= queue.wake_at {
-            self.work.notify_one();
+            self.work.ring();
         }
     }
 
@@ -220,13 +228,13 @@ impl Engine {
             if queue.is_empty() {
                 queue.writing = false;
                 if queue.closed {
-                    self.work.notify_one();
+                    self.work.ring();
                 }
                 return;
             }
             if round == INLINE_ROUNDS_MAX || !queue.is_for_callers() {
                 queue.handed_over = true;
-                self.work.notify_one();
+                self.work.ring();
                 return;
             }
             batch = queue.take();
@@ -235,10 +243,19 @@ impl Engine {
 
     /// Writes a batch, syncs it if it has to be, and completes those who wait for it.
     fn write(&self, batch: Vec<Queued>) {
+        let mut written = self.write_unsynced(batch);
+        if written.wants_sync() {
+            written.result = self.sync_written();
+        }
+        self.finish(written);
+    }
+
+    /// Writes a batch.
+    pub(super) fn write_unsynced(&self, batch: Vec<Queued>) -> Written {
         let count = batch.len() as u64;
         let sync = self.options.sync == SyncPolicy::Always || batch.iter().any(Queued::is_urgent);
         let mut waiting = Vec::with_capacity(batch.len());
-        let mut result = {
+        let result = {
             let mut writer = self.writer.lock();
             let mut result = Ok(());
             for queued in batch {
@@ -256,9 +273,18 @@ impl Engine {
                 self.written.notify_all();
             }
         }
-        if result.is_ok() && sync {
-            result = self.sync_written();
+        Written {
+            waiting,
+            sync,
+            result,
         }
+    }
+
+    /// Completes those who wait for a batch.
+    pub(super) fn finish(&self, written: Written) {
+        let Written {
+            waiting, result, ..
+        } = written;
         if let Err(error) = &result {
             self.fail(error);
         }
@@ -408,12 +434,17 @@ impl Engine {
 
     fn run_space(&self) {
         while let Task::Recycle = self.space.prepare() {
-            let segments = self.recyclable();
-            self.segments.write().drain(..segments.len());
-            if let Err(error) = self.space.recycle(&segments) {
-                tracing::warn!(%error, dir = %self.options.dir.display(),
-                    "cannot recycle write-ahead log segments; they stay until the next start");
-            }
+            self.recycle();
+        }
+    }
+
+    /// Has the segments used again that nothing needs any more.
+    pub(super) fn recycle(&self) {
+        let segments = self.recyclable();
+        self.segments.write().drain(..segments.len());
+        if let Err(error) = self.space.recycle(&segments) {
+            tracing::warn!(%error, dir = %self.options.dir.display(),
+                "cannot recycle write-ahead log segments; they stay until the next start");
         }
     }
 
@@ -439,7 +470,7 @@ impl Engine {
     /// wait for the interval.
     fn hurry_syncer(&self) {
         self.syncer.lock().hurry = true;
-        self.syncer_wakes.notify_one();
+        self.syncer_wakes.ring();
     }
 
     fn run_writer(&self) {
@@ -457,7 +488,7 @@ impl Engine {
                 queue.wake_at = expected;
                 let deadline = Instant::now() + gather;
                 while queue.len() < expected && !queue.closed {
-                    if self.work.wait_until(&mut queue, deadline).timed_out() {
+                    if self.work.wait_until(&mut queue, deadline) {
                         break;
                     }
                 }
@@ -479,6 +510,10 @@ impl Engine {
 
     /// Waits until the operations up to this number are written.
     pub(super) fn wait_written(&self, number: u64) -> Result<(), WalError> {
+        #[cfg(feature = "simulation")]
+        if crate::executor::simulation::is_on() {
+            super::simulation::write_until(self, number);
+        }
         let mut queue = self.queue.lock();
         while queue.written < number {
             if let Some(error) = &queue.failed {
@@ -511,14 +546,28 @@ impl Engine {
         }
         self.queue.lock().closed = true;
         self.space.close();
-        self.work.notify_all();
+        self.work.ring_for_all();
     }
 
     /// Ends the other threads. Only after the writer's has ended or cannot go on.
     pub(super) fn stop(&self) {
         self.space.stop();
         self.syncer.lock().stopped = true;
-        self.syncer_wakes.notify_all();
+        self.syncer_wakes.ring_for_all();
+    }
+}
+
+/// A batch that is written, and those who wait for it.
+pub(super) struct Written {
+    waiting: Vec<Done>,
+    sync: bool,
+    pub(super) result: Result<(), WalError>,
+}
+
+impl Written {
+    /// Whether it must be synced before those who wait are told.
+    pub(super) fn wants_sync(&self) -> bool {
+        self.sync && self.result.is_ok()
     }
 }
 

@@ -19,7 +19,10 @@ use super::{
         spare_path,
     },
 };
-use crate::disk::{Disk, File};
+use crate::{
+    disk::{Disk, File},
+    executor::Bell,
+};
 
 /// How long to wait before another try to make a segment on a full disk.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,7 +52,7 @@ pub(super) struct Space {
     head: AtomicPosition,
     state: Mutex<SpaceState>,
     /// Wakes the thread that prepares files.
-    work: Condvar,
+    pub(super) work: Bell,
     /// Wakes a writer that waits for a segment.
     ready: Condvar,
 }
@@ -77,6 +80,18 @@ struct SpaceState {
     /// Nobody waits for room any more.
     closing: bool,
     stopped: bool,
+}
+
+/// What comes of one step of the preparing thread.
+pub(super) enum Step {
+    /// There is more to do.
+    Again,
+    /// There is nothing to do until the bell rings.
+    Wait,
+    /// The same, but to try again after this time.
+    WaitFor(Duration),
+    /// There is something that only the caller can do.
+    Task(Task),
 }
 
 /// What the preparing thread should do next.
@@ -118,7 +133,7 @@ impl Space {
             options,
             head: AtomicPosition::new(head),
             state: Mutex::new(state),
-            work: Condvar::new(),
+            work: Bell::default(),
             ready: Condvar::new(),
         }
     }
@@ -135,13 +150,13 @@ impl Space {
         while state.reserved + cost > self.free(&state) {
             if state.files >= self.files_max() {
                 state.recycle = true;
-                self.work.notify_one();
+                self.work.ring();
                 return Err(self.full(oldest));
             }
             // The thread that prepares files is behind; allocating one takes about a millisecond.
             if let Err(error) = self.make_spare(&mut state) {
                 let reason = state.error.insert(error.to_string().into()).clone();
-                self.work.notify_one();
+                self.work.ring();
                 return Err(WalError::NoSpace {
                     dir: self.options.dir.clone(),
                     reason,
@@ -202,7 +217,7 @@ impl Space {
             };
             if let Some(segment) = state.standbys.pop_front() {
                 state.recycle = true;
-                self.work.notify_one();
+                self.work.ring();
                 return Ok(segment);
             }
             match prepared {
@@ -214,6 +229,12 @@ impl Space {
                     ));
                 }
                 _ if state.closing => return Err(WalError::Closed),
+                // Nobody could make room while the only thread waits for it.
+                #[cfg(feature = "simulation")]
+                Err(error) if crate::executor::simulation::is_on() => {
+                    let dir = &self.options.dir;
+                    return Err(WalError::failed("make a segment in", dir, &error));
+                }
                 Err(error) => {
                     if state.error.is_none() {
                         tracing::error!(%error, dir = %self.options.dir.display(),
@@ -232,27 +253,45 @@ impl Space {
     pub(super) fn prepare(&self) -> Task {
         let mut state = self.state.lock();
         loop {
-            if state.stopped {
-                return Task::Stop;
-            }
-            if std::mem::take(&mut state.recycle) {
-                return Task::Recycle;
-            }
-            match self.prepare_one(&mut state) {
-                Ok(true) => {
-                    state.error = None;
-                    self.ready.notify_all();
+            match self.step(&mut state) {
+                Step::Again => {}
+                Step::Wait => self.work.wait(&mut state),
+                Step::WaitFor(time) => {
+                    self.work.wait_for(&mut state, time);
                 }
-                Ok(false) => self.work.wait(&mut state),
-                Err(error) => {
-                    let text: Arc<str> = error.to_string().into();
-                    if state.error.as_ref() != Some(&text) {
-                        tracing::warn!(%error, dir = %self.options.dir.display(),
-                            "cannot prepare a write-ahead log segment; trying again each second");
-                    }
-                    state.error = Some(text);
-                    self.work.wait_for(&mut state, RETRY_INTERVAL);
+                Step::Task(task) => return task,
+            }
+        }
+    }
+
+    /// The same, step by step.
+    #[cfg(feature = "simulation")]
+    pub(super) fn prepare_step(&self) -> Step {
+        self.step(&mut self.state.lock())
+    }
+
+    fn step(&self, state: &mut MutexGuard<'_, SpaceState>) -> Step {
+        if state.stopped {
+            return Step::Task(Task::Stop);
+        }
+        if std::mem::take(&mut state.recycle) {
+            return Step::Task(Task::Recycle);
+        }
+        match self.prepare_one(state) {
+            Ok(true) => {
+                state.error = None;
+                self.ready.notify_all();
+                Step::Again
+            }
+            Ok(false) => Step::Wait,
+            Err(error) => {
+                let text: Arc<str> = error.to_string().into();
+                if state.error.as_ref() != Some(&text) {
+                    tracing::warn!(%error, dir = %self.options.dir.display(),
+                        "cannot prepare a write-ahead log segment; trying again each second");
                 }
+                state.error = Some(text);
+                Step::WaitFor(RETRY_INTERVAL)
             }
         }
     }
@@ -372,7 +411,7 @@ impl Space {
     /// Asks the preparing thread to look for segments that are no longer needed.
     pub(super) fn request_recycling(&self) {
         self.state.lock().recycle = true;
-        self.work.notify_one();
+        self.work.ring();
     }
 
     /// Makes segments that are no longer needed, oldest first, into spares.
@@ -417,7 +456,7 @@ impl Space {
 
     pub(super) fn stop(&self) {
         self.state.lock().stopped = true;
-        self.work.notify_all();
+        self.work.ring_for_all();
         self.ready.notify_all();
     }
 }

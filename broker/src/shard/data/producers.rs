@@ -23,6 +23,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Appended, Refusal};
+use crate::mutation::{Mutation, is_planted};
 
 /// Producers that a shard remembers, counted once for each partition that they write to.
 pub const PRODUCERS_MAX: usize = 16_384;
@@ -106,6 +107,9 @@ impl ProducerTable {
         partition: PartitionId,
         sequence: ProducerSequence,
     ) -> Result<Verdict, Refusal> {
+        if is_planted(Mutation::NoDuplicateCheck) {
+            return Ok(Verdict::New);
+        }
         let key = (partition, sequence.producer_id);
         let expected = match self.producers.get(&key) {
             None if sequence.sequence == 0 => return Ok(Verdict::New),

@@ -1,0 +1,306 @@
+//! Simulated services: what they do with the real client, and what they note of it.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use flumen_client::{Client, Consumer, Message, Producer, Profile, StartAt, TopicConfig};
+use rand::RngExt;
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    checker::{Ledger, Outcome, Place, Record},
+    network::Network,
+    trace::Trace,
+};
+
+/// How long a producer tries to deliver: short, so that unknown outcomes come up.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The pause before something is tried again that failed.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Bytes of a large value; the topics' segments hold a few of them.
+const LARGE_VALUE_BYTES: usize = 20_000;
+
+/// What all services of a run share.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) ledger: Arc<Mutex<Ledger>>,
+    pub(crate) trace: Trace,
+    pub(crate) network: Network,
+    pub(crate) profile: Profile,
+    pub(crate) brokers: Vec<String>,
+    /// Set when the services shall finish.
+    pub(crate) stop: Arc<AtomicBool>,
+    /// Services that have not finished.
+    pub(crate) busy: Arc<AtomicUsize>,
+}
+
+/// A service on its way; not busy any more when it is dropped.
+struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Services {
+    fn begin(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+        Busy(Arc::clone(&self.busy))
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// A client on a host, connected at last; `None` if it is time to stop before.
+    async fn connect(&self, host: IpAddr) -> Option<Client> {
+        while !self.stopping() {
+            match self.try_connect(host, self.brokers.clone()).await {
+                Ok(client) => return Some(client),
+                Err(error) => self.trace.add(error.to_string()),
+            }
+            sleep(RETRY_AFTER).await;
+        }
+        None
+    }
+
+    pub(crate) async fn try_connect(
+        &self,
+        host: IpAddr,
+        brokers: Vec<String>,
+    ) -> Result<Client, flumen_client::ConnectError> {
+        let builder = Client::builder()
+            .profile(self.profile.clone())
+            .brokers(brokers)
+            .network(self.network.of(host))
+            .request_timeout(Duration::from_secs(5));
+        builder.connect().await
+    }
+
+    /// Makes a topic that stays.
+    pub(crate) async fn make_topic(self, host: IpAddr, topic: String, config: TopicConfig) {
+        let _busy = self.begin();
+        let Some(client) = self.connect(host).await else {
+            return;
+        };
+        while !self.stopping() {
+            self.ledger().change_topic(&topic);
+            match client.admin().ensure_topic(&topic, config.clone()).await {
+                Ok(_) => {
+                    self.ledger().topic_made(&topic);
+                    return;
+                }
+                Err(error) => self.trace.say(format!("cannot make {topic}: {error}")),
+            }
+            sleep(RETRY_AFTER).await;
+        }
+    }
+
+    /// Produces to a partition until it is time to stop.
+    pub(crate) async fn produce(self, host: IpAddr, place: Place) {
+        let _busy = self.begin();
+        let Some(client) = self.connect(host).await else {
+            return;
+        };
+        while !self.stopping() {
+            let built = client
+                .producer::<Bytes>(&place.topic)
+                .delivery_timeout(DELIVERY_TIMEOUT)
+                .build()
+                .await;
+            match built {
+                Ok(producer) => self.produce_with(producer, &place).await,
+                Err(error) => {
+                    self.trace.add(error.to_string());
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// A life of a producer.
+    async fn produce_with(&self, producer: Producer<Bytes>, place: &Place) {
+        let id = self.ledger().add_producer(place.clone());
+        let rounds = rand::rng().random_range(5..200);
+        for _ in 0..rounds {
+            if self.stopping() {
+                break;
+            }
+            let count = rand::rng().random_range(1..8);
+            let mut pending = Vec::new();
+            for _ in 0..count {
+                let record = self.ledger().send(id);
+                let message = Message::new(value(record)).partition(place.partition);
+                pending.push((record, producer.submit(message).await));
+            }
+            for (record, submitted) in pending {
+                let result = match submitted {
+                    Ok(receipt) => receipt.await,
+                    Err(error) => Err(error),
+                };
+                let outcome = match result {
+                    Ok(receipt) => Outcome::Stored(receipt.offset.map(|offset| offset.0)),
+                    Err(error) if error.is_unknown() => {
+                        self.trace.say(format!("unknown {record:?}: {error}"));
+                        continue;
+                    }
+                    Err(error) => {
+                        self.trace.say(format!("refused {record:?}: {error}"));
+                        Outcome::Refused
+                    }
+                };
+                self.ledger().settle(record, outcome);
+            }
+            let pause = rand::rng().random_range(0..60);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Consumes a topic until it is time to stop, with one consumer after the other.
+    pub(crate) async fn consume(self, host: IpAddr, topic: String, name: String) {
+        let _busy = self.begin();
+        let Some(client) = self.connect(host).await else {
+            return;
+        };
+        for life in 0.. {
+            if self.stopping() {
+                return;
+            }
+            let reader = format!("{name}.{life}");
+            let consumer = client.consumer::<Bytes>(&topic).from(StartAt::Beginning);
+            match consumer.build().await {
+                Ok(consumer) => self.consume_with(consumer, &topic, &reader).await,
+                Err(error) => self.trace.add(error.to_string()),
+            }
+            sleep(RETRY_AFTER).await;
+        }
+    }
+
+    async fn consume_with(&self, mut consumer: Consumer<Bytes>, topic: &str, reader: &str) {
+        let mut left: u32 = rand::rng().random_range(100..3_000);
+        while left > 0 && !self.stopping() {
+            match timeout(RETRY_AFTER, consumer.next()).await {
+                Err(_) => left = left.saturating_sub(10),
+                Ok(None) => return,
+                Ok(Some(Ok(received))) => {
+                    left -= 1;
+                    let place = Place {
+                        topic: topic.to_owned(),
+                        partition: received.partition,
+                    };
+                    match parse(&received.value) {
+                        Some(record) => {
+                            self.ledger().see(reader, &place, received.offset.0, record);
+                        }
+                        None => self
+                            .ledger()
+                            .object(format!("{reader}: no record at {place:?}")),
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    self.trace.say(format!("{reader}: {error}"));
+                    if matches!(
+                        error,
+                        flumen_client::ConsumeError::Damaged { .. }
+                            | flumen_client::ConsumeError::WrongType { .. }
+                            | flumen_client::ConsumeError::Decode { .. }
+                    ) {
+                        self.ledger().object(format!("{reader}: {error}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes topics and removes some of them again until it is time to stop.
+    pub(crate) async fn administrate(self, host: IpAddr, name: String) {
+        let _busy = self.begin();
+        let Some(client) = self.connect(host).await else {
+            return;
+        };
+        for number in 0.. {
+            let pause = rand::rng().random_range(200..2_000);
+            sleep(Duration::from_millis(pause)).await;
+            if self.stopping() {
+                return;
+            }
+            let topic = format!("{name}-{number}");
+            self.ledger().change_topic(&topic);
+            match client
+                .admin()
+                .create_topic(&topic, TopicConfig::default())
+                .await
+            {
+                Ok(()) => self.ledger().topic_made(&topic),
+                Err(error) => {
+                    self.trace.say(format!("cannot make {topic}: {error}"));
+                    continue;
+                }
+            }
+            if rand::random() {
+                continue;
+            }
+            self.ledger().change_topic(&topic);
+            match client.admin().delete_topic(&topic).await {
+                Ok(()) => self.ledger().topic_removed(&topic),
+                Err(error) => self.trace.say(format!("cannot remove {topic}: {error}")),
+            }
+        }
+    }
+
+    /// Reads a topic to its end, all of it, from one broker.
+    pub(crate) async fn read_all(
+        &self,
+        client: &Client,
+        topic: &str,
+    ) -> Result<Vec<(Place, u64, Record)>, String> {
+        let consumer = client.consumer::<Bytes>(topic).from(StartAt::Beginning);
+        let consumer = consumer.until_end().build().await;
+        let mut consumer = consumer.map_err(|error| error.to_string())?;
+        let mut records = Vec::new();
+        while let Some(received) = consumer.next().await {
+            let received = received.map_err(|error| error.to_string())?;
+            let place = Place {
+                topic: topic.to_owned(),
+                partition: received.partition,
+            };
+            let record = parse(&received.value)
+                .ok_or_else(|| format!("no record at {} of {place:?}", received.offset))?;
+            records.push((place, received.offset.0, record));
+        }
+        Ok(records)
+    }
+}
+
+/// The value of a record: its producer and number, now and then with a lot behind them.
+fn value(record: Record) -> Bytes {
+    let mut text = format!("{} {} ", record.producer, record.number);
+    if rand::rng().random_bool(0.05) {
+        let len = rand::rng().random_range(0..LARGE_VALUE_BYTES);
+        text.extend(std::iter::repeat_n('x', len));
+    }
+    text.into()
+}
+
+fn parse(value: &[u8]) -> Option<Record> {
+    let text = std::str::from_utf8(value).ok()?;
+    let mut parts = text.split(' ');
+    Some(Record {
+        producer: parts.next()?.parse().ok()?,
+        number: parts.next()?.parse().ok()?,
+    })
+}

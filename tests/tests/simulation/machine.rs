@@ -1,0 +1,134 @@
+//! A broker on a simulated machine, which can be killed and started again.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use flumen_broker::{
+    config::BrokerConfig,
+    disk::{CrashKeep, SimulatedDisk},
+    environment::Environment,
+    node::Broker,
+};
+use tokio::sync::Notify;
+
+use crate::{host::Host, network::Network, tls::Authority, trace::Trace};
+
+/// The port of every broker.
+pub(crate) const PORT: u16 = 4650;
+
+/// How it is with a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Its machine is off, or it has stopped.
+    Down,
+    Starting,
+    Ready,
+    /// It did not start, or cannot go on.
+    Failed(String),
+}
+
+/// A machine with a broker.
+pub(crate) struct Machine {
+    pub(crate) host: Host,
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) config: BrokerConfig,
+    health: Arc<Mutex<Health>>,
+    stop: Arc<Notify>,
+    network: Network,
+    trace: Trace,
+}
+
+impl Machine {
+    /// A machine with an empty disk, that is off.
+    pub(crate) fn new(
+        number: u8,
+        config: BrokerConfig,
+        authority: &Authority,
+        network: Network,
+        trace: Trace,
+    ) -> Self {
+        let address: IpAddr = [10, 0, 0, number].into();
+        let data_dir = PathBuf::from(format!("broker-{number}"));
+        authority.write_to(&data_dir);
+        Self {
+            host: Host::new(format!("broker {number}"), address),
+            disk: SimulatedDisk::new(),
+            config: BrokerConfig {
+                data_dir,
+                listen: SocketAddr::new(address, PORT),
+                admin: None,
+                ..config
+            },
+            health: Arc::new(Mutex::new(Health::Down)),
+            stop: Arc::default(),
+            network,
+            trace,
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        lock(&self.health).clone()
+    }
+
+    /// Starts the broker.
+    pub(crate) fn start(&mut self) {
+        self.trace.say(format!("{} starts", self.host.name));
+        let environment = Environment {
+            disk: Arc::new(self.disk.clone()),
+            network: self.network.of(self.host.address),
+        };
+        self.health = Arc::new(Mutex::new(Health::Starting));
+        self.stop = Arc::default();
+        let (health, stop) = (Arc::clone(&self.health), Arc::clone(&self.stop));
+        let (trace, name) = (self.trace.clone(), self.host.name.clone());
+        let config = self.config.clone();
+        self.host.spawn(async move {
+            let next = match Broker::start_with(config, environment).await {
+                Ok(broker) => {
+                    trace.say(format!("{name} is ready"));
+                    *lock(&health) = Health::Ready;
+                    tokio::select! {
+                        biased;
+                        reason = broker.failed() => Health::Failed(reason),
+                        () = stop.notified() => {
+                            broker.stop().await;
+                            Health::Down
+                        }
+                    }
+                }
+                Err(error) => Health::Failed(format!("it does not start: {error}")),
+            };
+            trace.say(format!("{name}: {next:?}"));
+            *lock(&health) = next;
+        });
+    }
+
+    /// Has the broker stop in order.
+    pub(crate) fn stop(&self) {
+        self.trace
+            .say(format!("{} is told to stop", self.host.name));
+        self.stop.notify_one();
+    }
+
+    /// Ends the process, or the power, in the middle of whatever it does.
+    pub(crate) fn kill(&mut self, keep: CrashKeep) {
+        self.trace
+            .say(format!("{} is killed, {keep:?} is kept", self.host.name));
+        self.disk = self.disk.crash(keep);
+        self.network.close_all(self.host.address);
+        self.host.turn_off();
+        *lock(&self.health) = Health::Down;
+    }
+
+    /// The file with which clients get in.
+    pub(crate) fn profile(&self) -> PathBuf {
+        Path::new(&self.config.data_dir).join("client.toml")
+    }
+}
+
+fn lock(health: &Mutex<Health>) -> std::sync::MutexGuard<'_, Health> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
+}

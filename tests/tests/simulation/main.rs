@@ -1,0 +1,51 @@
+//! Deterministic simulation: real brokers and real clients over real quinn, in one thread, on
+//! virtual time, with everything that goes wrong drawn from one seed.
+//!
+//! ```text
+//! run ── steps ──> machine (broker, simulated disk) ──┐
+//!  │               host (services with the client) ───┴── socket ── network (links)
+//!  ├── faults      what goes wrong, and when
+//!  ├── checker     what clients did and saw, and whether that may be
+//!  └── trace       what happened, as a hash and as lines
+//! system           answers for the operating system: time and random numbers
+//! ```
+//!
+//! Each machine has a tokio runtime of its own, with a paused clock, and they run one after the
+//! other through the same millisecond. What one sends arrives in a later one, so the order in
+//! which they run does not matter to what they can know. Each seed runs in a process of its own:
+//! tokio numbers its runtimes, and what it draws depends on the number.
+//!
+//! `cargo xtask simulate --seeds N [--seed S]` runs as many as one likes.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
+mod checker;
+mod clients;
+mod faults;
+mod host;
+mod machine;
+mod network;
+mod run;
+mod seeds;
+mod socket;
+mod system;
+mod tls;
+mod trace;
+
+use std::sync::{Mutex, PoisonError};
+
+/// The panics so far; a task that panics would otherwise just be gone.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps what panics say.
+pub(crate) fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        let mut panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+        panics.push(info.to_string());
+    }));
+}
+
+/// The panics so far.
+pub(crate) fn panics() -> Vec<String> {
+    std::mem::take(&mut *PANICS.lock().unwrap_or_else(PoisonError::into_inner))
+}

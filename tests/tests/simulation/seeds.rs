@@ -1,0 +1,195 @@
+//! Running seeds, each in a process of its own.
+
+use std::{
+    env, fmt,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flumen_broker::mutation::{self, Mutation};
+
+use crate::run;
+
+/// The seed that a process is to run.
+const SEED: &str = "FLUMEN_SIMULATION_SEED";
+/// The first seed, and how many, that the user asks for.
+const FIRST: &str = "FLUMEN_SIMULATE_SEED";
+const COUNT: &str = "FLUMEN_SIMULATE_SEEDS";
+/// Brokers of each run.
+const BROKERS: &str = "FLUMEN_SIMULATE_BROKERS";
+/// A bug that is planted.
+const MUTATION: &str = "FLUMEN_SIMULATE_MUTATION";
+/// What a process prints of its run begins with this.
+const MARK: &str = "SIMULATED ";
+/// Seeds that every run of the tests tries.
+const FIXED_SEEDS: u64 = 16;
+
+/// What a process said of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Outcome {
+    seed: u64,
+    passed: bool,
+    /// The trace's hash, the virtual time, and what was counted.
+    summary: String,
+    virtual_ms: u64,
+    output: String,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.passed { "passed" } else { "FAILED" };
+        write!(f, "seed {} {verdict}: {}", self.seed, self.summary)
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let text = env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn run_in_process(seed: u64, brokers: u64) -> Outcome {
+    let program = env::current_exe().unwrap();
+    let output = Command::new(program)
+        .args(["seeds::one_seed", "--exact", "--ignored", "--nocapture"])
+        .env(SEED, seed.to_string())
+        .env(BROKERS, brokers.to_string())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let summary = text.lines().find_map(|line| line.split_once(MARK));
+    let summary = summary.map_or_else(String::new, |(_, rest)| rest.to_owned());
+    let virtual_ms = summary
+        .split(' ')
+        .find_map(|part| part.strip_prefix("virtual_ms="));
+    Outcome {
+        seed,
+        passed: output.status.success() && !summary.is_empty(),
+        virtual_ms: virtual_ms.and_then(|ms| ms.parse().ok()).unwrap_or(0),
+        output: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
+        summary,
+    }
+}
+
+/// Runs seeds on all cores, and returns those that failed.
+fn run_all(first: u64, count: u64, brokers: u64, quiet: bool) -> Vec<Outcome> {
+    let next = AtomicU64::new(first);
+    let virtual_ms = AtomicU64::new(0);
+    let started = Instant::now();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut failed: Vec<Outcome> = thread::scope(|scope| {
+        let work = || {
+            let mut failed = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + count {
+                    return failed;
+                }
+                let outcome = run_in_process(seed, brokers);
+                virtual_ms.fetch_add(outcome.virtual_ms, Ordering::Relaxed);
+                if !quiet || !outcome.passed {
+                    println!("{outcome}");
+                }
+                if !outcome.passed {
+                    failed.push(outcome);
+                }
+            }
+        };
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let results = workers.into_iter().map(|worker| worker.join().unwrap());
+        results.flatten().collect()
+    });
+    failed.sort_by_key(|outcome| outcome.seed);
+    let simulated = Duration::from_millis(virtual_ms.into_inner());
+    let elapsed = started.elapsed();
+    println!(
+        "{count} seeds, {} failed; {:.0} virtual seconds in {:.1} s on {cores} cores: {:.1} a second and core",
+        failed.len(),
+        simulated.as_secs_f64(),
+        elapsed.as_secs_f64(),
+        simulated.as_secs_f64() / elapsed.as_secs_f64() / cores as f64,
+    );
+    failed
+}
+
+fn assert_passed(failed: &[Outcome]) {
+    if let Some(first) = failed.first() {
+        let seeds: Vec<_> = failed.iter().map(|outcome| outcome.seed).collect();
+        panic!(
+            "seeds {seeds:?} failed; to run one again: cargo xtask simulate --seeds 1 --seed {}\n{}",
+            first.seed, first.output
+        );
+    }
+}
+
+#[test]
+#[ignore = "the others run it, in a process for each seed"]
+fn one_seed() {
+    let Ok(seed) = env::var(SEED) else {
+        return;
+    };
+    let seed: u64 = seed.parse().unwrap();
+    let brokers = number(BROKERS, 1) as u8;
+    if let Ok(filter) = env::var("FLUMEN_SIMULATE_LOG") {
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+    if let Ok(name) = env::var(MUTATION) {
+        let known = Mutation::ALL.iter().find(|(known, _)| *known == name);
+        mutation::plant(known.expect("a mutation by that name").1);
+    }
+    crate::note_panics();
+    let dir = tempfile::tempdir().unwrap();
+    env::set_current_dir(dir.path()).unwrap();
+    let started = Instant::now();
+    let thread = thread::Builder::new().name("simulation".to_owned());
+    let report = thread.spawn(move || run::run(seed, brokers)).unwrap();
+    let report = report.join().unwrap();
+    println!(
+        "{MARK}trace={:016x} events={} virtual_ms={} faults={} acknowledged={} seen={}",
+        report.trace.0,
+        report.trace.1,
+        report.lasted.as_millis(),
+        report.faults,
+        report.acknowledged,
+        report.seen,
+    );
+    eprintln!("in {:?}", started.elapsed());
+    if !report.contradictions.is_empty() || env::var("FLUMEN_SIMULATE_TRACE").is_ok() {
+        for line in &report.lines {
+            println!("{line}");
+        }
+    }
+    assert!(
+        report.contradictions.is_empty(),
+        "{} contradictions: {:#?}",
+        report.contradictions.len(),
+        report.contradictions
+    );
+}
+
+#[test]
+fn equal_seeds_give_equal_traces() {
+    let first = run_in_process(7, 1);
+    let again = run_in_process(7, 1);
+    assert!(!first.summary.is_empty(), "{}", first.output);
+    assert_eq!(first.summary, again.summary);
+    assert_ne!(first.summary, run_in_process(8, 1).summary);
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_reordered_whatever_goes_wrong() {
+    assert_passed(&run_all(1, FIXED_SEEDS, 1, true));
+}
+
+#[test]
+#[ignore = "run it by `cargo xtask simulate`"]
+fn seeds_that_were_asked_for() {
+    let count = number(COUNT, 1);
+    let failed = run_all(number(FIRST, 1), count, number(BROKERS, 1), false);
+    assert_passed(&failed);
+}

@@ -1,0 +1,131 @@
+//! Time and random numbers of a simulated thread: this program's own `clock_gettime` and
+//! `getrandom` stand in front of those of the C library.
+//!
+//! Whatever asks for either in a simulation, at whatever depth, gets virtual time and numbers
+//! that follow from the seed: the standard library (`Instant`, `SystemTime`, the keys of
+//! `HashMap`), tokio (which branch of a `select!` is polled first), quinn, openraft, the broker
+//! and the client. So no crate needs to hand a clock around, and none can be forgotten. Other
+//! threads get the real thing. (The same idea: S2's mad-turmoil.) The one exception is the
+//! cryptography of aws-lc, which asks the kernel directly: it decides the bytes of packets, but
+//! neither their number nor their sizes.
+#![allow(unsafe_code)]
+
+use std::{
+    cell::Cell,
+    ffi::{c_int, c_uint, c_void},
+    time::Duration,
+};
+
+/// The monotonic clock at the beginning of a simulation: any time but 0.
+const MONOTONIC_START: Duration = Duration::from_secs(1_000_000);
+
+/// The wall clock at the beginning: 2026-06-01, 00:00 UTC.
+const WALL_START: Duration = Duration::from_hours(494_520);
+
+#[derive(Clone, Copy)]
+struct Answers {
+    now: Duration,
+    skew_ms: i64,
+    random: u64,
+}
+
+thread_local! {
+    static ANSWERS: Cell<Option<Answers>> = const { Cell::new(None) };
+}
+
+/// Simulates time and chance in this thread from now on. To be called before the thread does
+/// anything else: a `HashMap` takes its keys from a source that is filled once.
+pub(crate) fn enter(seed: u64) {
+    ANSWERS.set(Some(Answers {
+        now: Duration::ZERO,
+        skew_ms: 0,
+        random: seed,
+    }));
+}
+
+/// The virtual time since the beginning.
+pub(crate) fn now() -> Duration {
+    ANSWERS.get().map_or(Duration::ZERO, |answers| answers.now)
+}
+
+/// Sets the virtual time.
+pub(crate) fn set_now(now: Duration) {
+    change(|answers| answers.now = now);
+}
+
+/// Sets how far the wall clock is off: that of the host whose turn it is.
+pub(crate) fn set_skew_ms(skew_ms: i64) {
+    change(|answers| answers.skew_ms = skew_ms);
+}
+
+fn change(how: impl FnOnce(&mut Answers)) {
+    if let Some(mut answers) = ANSWERS.get() {
+        how(&mut answers);
+        ANSWERS.set(Some(answers));
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// Replaces that of the C library.
+///
+/// # Safety
+/// As there: `time` points to a `timespec`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> c_int {
+    let answers = ANSWERS.try_with(Cell::get).ok().flatten();
+    let Some(answers) = answers else {
+        // SAFETY: the system call has the same arguments and the same contract.
+        return unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) } as c_int;
+    };
+    let shown = match clock {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_COARSE => {
+            let skew = Duration::from_millis(answers.skew_ms.unsigned_abs());
+            let right = WALL_START + answers.now;
+            if answers.skew_ms < 0 {
+                right.saturating_sub(skew)
+            } else {
+                right + skew
+            }
+        }
+        _ => MONOTONIC_START + answers.now,
+    };
+    // SAFETY: the caller gives a pointer to a `timespec`, as the contract says.
+    unsafe {
+        (*time).tv_sec = shown.as_secs() as libc::time_t;
+        (*time).tv_nsec = shown.subsec_nanos().into();
+    }
+    0
+}
+
+/// Replaces that of the C library.
+///
+/// # Safety
+/// As there: `buffer` points to `len` bytes that may be written.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn getrandom(buffer: *mut c_void, len: usize, flags: c_uint) -> isize {
+    let answers = ANSWERS.try_with(Cell::get).ok().flatten();
+    let Some(mut answers) = answers else {
+        // SAFETY: the system call has the same arguments and the same contract.
+        return unsafe { libc::syscall(libc::SYS_getrandom, buffer, len, flags) } as isize;
+    };
+    let mut filled = 0;
+    while filled < len {
+        let bytes = next_random(&mut answers.random).to_ne_bytes();
+        let count = bytes.len().min(len - filled);
+        // SAFETY: `filled + count` is at most `len`, and the caller gives `len` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.cast::<u8>().add(filled), count);
+        }
+        filled += count;
+    }
+    ANSWERS.set(Some(answers));
+    len as isize
+}
