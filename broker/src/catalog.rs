@@ -13,7 +13,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use flumen_protocol::{
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 pub use self::{
     command::{CatalogCommand, CatalogResponse},
     error::CatalogError,
-    plugins::{PluginBytesError, digest},
+    plugins::{PluginBytesError, PluginServer, digest},
     state::{
         CatalogState, ClusterId, JOIN_TOKENS_MAX, KnownJoinToken, PARTITIONS_MAX, PLUGINS_MAX,
         Plugin, TOPICS_MAX, Topic,
@@ -40,8 +40,7 @@ use self::{
 use crate::{
     clock::now_ms,
     disk::Disk,
-    shard::raft::{Command, Group, GroupParts, Response, ShardError, reserve},
-    wal::Wal,
+    shard::raft::{Command, Group, RaftParts, Response, ShardError},
 };
 
 /// Whether the bytes are the checkpoint of a catalog.
@@ -73,26 +72,34 @@ pub struct Catalog {
 
 struct Shared {
     group: Group,
-    wal: Wal,
+    /// Set on the broker that may make the cluster.
+    founding: Option<Founding>,
     plugins: Arc<PluginFiles>,
     state: watch::Receiver<Arc<CatalogState>>,
+}
+
+struct Founding {
+    broker: BrokerId,
+    shard_count: u32,
 }
 
 /// What the catalog stands on, besides its Raft group.
 pub(crate) struct CatalogParts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
-    pub(crate) wal: Wal,
+    /// How many data shards a cluster gets that is made here.
+    pub(crate) shard_count: u32,
 }
 
 impl Catalog {
-    /// Opens the catalog as of its last checkpoint; `group` gives the Raft group what else it
-    /// needs.
-    pub(crate) async fn open(
-        parts: CatalogParts,
-        group: impl FnOnce(Arc<dyn crate::shard::raft::Machine>) -> GroupParts,
-    ) -> Result<Self, ShardError> {
-        let CatalogParts { disk, dir, wal } = parts;
+    /// Opens the catalog as of its last checkpoint.
+    pub(crate) async fn open(parts: CatalogParts, raft: RaftParts) -> Result<Self, ShardError> {
+        let CatalogParts {
+            disk,
+            dir,
+            shard_count,
+        } = parts;
+        let (broker, network) = (raft.broker, Arc::clone(&raft.network));
         let open = move || {
             let plugins_dir = dir.join("plugins");
             let plugins = PluginFiles::open(Arc::clone(&disk), plugins_dir.clone());
@@ -101,35 +108,50 @@ impl Catalog {
                 source,
             })?);
             let path = dir.join("catalog.checkpoint");
-            let machine = CatalogMachine::open(disk, path, Arc::clone(&plugins))?;
+            let machine = CatalogMachine::open(broker, network, disk, path, Arc::clone(&plugins))?;
             Ok::<_, ShardError>((machine, plugins))
         };
         let (machine, plugins) = crate::executor::spawn_blocking(open)
             .await
             .map_err(|error| ShardError::start(CATALOG_SHARD, &error))??;
         let state = machine.watch();
-        let group = Group::start(group(Arc::new(machine))).await?;
+        let founding = raft.founding;
+        let group = Group::start(CATALOG_SHARD, Arc::new(machine), raft).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 group,
-                wal,
+                founding: founding.then_some(Founding {
+                    broker,
+                    shard_count,
+                }),
                 plugins,
                 state,
             }),
         })
     }
 
-    /// Waits until all that was acknowledged before the start is there, and names the cluster if
-    /// it is new.
+    /// Waits until all that was acknowledged before the start is there, and makes the cluster if
+    /// it is new and this broker founds it.
     pub(crate) async fn ready(&self) -> Result<(), ShardError> {
         self.shared.group.ready().await?;
-        if self.snapshot().cluster_id.is_none() {
-            let cluster_id = ClusterId(rand::random());
-            self.change(CatalogCommand::NameCluster { cluster_id }, Bytes::new())
+        if let Some(founding) = &self.shared.founding
+            && self.snapshot().cluster_id.is_none()
+        {
+            let command = CatalogCommand::FoundCluster {
+                cluster_id: ClusterId(rand::random()),
+                founder: founding.broker,
+                shard_count: founding.shard_count,
+            };
+            self.change(command, Bytes::new())
                 .await
                 .map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
         }
         Ok(())
+    }
+
+    /// What sends plugins to other brokers.
+    pub(crate) fn plugin_server(&self) -> PluginServer {
+        PluginServer::new(Arc::clone(&self.shared.plugins))
     }
 
     /// The state as it is now.
@@ -140,6 +162,27 @@ impl Catalog {
     /// The state as it is now and will be.
     pub fn watch(&self) -> watch::Receiver<Arc<CatalogState>> {
         self.shared.state.clone()
+    }
+
+    /// Says where the replicas of shards should be.
+    pub(crate) async fn place(
+        &self,
+        shards: BTreeMap<ShardId, Vec<BrokerId>>,
+    ) -> Result<(), CatalogError> {
+        let command = CatalogCommand::Place { shards };
+        self.change(command, Bytes::new()).await.map(drop)
+    }
+
+    /// Says how many replicas shards should have.
+    pub async fn set_replication_factor(&self, factor: u32) -> Result<(), CatalogError> {
+        let command = CatalogCommand::SetReplicationFactor { factor };
+        self.change(command, Bytes::new()).await.map(drop)
+    }
+
+    /// Takes replicas and leaders away from a broker, or gives it some again.
+    pub async fn drain_broker(&self, broker: BrokerId, drain: bool) -> Result<(), CatalogError> {
+        let command = CatalogCommand::DrainBroker { broker, drain };
+        self.change(command, Bytes::new()).await.map(drop)
     }
 
     /// Says where a broker can be reached.
@@ -253,7 +296,7 @@ impl Catalog {
         let (leader, term) = self.shared.group.leader();
         ShardStatus {
             id: CATALOG_SHARD,
-            leader: leader.map(Into::into),
+            leader,
             term,
             applied_index: self.shared.group.applied_index(),
             partitions: 0,
@@ -288,7 +331,6 @@ impl Catalog {
             command: postcard::to_allocvec(&command).map_err(internal)?.into(),
             attachment,
         };
-        let _reserved = reserve(&self.shared.wal, &command)?;
         match self.shared.group.propose(command).await? {
             Response::Custom(bytes) => postcard::from_bytes::<Outcome>(&bytes).map_err(internal)?,
             _ => Err(CatalogError::Internal("no answer".to_owned())),

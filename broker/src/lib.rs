@@ -26,6 +26,8 @@
 pub mod admin;
 pub mod catalog;
 mod clock;
+#[allow(dead_code)]
+mod cluster;
 pub mod config;
 pub mod disk;
 pub mod environment;

@@ -34,7 +34,7 @@ use flumen_protocol::{
     error::WireError,
     join::JoinToken,
     message::{
-        BrokerInfo, BrokerStatus, Metadata, Reply, Response, ShardMetadata, TopicDescription,
+        BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription,
     },
     topic::TopicName,
 };
@@ -57,7 +57,7 @@ use crate::{
     plugins::Plugins,
     server::{self, Server, ServerLimits},
     shard::{DataShard, ShardError},
-    shards::{Shards, ShardsOptions},
+    shards::{Shards, ShardsOptions, ShardsParts},
     topics::Topics,
     wal::{Wal, WalObserver, WalOptions},
 };
@@ -360,7 +360,8 @@ impl Node {
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
-        let shards = Shards::open(shard_options, disk, wal.clone(), logs.clone()).await?;
+        let parts = ShardsParts::alone(disk, wal.clone(), logs.clone());
+        let shards = Shards::open(shard_options, parts).await?;
         shards.ready().await?;
         let catalog = shards.catalog().clone();
         let topics = Topics::new(catalog.clone(), shards.clone());
@@ -432,7 +433,7 @@ impl Node {
                 address: self.address.read().clone(),
                 zone: self.zone.clone(),
             }],
-            shards: self.shards.all_data().iter().map(located).collect(),
+            shards: self.shards.located(),
             topics: topics.collect(),
             batch_bytes_max: self.batch_bytes_max,
         }
@@ -487,17 +488,6 @@ impl Node {
     /// Why no produce requests are taken at the moment, if so.
     fn degraded(&self) -> Option<String> {
         self.shards.failure().or_else(|| self.logs.degraded())
-    }
-}
-
-/// Where a shard is, as far as this broker knows.
-fn located(shard: &DataShard) -> ShardMetadata {
-    let status = shard.status();
-    ShardMetadata {
-        id: status.id,
-        term: status.term,
-        leader: status.leader,
-        replicas: status.leader.into_iter().collect(),
     }
 }
 

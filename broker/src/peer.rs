@@ -53,6 +53,10 @@ pub(crate) enum PeerService {
     Control,
     /// Records of a partition, for a replica that misses them.
     Records,
+    /// The bytes of a plugin, for a broker that misses them.
+    Plugins,
+    /// What brokers tell each other about themselves.
+    Status,
 }
 
 /// Another broker did not do what it was asked to.
@@ -148,7 +152,7 @@ pub(crate) trait PeerHandler: Send + Sync + 'static {
     fn stream(&self, from: BrokerId, head: Bytes, stream: PeerStream) -> BoxFuture<'static, ()>;
 }
 
-/// Both directions of a stream. Dropping a half resets it.
+/// Both directions of a stream. A half that is dropped before it has finished is reset.
 pub(crate) struct PeerStream {
     /// Towards the other broker.
     pub(crate) sender: Box<dyn PeerSender>,
@@ -175,5 +179,41 @@ pub(crate) trait PeerReceiver: Send + 'static {
 impl fmt::Debug for PeerStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerStream").finish_non_exhaustive()
+    }
+}
+
+/// The network of a broker that has no peers.
+#[derive(Debug)]
+pub(crate) struct Alone;
+
+impl Alone {
+    fn unreachable<T: Send + 'static>(
+        broker: BrokerId,
+    ) -> BoxFuture<'static, Result<T, PeerError>> {
+        let reason = "this broker is alone".to_owned();
+        Box::pin(std::future::ready(Err(PeerError::Unreachable {
+            broker,
+            reason,
+        })))
+    }
+}
+
+impl PeerNetwork for Alone {
+    fn call(
+        &self,
+        to: BrokerId,
+        _: PeerService,
+        _: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        Self::unreachable(to)
+    }
+
+    fn open(
+        &self,
+        to: BrokerId,
+        _: PeerService,
+        _: Bytes,
+    ) -> BoxFuture<'static, Result<PeerStream, PeerError>> {
+        Self::unreachable(to)
     }
 }

@@ -25,6 +25,9 @@ mod log_storage;
 mod machine;
 mod network;
 mod proposer;
+mod raft_parts;
+mod replicas;
+mod rpc;
 mod types;
 
 use std::{fmt, path::PathBuf};
@@ -51,12 +54,12 @@ pub(crate) mod raft {
         ShardError,
         admission::Admission,
         command::{Command, decode as decode_entry},
-        data::DataShardParts,
+        data::{DataShardParts, RecordServer},
         failure::Failure,
-        group::{Group, GroupParts},
+        group::{Group, GroupView, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
         machine::{Applied, Checkpoint, Machine},
-        network::{NoPeers, PeerNetwork},
-        reserve,
+        raft_parts::RaftParts,
+        replicas::Replicas,
         types::{Entry, Payload, Response},
     };
 

@@ -2,25 +2,47 @@
 //! stopped together.
 
 mod checkpointer;
+mod leaders;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use flumen_protocol::ids::{PartitionId, ShardId};
+use flumen_protocol::{
+    ids::{BrokerId, PartitionId, ShardId, TopicId},
+    message::ShardMetadata,
+    topic::TopicConfig,
+};
 use futures_util::future::try_join_all;
+use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use self::checkpointer::Checkpointer;
+pub(crate) use self::leaders::Leaders;
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
-    disk::Disk,
+    disk::{Disk, read_file, write_file_atomically},
     log::LogStore,
+    peer::{Alone, PeerNetwork},
     shard::{
-        DataShard, ShardError,
-        raft::{Admission, DataShardParts, Failure, GroupParts, NoPeers, PeerNetwork},
+        DataShard, ProposeError, ShardError,
+        raft::{
+            Admission, Command, DataShardParts, Failure, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT,
+            RaftParts, RecordServer, Replicas, forward,
+        },
     },
     wal::Wal,
 };
@@ -61,6 +83,56 @@ impl ShardsOptions {
     }
 }
 
+/// What shards stand on.
+pub struct ShardsParts {
+    /// Where everything lies.
+    pub disk: Arc<dyn Disk>,
+    /// The write-ahead log of the broker.
+    pub wal: Wal,
+    /// The partition logs of the broker.
+    pub logs: LogStore,
+    /// The other brokers.
+    pub(crate) cluster: Cluster,
+}
+
+/// How a broker is part of its cluster.
+pub(crate) struct Cluster {
+    /// The way to the other brokers.
+    pub(crate) network: Arc<dyn PeerNetwork>,
+    /// What the other brokers reach of this one.
+    pub(crate) services: Services,
+    /// Whether this broker makes the cluster, if there is none in its data directory.
+    pub(crate) founding: bool,
+}
+
+/// What other brokers reach of this one's shards. Made before the shards, so that they can be
+/// called from the first moment on.
+#[derive(Clone, Default)]
+pub(crate) struct Services {
+    pub(crate) replicas: Replicas,
+    pub(crate) records: RecordServer,
+}
+
+impl ShardsParts {
+    /// For a broker that is alone.
+    pub fn alone(disk: Arc<dyn Disk>, wal: Wal, logs: LogStore) -> Self {
+        Self {
+            disk,
+            wal,
+            logs,
+            cluster: Cluster {
+                network: Arc::new(Alone),
+                services: Services::default(),
+                founding: true,
+            },
+        }
+    }
+}
+
+/// A file that says that this broker's first shards are made. A new shard without it belongs to a
+/// new cluster; with it, the shard's replicas are elsewhere, and it must not be made once more.
+const FOUNDED_FILE: &str = "founded";
+
 /// All shards of a broker. Cheap to clone.
 #[derive(Clone)]
 pub struct Shards {
@@ -68,25 +140,48 @@ pub struct Shards {
 }
 
 struct Shared {
+    broker: BrokerId,
+    options: ShardsOptions,
     catalog: Catalog,
-    data: Vec<DataShard>,
+    /// The data shards that have a replica here.
+    data: DataShards,
+    /// What data shards are opened with.
+    parts: DataShardParts,
     logs: LogStore,
-    failure: Failure,
+    leaders: Leaders,
     checkpointer: Checkpointer,
+    /// Held by the one that opens or closes a replica.
+    opening: tokio::sync::Mutex<()>,
+    clustered: AtomicBool,
 }
 
+/// The data shards of a broker, as they come and go.
+type DataShards = Arc<RwLock<BTreeMap<ShardId, DataShard>>>;
+
 impl Shards {
-    /// Opens all shards as of their last checkpoints, and starts to apply what came after.
-    pub async fn open(
-        options: ShardsOptions,
-        disk: Arc<dyn Disk>,
-        wal: Wal,
-        logs: LogStore,
-    ) -> Result<Self, ShardError> {
+    /// Opens all shards as of their last checkpoints, and starts to apply what came after. A new
+    /// cluster's shards are made.
+    pub async fn open(options: ShardsOptions, parts: ShardsParts) -> Result<Self, ShardError> {
+        let ShardsParts {
+            disk,
+            wal,
+            logs,
+            cluster,
+        } = parts;
         let dir = options.dir.clone();
         disk.create_dir_all(&dir)
-            .map_err(|source| ShardError::Dir { dir, source })?;
-        let failure = Failure::new();
+            .map_err(|source| ShardError::Dir {
+                dir: dir.clone(),
+                source,
+            })?;
+        let broker = BrokerId(options.broker_id);
+        let mark = dir.join(FOUNDED_FILE);
+        let founded = read_file(&*disk, &mark, 1);
+        let founded = founded.map_err(|source| ShardError::Dir {
+            dir: dir.clone(),
+            source,
+        })?;
+        let founding = cluster.founding && founded.is_none();
         let checkpoint_wanted = Arc::new(Notify::new());
         let admission = Admission::new(
             wal.clone(),
@@ -94,59 +189,104 @@ impl Shards {
             options.in_flight_bytes_max,
             Arc::clone(&checkpoint_wanted),
         );
-        let network: Arc<dyn PeerNetwork> = Arc::new(NoPeers);
-        let open = (1..=options.shard_count).map(|id| {
-            DataShard::open(DataShardParts {
-                broker: options.broker_id,
-                id: ShardId(id),
-                checkpoint: options.dir.join(format!("shard-{id}.checkpoint")),
-                disk: Arc::clone(&disk),
-                wal: wal.clone(),
-                logs: logs.clone(),
-                admission: admission.clone(),
-                network: Arc::clone(&network),
-                failure: failure.clone(),
-            })
-        });
+        let raft = RaftParts {
+            broker,
+            wal: wal.clone(),
+            network: cluster.network,
+            replicas: cluster.services.replicas,
+            failure: Failure::new(),
+            founding,
+        };
         let catalog = Catalog::open(
             CatalogParts {
                 disk: Arc::clone(&disk),
                 dir: options.dir.clone(),
-                wal: wal.clone(),
+                shard_count: options.shard_count,
             },
-            |machine| GroupParts {
-                broker: options.broker_id,
-                shard: CATALOG_SHARD,
-                wal: wal.clone(),
-                machine,
-                network: Arc::clone(&network),
-                failure: failure.clone(),
-            },
-        );
-        let (catalog, data) = tokio::try_join!(catalog, try_join_all(open))?;
+            raft.clone(),
+        )
+        .await?;
+        catalog.ready().await?;
+        let data = DataShards::default();
         let checkpointer = Checkpointer::start(
             &options,
             catalog.clone(),
-            data.clone(),
+            Arc::clone(&data),
             wal.clone(),
             checkpoint_wanted,
         );
+        let mut parts = DataShardParts {
+            raft,
+            disk,
+            logs: logs.clone(),
+            admission,
+            records: cluster.services.records,
+        };
+        let known = open_known(&options, &catalog, &wal, &parts).await?;
+        data.write().extend(known);
+        if founding {
+            let marked = write_file_atomically(&*parts.disk, &mark, b"");
+            marked.map_err(|source| ShardError::Dir { dir, source })?;
+        }
+        // Whatever is opened from now on is a replica of something that exists.
+        parts.raft.founding = false;
         Ok(Self {
             shared: Arc::new(Shared {
+                broker,
+                options,
                 catalog,
                 data,
+                parts,
                 logs,
-                failure,
+                leaders: Leaders::default(),
                 checkpointer,
+                opening: tokio::sync::Mutex::new(()),
+                clustered: AtomicBool::new(false),
             }),
         })
     }
 
+    /// Opens this broker's replica of a data shard. A new one is empty until a leader takes it in.
+    pub(crate) async fn open_replica(&self, id: ShardId) -> Result<(), ShardError> {
+        if self.data(id).is_some() {
+            return Ok(());
+        }
+        let _one = self.shared.opening.lock().await;
+        let shard = open_data(&self.shared.options, id, self.shared.parts.clone()).await?;
+        shard.group().keep_time(self.is_clustered());
+        self.shared.data.write().insert(id, shard);
+        Ok(())
+    }
+
+    /// Gives up this broker's replica of a data shard, with its records: it is elsewhere now.
+    pub(crate) async fn close_replica(&self, id: ShardId) -> Result<(), ShardError> {
+        let _one = self.shared.opening.lock().await;
+        let closed = self.shared.data.write().remove(&id);
+        let Some(shard) = closed else { return Ok(()) };
+        shard.discard().await?;
+        remove_checkpoint(&self.shared.options, id, &*self.shared.parts.disk)
+    }
+
+    /// Whether there are other brokers: then leaders have to show that they are alive.
+    pub(crate) fn set_clustered(&self, clustered: bool) {
+        if self.shared.clustered.swap(clustered, Ordering::SeqCst) == clustered {
+            return;
+        }
+        for shard in self.all_data() {
+            shard.group().keep_time(clustered);
+        }
+        self.shared.catalog.group().keep_time(clustered);
+    }
+
+    fn is_clustered(&self) -> bool {
+        self.shared.clustered.load(Ordering::SeqCst)
+    }
+
     /// Waits until all that was acknowledged before the start can be read again, and new work is
-    /// taken.
+    /// taken. Shards that other brokers have replicas of are not waited for.
     pub async fn ready(&self) -> Result<(), ShardError> {
-        let data = self.shared.data.iter().map(|shard| shard.group().ready());
-        tokio::try_join!(self.shared.catalog.ready(), try_join_all(data))?;
+        let data = self.all_data();
+        try_join_all(data.iter().map(|shard| shard.group().ready())).await?;
         // All partitions are open now; what else there is belongs to deleted ones.
         let logs = self.shared.logs.clone();
         let cleaned = crate::executor::spawn_blocking(move || logs.remove_unopened()).await;
@@ -161,38 +301,144 @@ impl Shards {
         &self.shared.catalog
     }
 
+    /// This broker.
+    pub fn broker(&self) -> BrokerId {
+        self.shared.broker
+    }
+
     /// The shard that a partition lives in: fixed, so that every broker finds it alike. The
     /// partitions of a topic are spread evenly.
     pub fn shard_of(&self, partition: PartitionId) -> ShardId {
-        let count = self.shared.data.len() as u64;
+        // A catalog that is not there yet has no partitions either.
+        let count = u64::from(self.shared.catalog.snapshot().shard_count.max(1));
         ShardId(1 + (partition.topic.0.wrapping_add(partition.index.into()) % count) as u32)
     }
 
-    /// A data shard; `None` if there is none of that id.
-    pub fn data(&self, shard: ShardId) -> Option<&DataShard> {
-        let at = shard.0.checked_sub(1)?;
-        self.shared.data.get(at as usize)
+    /// A data shard; `None` if it has no replica here.
+    pub fn data(&self, shard: ShardId) -> Option<DataShard> {
+        self.shared.data.read().get(&shard).cloned()
     }
 
-    /// The shard that a partition lives in.
-    pub fn data_of(&self, partition: PartitionId) -> &DataShard {
-        let at = self.shard_of(partition).0 - 1;
-        &self.shared.data[at as usize]
+    /// The shard that a partition lives in; `None` if it has no replica here.
+    pub fn data_of(&self, partition: PartitionId) -> Option<DataShard> {
+        self.data(self.shard_of(partition))
     }
 
-    /// All data shards.
-    pub fn all_data(&self) -> &[DataShard] {
-        &self.shared.data
+    /// All data shards that have a replica here.
+    pub fn all_data(&self) -> Vec<DataShard> {
+        self.shared.data.read().values().cloned().collect()
+    }
+
+    /// The broker that leads a shard, as far as this one knows.
+    pub fn leader_of(&self, shard: ShardId) -> Option<BrokerId> {
+        self.leadership(shard).0
+    }
+
+    /// The leader of the latest term of a shard that this broker knows of, and that term.
+    pub(crate) fn leadership(&self, shard: ShardId) -> (Option<BrokerId>, u64) {
+        let seen = match self.data(shard) {
+            Some(data) => data.group().leader(),
+            None if shard == CATALOG_SHARD => self.shared.catalog.group().leader(),
+            None => (None, 0),
+        };
+        self.shared.leaders.latest(shard, seen)
+    }
+
+    /// Where the data shards are, as far as this broker knows.
+    pub fn located(&self) -> Vec<ShardMetadata> {
+        let state = self.shared.catalog.snapshot();
+        let placed = state.placement.iter();
+        placed
+            .map(|(shard, replicas)| {
+                let (leader, term) = self.leadership(*shard);
+                ShardMetadata {
+                    id: *shard,
+                    term,
+                    leader,
+                    replicas: replicas.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// What other brokers told of leaders.
+    pub(crate) fn leaders(&self) -> &Leaders {
+        &self.shared.leaders
+    }
+
+    /// Makes partitions of a topic in a shard, wherever its replicas are; those that exist are
+    /// left alone.
+    pub async fn create_partitions(
+        &self,
+        shard: ShardId,
+        topic: TopicId,
+        indexes: Vec<u32>,
+        config: &TopicConfig,
+    ) -> Result<(), ProposeError> {
+        let config = config.clone();
+        let command = Command::CreatePartitions {
+            topic,
+            config,
+            indexes,
+        };
+        self.propose(shard, command).await
+    }
+
+    /// Gives all partitions of a topic new settings.
+    pub async fn configure_partitions(
+        &self,
+        topic: TopicId,
+        config: &TopicConfig,
+    ) -> Result<(), ProposeError> {
+        self.propose_to_all(|| Command::ConfigurePartitions {
+            topic,
+            config: config.clone(),
+        })
+        .await
+    }
+
+    /// Removes all partitions of a topic with their records. Appends that come later are refused.
+    pub async fn delete_partitions(&self, topic: TopicId) -> Result<(), ProposeError> {
+        self.propose_to_all(|| Command::DeletePartitions { topic })
+            .await
+    }
+
+    async fn propose_to_all(&self, command: impl Fn() -> Command) -> Result<(), ProposeError> {
+        let count = self.shared.catalog.snapshot().shard_count;
+        let proposals = (1..=count).map(|id| self.propose(ShardId(id), command()));
+        try_join_all(proposals).await.map(drop)
+    }
+
+    /// Proposes a command to whichever broker leads the shard.
+    async fn propose(&self, shard: ShardId, command: Command) -> Result<(), ProposeError> {
+        if let Some(data) = self.data(shard) {
+            return data.group().propose(command).await.map(drop);
+        }
+        let network = &*self.shared.parts.raft.network;
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        loop {
+            let once = async {
+                let leader = self.leader_of(shard).ok_or(ProposeError::NotLeader)?;
+                forward(network, leader, shard, &command).await
+            };
+            match timeout_at(deadline, once).await {
+                Ok(Err(ProposeError::NotLeader)) if Instant::now() < deadline => {
+                    tokio::time::sleep(LEADER_RETRY_AFTER).await;
+                }
+                Ok(outcome) => return outcome.map(drop),
+                Err(_) => return Err(ProposeError::Unknown),
+            }
+        }
     }
 
     /// Why the shards can go on no longer, if so.
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure.get()
+        self.shared.parts.raft.failure.get()
     }
 
     /// Waits for a failure after which the shards cannot go on; the broker should then stop.
     pub async fn failed(&self) -> String {
-        self.shared.failure.wait().await
+        self.shared.parts.raft.failure.wait().await
     }
 
     /// Takes a checkpoint of every shard that has changed.
@@ -213,10 +459,10 @@ impl Shards {
     }
 
     async fn stop_groups(&self) {
-        let data = self.shared.data.iter().map(DataShard::group);
-        for group in data.chain([self.shared.catalog.group()]) {
-            group.stop().await;
+        for shard in self.all_data() {
+            shard.group().stop().await;
         }
+        self.shared.catalog.group().stop().await;
     }
 
     /// Stops without a checkpoint.
@@ -225,4 +471,54 @@ impl Shards {
         self.shared.checkpointer.stop().await;
         self.stop_groups().await;
     }
+}
+
+/// Opens the shards that were here before, or are here by the catalog.
+async fn open_known(
+    options: &ShardsOptions,
+    catalog: &Catalog,
+    wal: &Wal,
+    parts: &DataShardParts,
+) -> Result<Vec<(ShardId, DataShard)>, ShardError> {
+    let state = catalog.snapshot();
+    let here = state.shards_of(parts.raft.broker);
+    let before = wal.shards().into_iter();
+    let before = before.filter(|id| *id != CATALOG_SHARD && wal.shard(*id).state().last.is_some());
+    let known: BTreeSet<_> = here.chain(before).collect();
+    let opened = known.into_iter().map(|id| async move {
+        let shard = open_data(options, id, parts.clone()).await?;
+        Ok((id, shard))
+    });
+    try_join_all(opened).await
+}
+
+async fn open_data(
+    options: &ShardsOptions,
+    id: ShardId,
+    parts: DataShardParts,
+) -> Result<DataShard, ShardError> {
+    let log = parts.raft.wal.shard(id).state();
+    if log.last.is_none() && log.vote.is_some() {
+        // It was here before and was given up; a crash may have come in between.
+        remove_checkpoint(options, id, &*parts.disk)?;
+    }
+    DataShard::open(id, checkpoint_path(options, id), parts).await
+}
+
+fn remove_checkpoint(
+    options: &ShardsOptions,
+    id: ShardId,
+    disk: &dyn Disk,
+) -> Result<(), ShardError> {
+    match disk.remove_file(&checkpoint_path(options, id)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            let dir = options.dir.clone();
+            Err(ShardError::Dir { dir, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn checkpoint_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
+    options.dir.join(format!("shard-{id}.checkpoint"))
 }

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     catalog::{Catalog, Topic},
-    shard::{PartitionReader, ProposeError},
+    shard::{DataShard, PartitionReader, ProposeError},
     shards::Shards,
 };
 
@@ -55,8 +55,8 @@ impl Topics {
     pub async fn alter(&self, name: TopicName, changes: TopicChanges) -> Result<(), WireError> {
         let before = self.find(&name)?;
         let after = self.catalog.alter_topic(name, changes).await?;
-        let shards = self.shards.all_data().iter();
-        try_join_all(shards.map(|shard| shard.configure_partitions(after.id, &after.config)))
+        self.shards
+            .configure_partitions(after.id, &after.config)
             .await?;
         let added = before.config.partitions..after.config.partitions;
         self.create_partitions(&after, added).await
@@ -65,8 +65,7 @@ impl Topics {
     /// Removes a topic with all of its records.
     pub async fn delete(&self, name: TopicName) -> Result<TopicId, WireError> {
         let topic = self.catalog.delete_topic(name).await?;
-        let shards = self.shards.all_data().iter();
-        try_join_all(shards.map(|shard| shard.delete_partitions(topic.id))).await?;
+        self.shards.delete_partitions(topic.id).await?;
         Ok(topic.id)
     }
 
@@ -110,13 +109,14 @@ impl Topics {
 
     fn describe(&self, topic: &Topic, index: u32) -> PartitionDescription {
         let partition = partition(topic, index);
-        let shard = self.shards.data_of(partition).status();
-        let reader = self.shards.data_of(partition).reader(partition);
+        let shard = self.shards.shard_of(partition);
+        let replica = self.shards.data(shard);
+        let reader = replica.and_then(|replica| replica.reader(partition));
         let of = |f: fn(&PartitionReader) -> u64| reader.as_ref().map_or(0, f);
         PartitionDescription {
             index,
-            shard: shard.id,
-            leader: shard.leader,
+            shard,
+            leader: self.shards.leader_of(shard),
             start_offset: Offset(of(|reader| reader.start_offset().0)),
             end_offset: Offset(of(|reader| reader.end_offset().0)),
             size_bytes: of(PartitionReader::size_bytes),
@@ -138,19 +138,17 @@ impl Topics {
         Ok(offsets)
     }
 
-    /// Brings the shards to what the catalog says: a crash may have come in between.
+    /// Brings the shards to what the catalog says: a crash may have come in between. For the
+    /// broker that leads the catalog.
     pub async fn reconcile(&self) -> Result<(), WireError> {
+        // First what is held: a topic that is made meanwhile is in the catalog before it is there.
+        let partitions = self.shards.all_data().into_iter();
+        let partitions = partitions.flat_map(|shard| shard.partitions());
+        let held: BTreeSet<TopicId> = partitions.map(|partition| partition.topic).collect();
         let state = self.catalog.snapshot();
         let known: BTreeSet<TopicId> = state.topics.values().map(|topic| topic.id).collect();
-        for shard in self.shards.all_data() {
-            let held: BTreeSet<TopicId> = shard
-                .partitions()
-                .iter()
-                .map(|partition| partition.topic)
-                .collect();
-            for topic in held.difference(&known) {
-                shard.delete_partitions(*topic).await?;
-            }
+        for topic in held.difference(&known) {
+            self.shards.delete_partitions(*topic).await?;
         }
         for topic in state.topics.values() {
             self.create_partitions(topic, 0..topic.config.partitions)
@@ -164,17 +162,26 @@ impl Topics {
         let mut by_shard: BTreeMap<_, Vec<u32>> = BTreeMap::new();
         for index in indexes {
             let partition = partition(topic, index);
-            if self.shards.data_of(partition).reader(partition).is_none() {
-                let shard = self.shards.shard_of(partition);
+            let shard = self.shards.shard_of(partition);
+            let replica = self.shards.data(shard);
+            if replica.is_none_or(|replica| replica.reader(partition).is_none()) {
                 by_shard.entry(shard).or_default().push(index);
             }
         }
-        let creations = by_shard.into_values().map(|indexes| {
-            let shard = self.shards.data_of(partition(topic, indexes[0]));
-            shard.create_partitions(topic.id, indexes, &topic.config)
+        let creations = by_shard.into_iter().map(|(shard, indexes)| {
+            let shards = &self.shards;
+            shards.create_partitions(shard, topic.id, indexes, &topic.config)
         });
         try_join_all(creations).await?;
         Ok(())
+    }
+
+    /// This broker's replica of the shard that a partition lives in.
+    fn replica(&self, partition: PartitionId) -> Result<DataShard, WireError> {
+        self.shards.data_of(partition).ok_or_else(|| {
+            let text = format!("this broker has no replica of partition {partition}; ask another");
+            WireError::new(ErrorCode::NotLeader, text)
+        })
     }
 
     fn reader(
@@ -185,13 +192,10 @@ impl Topics {
     ) -> Result<PartitionReader, WireError> {
         check_index(name, topic, index)?;
         let partition = partition(topic, index);
-        self.shards
-            .data_of(partition)
-            .reader(partition)
-            .ok_or_else(|| {
-                let text = format!("partition {index} of topic {name} is being made; try again");
-                WireError::new(ErrorCode::Unavailable, text)
-            })
+        self.replica(partition)?.reader(partition).ok_or_else(|| {
+            let text = format!("partition {index} of topic {name} is being made; try again");
+            WireError::new(ErrorCode::Unavailable, text)
+        })
     }
 }
 
@@ -201,7 +205,7 @@ impl From<ProposeError> for WireError {
             ProposeError::NotLeader => ErrorCode::NotLeader,
             ProposeError::NoRoom { .. } => ErrorCode::NoSpace,
             // Not `Unavailable`, which says that nothing was done.
-            ProposeError::Stopped => ErrorCode::Timeout,
+            ProposeError::Stopped | ProposeError::Unknown => ErrorCode::Timeout,
         };
         Self::new(code, error.to_string())
     }

@@ -49,7 +49,7 @@ use tokio::sync::watch;
 use self::{
     engine::Engine,
     record::record_bytes,
-    shard::{Planned, Shard},
+    shard::{Extent, Planned, Shard},
     writer::Operation,
 };
 use crate::{disk::Disk, executor::Running};
@@ -410,6 +410,19 @@ impl ShardLog {
             if planned.extent.purge(up_to) {
                 planned.purged_log_id = Some(log_id);
             }
+            Ok(())
+        });
+    }
+
+    /// Makes the log as new, for a replica that is given up here. The vote stays: should the
+    /// shard come back, what was promised still holds.
+    pub fn reset(&self, done: impl FnOnce(Result<(), WalError>) + Send + 'static) {
+        let done: Option<Done> = Some(Box::new(done));
+        self.submit(Operation::Reset, record_bytes(0), done, |planned| {
+            planned.extent = Extent::default();
+            planned.purged_log_id = None;
+            planned.committed = None;
+            planned.committed_unwritten = false;
             Ok(())
         });
     }

@@ -1,7 +1,9 @@
 //! What can be changed in the catalog, as it stands in the Raft log.
 
+use std::collections::BTreeMap;
+
 use flumen_protocol::{
-    ids::BrokerId,
+    ids::{BrokerId, ShardId},
     message::BrokerInfo,
     plugin::{BindingConfig, PluginInfo},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
@@ -14,10 +16,31 @@ use super::state::{ClusterId, KnownJoinToken, Plugin, Topic};
 /// come to the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum CatalogCommand {
-    /// Gives the cluster its identity, unless it has one.
-    NameCluster {
-        /// The identity.
+    /// Makes the cluster, unless it is there.
+    FoundCluster {
+        /// Its identity.
         cluster_id: ClusterId,
+        /// The first broker, which has all shards.
+        founder: BrokerId,
+        /// How many data shards there are, for good.
+        shard_count: u32,
+    },
+    /// Says which brokers have the replicas of shards.
+    Place {
+        /// The replicas of each shard, the one that should lead first.
+        shards: BTreeMap<ShardId, Vec<BrokerId>>,
+    },
+    /// Says how many replicas shards should have.
+    SetReplicationFactor {
+        /// How many.
+        factor: u32,
+    },
+    /// Takes replicas and leaders away from a broker, or gives it some again.
+    DrainBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// Whether it is to be drained.
+        drain: bool,
     },
     /// Says where a broker can be reached.
     RegisterBroker {

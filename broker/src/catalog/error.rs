@@ -10,7 +10,7 @@ use flumen_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::{JOIN_TOKENS_MAX, PARTITIONS_MAX, PLUGINS_MAX, TOPICS_MAX};
+use super::state::{JOIN_TOKENS_MAX, PARTITIONS_MAX, PLUGINS_MAX, REPLICAS_MAX, TOPICS_MAX};
 use crate::shard::ProposeError;
 
 /// Why a change of the catalog was not made. Nothing has changed then, unless it says that this
@@ -126,12 +126,34 @@ pub enum CatalogError {
         "the cluster has {JOIN_TOKENS_MAX} valid join tokens, its limit; use one of them, or wait until one expires"
     )]
     TooManyJoinTokens,
+    /// No broker of that id.
+    #[error("broker {0} is not in the cluster; `flumen cluster status` lists the brokers")]
+    UnknownBroker(BrokerId),
+    /// Replicas have to be somewhere.
+    #[error("broker {0} is the last one that may have replicas; add another broker first")]
+    LastBroker(BrokerId),
+    /// There cannot be so many replicas.
+    #[error(
+        "{factor} replicas are not possible: there may be 1 to {REPLICAS_MAX}, and {brokers} \
+         brokers may have some"
+    )]
+    InvalidReplicationFactor {
+        /// What was asked for.
+        factor: u32,
+        /// Brokers that may have replicas.
+        brokers: u32,
+    },
     /// There is no room for the change.
     #[error("the catalog has no room for the change: {0}; try again later")]
     NoRoom(String),
     /// Another broker leads the catalog.
     #[error("this broker does not lead the catalog; ask the one that does")]
     NotLeader,
+    /// The catalog's leader changed or was lost meanwhile.
+    #[error(
+        "the catalog's leader changed or was lost meanwhile; whether the change was made is not known"
+    )]
+    Unknown,
     /// The catalog has stopped.
     #[error("the catalog has stopped; whether the change was made is not known")]
     Stopped,
@@ -180,12 +202,14 @@ impl CatalogError {
             | Self::TooManyJoinTokens => ErrorCode::TooLarge,
             Self::UnknownBinding { .. } => ErrorCode::UnknownBinding,
             Self::BindingExists { .. } => ErrorCode::BindingExists,
-            Self::InvalidBinding { .. } => ErrorCode::InvalidRequest,
             Self::BrokerRemoved(_) => ErrorCode::PermissionDenied,
+            Self::InvalidBinding { .. } | Self::InvalidReplicationFactor { .. } => ErrorCode::InvalidRequest,
+            Self::UnknownBroker(_) => ErrorCode::UnknownBroker,
+            Self::LastBroker(_) => ErrorCode::Conflict,
             Self::NoRoom(_) => ErrorCode::NoSpace,
             Self::NotLeader => ErrorCode::NotLeader,
             // Not `Unavailable`, which says that nothing was done.
-            Self::Stopped => ErrorCode::Timeout,
+            Self::Stopped | Self::Unknown => ErrorCode::Timeout,
             Self::Internal(_) => ErrorCode::Internal,
         }
     }
@@ -201,6 +225,7 @@ impl From<ProposeError> for CatalogError {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::NotLeader => Self::NotLeader,
+            ProposeError::Unknown => Self::Unknown,
             ProposeError::Stopped => Self::Stopped,
             ProposeError::NoRoom { reason } => Self::NoRoom(reason),
         }

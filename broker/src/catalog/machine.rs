@@ -3,6 +3,8 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+use flumen_protocol::ids::BrokerId;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -10,11 +12,12 @@ use tokio::sync::watch;
 use super::{
     CatalogError,
     command::{CatalogCommand, CatalogResponse},
-    plugins::PluginFiles,
+    plugins::{self, PluginFiles},
     state::CatalogState,
 };
 use crate::{
     disk::Disk,
+    peer::PeerNetwork,
     shard::{
         checkpoint_file,
         raft::{Applied, Checkpoint, Command, Entry, Machine, Payload, Response, ShardError},
@@ -28,6 +31,8 @@ mod tests;
 pub(super) type Outcome = Result<CatalogResponse, CatalogError>;
 
 pub(super) struct CatalogMachine {
+    broker: BrokerId,
+    network: Arc<dyn PeerNetwork>,
     disk: Arc<dyn Disk>,
     path: PathBuf,
     plugins: Arc<PluginFiles>,
@@ -52,6 +57,8 @@ pub(super) fn is_image(bytes: &[u8]) -> bool {
 
 impl CatalogMachine {
     pub(super) fn open(
+        broker: BrokerId,
+        network: Arc<dyn PeerNetwork>,
         disk: Arc<dyn Disk>,
         path: PathBuf,
         plugins: Arc<PluginFiles>,
@@ -66,6 +73,8 @@ impl CatalogMachine {
             bytes,
         });
         Ok(Self {
+            broker,
+            network,
             disk,
             path,
             plugins,
@@ -151,11 +160,38 @@ impl Machine for CatalogMachine {
         self.last_checkpoint.lock().clone()
     }
 
-    fn install(&self, checkpoint: Checkpoint) -> io::Result<()> {
-        let _one = self.checkpointing.lock();
-        let image: Image = postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
-        *self.image.lock() = image.clone();
-        self.published.send_replace(Arc::clone(&image.state));
-        self.save(&image).map(drop)
+    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(async move {
+            let image: Image = postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
+            let mut others = image.applied.replicas();
+            others.retain(|broker| *broker != self.broker);
+            let this = Arc::clone(&self);
+            let wanted: Vec<_> = image.state.digests().collect();
+            let missing = blocking(move || {
+                let missing = wanted
+                    .into_iter()
+                    .filter(|digest| !this.plugins.has(*digest));
+                Ok(missing.collect::<Vec<_>>())
+            });
+            for digest in missing.await? {
+                let bytes = plugins::fetch(&*self.network, &others, digest).await;
+                self.plugins.insert(digest, bytes);
+            }
+            blocking(move || {
+                let _one = self.checkpointing.lock();
+                *self.image.lock() = image.clone();
+                self.published.send_replace(Arc::clone(&image.state));
+                self.save(&image).map(drop)
+            })
+            .await
+        })
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    crate::executor::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }

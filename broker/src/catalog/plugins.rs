@@ -3,6 +3,8 @@
 //! Bytes come with a command of the Raft log. They stay in memory, and protected by the log,
 //! until the next checkpoint has written them; so applying a command touches no disk.
 
+mod transfer;
+
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use flumen_protocol::{limits::PLUGIN_BYTES_MAX, plugin::Digest, topic::Name};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
+pub use self::transfer::PluginServer;
+pub(super) use self::transfer::fetch;
 use crate::disk::{Disk, read_file, write_file_atomically};
 
 /// The ending of a file with a plugin's bytes.
@@ -67,21 +71,30 @@ impl PluginFiles {
         self.unwritten.lock().insert(digest, bytes);
     }
 
-    /// The bytes of a plugin. Blocks on the disk.
-    pub(super) fn read(&self, name: &Name, wanted: Digest) -> Result<Bytes, PluginBytesError> {
+    /// Whether the bytes are here. Blocks on the disk.
+    pub(super) fn has(&self, wanted: Digest) -> bool {
+        self.unwritten.lock().contains_key(&wanted)
+            || matches!(self.disk.open(&self.path(wanted)), Ok(_))
+    }
+
+    /// The bytes of a plugin, whatever its name. Blocks on the disk.
+    fn read_by_digest(&self, wanted: Digest) -> io::Result<Bytes> {
         if let Some(bytes) = self.unwritten.lock().get(&wanted) {
             return Ok(bytes.clone());
         }
+        let bytes = read_file(&*self.disk, &self.path(wanted), PLUGIN_BYTES_MAX)?;
+        Ok(bytes.ok_or(io::ErrorKind::NotFound)?.into())
+    }
+
+    /// The bytes of a plugin. Blocks on the disk.
+    pub(super) fn read(&self, name: &Name, wanted: Digest) -> Result<Bytes, PluginBytesError> {
         let path = self.path(wanted);
-        let read = read_file(&*self.disk, &path, PLUGIN_BYTES_MAX);
-        let bytes: Bytes = read
-            .and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .map_err(|source| PluginBytesError::Io {
-                name: name.clone(),
-                path: path.clone(),
-                source,
-            })?
-            .into();
+        let bytes = self.read_by_digest(wanted);
+        let bytes = bytes.map_err(|source| PluginBytesError::Io {
+            name: name.clone(),
+            path: path.clone(),
+            source,
+        })?;
         if digest(&bytes) != wanted {
             let name = name.clone();
             return Err(PluginBytesError::Damaged { name, path });

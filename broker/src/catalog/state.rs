@@ -10,7 +10,7 @@ use std::{
 };
 
 use flumen_protocol::{
-    ids::{BrokerId, TopicId},
+    ids::{BrokerId, ShardId, TopicId},
     limits::{BINDING_CONFIG_BYTES_MAX, BINDINGS_PER_TOPIC_MAX, PLUGIN_BYTES_MAX},
     message::BrokerInfo,
     plugin::{BindingConfig, Digest, ErrorPolicy, PluginInfo},
@@ -24,8 +24,12 @@ use super::{
     command::{CatalogCommand, CatalogResponse},
 };
 
+mod placement;
+
 #[cfg(test)]
 mod tests;
+
+pub use self::placement::REPLICAS_MAX;
 
 /// Topics of a cluster.
 pub const TOPICS_MAX: usize = 100_000;
@@ -77,6 +81,15 @@ pub struct CatalogState {
     pub cluster_id: Option<ClusterId>,
     /// The brokers.
     pub brokers: BTreeMap<BrokerId, BrokerInfo>,
+    /// Brokers that should have no replicas.
+    pub draining: BTreeSet<BrokerId>,
+    /// How many data shards there are; 0 until the cluster is made.
+    pub shard_count: u32,
+    /// How many replicas shards should have; `None` for as many as fit the number of brokers.
+    pub replication_factor: Option<u32>,
+    /// The brokers that have, or should have, the replicas of each data shard. The first one
+    /// should lead.
+    pub placement: BTreeMap<ShardId, Vec<BrokerId>>,
     /// The topics.
     pub topics: BTreeMap<TopicName, Arc<Topic>>,
     /// The plugins.
@@ -125,10 +138,16 @@ impl CatalogState {
     /// Makes a change, if all rules allow it; otherwise nothing changes.
     pub fn apply(&mut self, command: CatalogCommand) -> Result<CatalogResponse, CatalogError> {
         let response = match command {
-            CatalogCommand::NameCluster { cluster_id } => {
-                self.cluster_id.get_or_insert(cluster_id);
-                CatalogResponse::Done
+            CatalogCommand::FoundCluster {
+                cluster_id,
+                founder,
+                shard_count,
+            } => self.found(cluster_id, founder, shard_count),
+            CatalogCommand::Place { shards } => self.place(shards),
+            CatalogCommand::SetReplicationFactor { factor } => {
+                self.set_replication_factor(factor)?
             }
+            CatalogCommand::DrainBroker { broker, drain } => self.drain(broker, drain)?,
             CatalogCommand::RegisterBroker { broker } => self.register_broker(broker)?,
             CatalogCommand::RemoveBroker { broker } => self.remove_broker(broker),
             CatalogCommand::CreateJoinToken { id, token, time_ms } => {

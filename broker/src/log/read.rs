@@ -110,11 +110,13 @@ impl LogReader {
     /// Compaction leaves gaps: the first batch may begin behind `offset`.
     pub fn read(&self, offset: Offset, bytes_max: usize, up_to: Offset) -> ReadOutcome {
         let state = self.log.state.lock();
-        let (start, end) = (state.start, state.end);
+        // What the caller may see can lie behind the last batch that is here: a replica that
+        // caught up has no batches for what retention had removed at the others by then.
+        let (start, end) = (state.start, state.end.max(up_to));
         if offset < start || offset > end {
             return ReadOutcome::OutOfRange { start, end };
         }
-        if offset >= up_to || offset == end {
+        if offset >= up_to || offset >= state.end {
             return ReadOutcome::End;
         }
         if offset < state.tail.from()

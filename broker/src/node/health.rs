@@ -14,8 +14,8 @@ impl Health for Node {
 
     fn refresh(&self, metrics: &Metrics) {
         self.plugins.hooks().count();
-        let partitions = self.shards.all_data().iter();
-        let partitions: u64 = partitions.map(|shard| shard.status().partitions).sum();
+        let shards = self.shards.all_data();
+        let partitions: u64 = shards.iter().map(|shard| shard.status().partitions).sum();
         let storage = &metrics.storage;
         storage.partitions.set(partitions as i64);
         storage

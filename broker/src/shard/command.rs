@@ -80,6 +80,8 @@ pub(crate) enum DecodeError {
     Truncated,
     #[error("entry head cannot be read: {0}")]
     Head(#[from] postcard::Error),
+    #[error("entry holds no command")]
+    NoCommand,
     #[error("entry holds a bad batch: {0}")]
     Batch(#[from] flumen_protocol::batch::BatchError),
 }
@@ -195,13 +197,49 @@ impl Parts {
     }
 }
 
-/// Reads an entry back; batches are slices of `bytes`.
+/// Reads an entry back; batches are slices of `bytes`. The log's checksum covers them.
 pub(crate) fn decode(term: u64, index: u64, mut bytes: Bytes) -> Result<Entry, DecodeError> {
     let payload = decode_payload(&mut bytes)?;
     Ok(openraft::Entry {
         log_id: log_id(term, index),
         payload,
     })
+}
+
+/// As [`decode`], for an entry from elsewhere: the batches' own checksums are verified.
+pub(crate) fn decode_verified(term: u64, index: u64, bytes: Bytes) -> Result<Entry, DecodeError> {
+    let entry = decode(term, index, bytes)?;
+    if let Payload::Normal(command) = &entry.payload
+        && let Command::Append { batches, .. } = &**command
+    {
+        for (_, batch) in batches {
+            batch.check_crc()?;
+        }
+    }
+    Ok(entry)
+}
+
+/// Bytes that an entry takes in a message, nearly; what limits count.
+pub(crate) fn entry_len(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(command) => command.len_bytes(),
+        Payload::Blank | Payload::Membership(_) => 0,
+    }
+}
+
+/// A command as it travels to the broker that leads its shard.
+pub(crate) fn encode_command(command: &Command) -> Result<Bytes, postcard::Error> {
+    Ok(encode_parts(&command.head(), Some(command))?
+        .concat()
+        .into())
+}
+
+/// Reads what [`encode_command`] wrote.
+pub(crate) fn decode_command(mut bytes: Bytes) -> Result<Arc<Command>, DecodeError> {
+    match decode_payload(&mut bytes)? {
+        Payload::Normal(command) => Ok(command),
+        Payload::Blank | Payload::Membership(_) => Err(DecodeError::NoCommand),
+    }
 }
 
 /// A log id in the standard mode of one leader per term.

@@ -5,6 +5,7 @@ mod manifest;
 mod partition;
 mod producers;
 mod state;
+mod transfer;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,7 +22,8 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use self::{machine::DataMachine, state::Directory};
+pub(crate) use self::transfer::{RecordServer, RecordSource};
+use self::{machine::DataMachine, state::Directory, transfer::Served};
 pub use self::{
     partition::{News, PartitionReader, Subscription},
     producers::{PRODUCERS_MAX, REMEMBERED_BATCHES},
@@ -31,9 +33,9 @@ use super::{
     admission::{Admission, Room},
     command::Command,
     failure::Failure,
-    group::{Group, GroupParts},
-    network::PeerNetwork,
+    group::Group,
     proposer::Proposer,
+    raft_parts::RaftParts,
 };
 use crate::{disk::Disk, log::LogStore, wal::Wal};
 
@@ -130,6 +132,12 @@ pub enum AppendError {
     /// Another broker leads the shard.
     #[error("this broker does not lead the partition's shard; ask the one that does")]
     NotLeader,
+    /// Another broker took the shard over while the batch was on its way.
+    #[error(
+        "another broker leads the partition's shard since; whether the batch was appended is not \
+         known"
+    )]
+    Deposed,
     /// The storage has failed for good.
     #[error("the broker's storage has failed: {reason}")]
     Failed {
@@ -155,7 +163,7 @@ impl AppendError {
             Self::NotLeader => ErrorCode::NotLeader,
             Self::Failed { .. } => ErrorCode::StorageFailed,
             // Not `Unavailable`, which says that nothing was done.
-            Self::Stopped => ErrorCode::Timeout,
+            Self::Stopped | Self::Deposed => ErrorCode::Timeout,
         }
     }
 }
@@ -194,52 +202,56 @@ struct Shared {
     proposer: Arc<Proposer>,
     admission: Admission,
     directory: Directory,
+    /// Other brokers find the records for as long as the shard lives.
+    _served: Served,
     failure: Failure,
     wal: Wal,
 }
 
 /// What a data shard stands on.
+#[derive(Clone)]
 pub(crate) struct DataShardParts {
-    pub(crate) broker: u64,
-    pub(crate) id: ShardId,
-    pub(crate) checkpoint: PathBuf,
+    pub(crate) raft: RaftParts,
     pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) wal: Wal,
     pub(crate) logs: LogStore,
     pub(crate) admission: Admission,
-    pub(crate) network: Arc<dyn PeerNetwork>,
-    pub(crate) failure: Failure,
+    /// Where other brokers find the records of this one's shards.
+    pub(crate) records: RecordServer,
 }
 
 impl DataShard {
-    pub(crate) async fn open(parts: DataShardParts) -> Result<Self, ShardError> {
+    /// Opens a shard as of its last checkpoint.
+    pub(crate) async fn open(
+        id: ShardId,
+        checkpoint: PathBuf,
+        parts: DataShardParts,
+    ) -> Result<Self, ShardError> {
         let directory: Directory = Arc::new(RwLock::new(FxHashMap::default()));
+        let raft = parts.raft;
         let machine = {
-            let (disk, path) = (Arc::clone(&parts.disk), parts.checkpoint);
-            let logs = parts.logs;
+            let broker = raft.broker;
+            let source = RecordSource {
+                network: Arc::clone(&raft.network),
+                shard: id,
+                logs: parts.logs,
+            };
             let directory = Arc::clone(&directory);
-            let open = move || DataMachine::open(disk, path, logs, directory);
+            let disk = parts.disk;
+            let open = move || DataMachine::open(broker, disk, checkpoint, source, directory);
             let opened = crate::executor::spawn_blocking(open).await;
-            Arc::new(opened.map_err(|error| ShardError::start(parts.id, &error))??)
+            Arc::new(opened.map_err(|error| ShardError::start(id, &error))??)
         };
-        let group = Group::start(GroupParts {
-            broker: parts.broker,
-            shard: parts.id,
-            wal: parts.wal.clone(),
-            machine: Arc::clone(&machine) as _,
-            network: parts.network,
-            failure: parts.failure.clone(),
-        })
-        .await?;
+        let group = Group::start(id, Arc::clone(&machine) as _, raft.clone()).await?;
         let shared = Shared {
-            id: parts.id,
-            proposer: Proposer::new(group.raft().clone(), &parts.wal),
+            id,
+            proposer: Proposer::new(group.raft().clone(), &raft.wal),
             group,
             machine,
             admission: parts.admission,
+            _served: parts.records.add(id, Arc::clone(&directory)),
             directory,
-            failure: parts.failure,
-            wal: parts.wal,
+            failure: raft.failure,
+            wal: raft.wal,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -324,7 +336,7 @@ impl DataShard {
         let (leader, term) = self.shared.group.leader();
         ShardStatus {
             id: self.shared.id,
-            leader: leader.map(Into::into),
+            leader,
             term,
             applied_index: self.shared.group.applied_index(),
             partitions: self.shared.machine.partition_count() as u64,
@@ -332,8 +344,30 @@ impl DataShard {
     }
 
     async fn propose(&self, command: Command) -> Result<(), ProposeError> {
-        let _reserved = super::reserve(&self.shared.wal, &command)?;
         self.shared.group.propose(command).await.map(|_| ())
+    }
+
+    /// Stops the shard and removes all that this broker has of it, but for its vote.
+    pub(crate) async fn discard(&self) -> Result<(), ShardError> {
+        let shared = &self.shared;
+        shared.group.stop().await;
+        let (tx, rx) = oneshot::channel();
+        shared.wal.shard(shared.id).reset(move |result| {
+            // Whoever waits is there until the answer comes.
+            let _ = tx.send(result);
+        });
+        match rx.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(ShardError::start(shared.id, &error)),
+            Err(error) => return Err(ShardError::start(shared.id, &error)),
+        }
+        let (machine, wal) = (Arc::clone(&shared.machine), shared.wal.clone());
+        // The files go once it is sure that a start will not look for them.
+        let discard = move || wal.sync().map(|()| machine.discard());
+        crate::executor::spawn_blocking(discard)
+            .await
+            .map_err(|error| ShardError::start(shared.id, &error))?
+            .map_err(|error| ShardError::start(shared.id, &error))
     }
 
     pub(crate) fn group(&self) -> &Group {

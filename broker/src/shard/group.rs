@@ -1,31 +1,41 @@
 //! One Raft group: openraft over a log and a machine, started, watched and stopped.
 
+mod members;
+pub(super) mod propose;
+mod view;
+
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use flumen_protocol::ids::ShardId;
-use openraft::{BasicNode, Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver};
-use tokio::sync::oneshot;
+use flumen_protocol::ids::{BrokerId, ShardId};
+use openraft::{BasicNode, Config, Raft, ReadPolicy, SnapshotPolicy, async_runtime::WatchReceiver};
 
+pub use self::propose::ProposeError;
+pub(crate) use self::{
+    propose::{LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
+    view::GroupView,
+};
 use super::{
     ShardError,
-    command::Command,
-    failure::Failure,
     log_storage::LogStorage,
     machine::{Machine, RaftMachine},
-    network::{Factory, PeerNetwork},
-    types::{Callback, LogId, Response, TypeConfig},
+    network::Factory,
+    raft_parts::RaftParts,
+    types::{LogId, TypeConfig},
 };
-use crate::wal::Wal;
 
-/// How often a leader tells its followers that it is there. Not used with a single voter, which
-/// needs no clock at all.
-const HEARTBEAT_MS: u64 = 250;
+/// How often a leader tells its followers that it is there.
+const HEARTBEAT_MS: u64 = 60;
 
-/// A follower that hears nothing for this long stands for election, at the earliest.
-const ELECTION_TIMEOUT_MS_MIN: u64 = 1000;
+/// A follower stands for election when it has heard nothing of a leader for
+/// [`ELECTION_TIMEOUT_MS_MAX`], the leader's lease, and then for a random time from this one ...
+const ELECTION_TIMEOUT_MS_MIN: u64 = 150;
 
-/// ... and at the latest.
-const ELECTION_TIMEOUT_MS_MAX: u64 = 2000;
+/// ... to this one.
+const ELECTION_TIMEOUT_MS_MAX: u64 = 300;
+
+/// Entries that one request to a follower carries at most; their bytes are bounded by what one
+/// read of the log gives.
+const REQUEST_ENTRIES_MAX: u64 = 1024;
 
 /// How long a shard may take to apply what its log holds when it starts.
 const RECOVERY_MAX: Duration = Duration::from_mins(5);
@@ -35,36 +45,8 @@ pub(crate) struct Group {
     shard: ShardId,
     raft: Raft<TypeConfig, RaftMachine>,
     machine: Arc<dyn Machine>,
-    failure: Failure,
+    parts: RaftParts,
     checkpointing: tokio::sync::Mutex<()>,
-}
-
-/// A proposal came to nothing.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProposeError {
-    /// Another broker leads the shard.
-    #[error("this broker does not lead the shard; ask the one that does")]
-    NotLeader,
-    /// The shard has stopped; whether the proposal was taken is not known.
-    #[error("the shard has stopped; whether the request was carried out is not known")]
-    Stopped,
-    /// There is no room for it.
-    #[error("no room for the request: {reason}; try again later")]
-    NoRoom {
-        /// What the write-ahead log said.
-        reason: String,
-    },
-}
-
-/// What a Raft group stands on.
-pub(crate) struct GroupParts {
-    pub(crate) broker: u64,
-    pub(crate) shard: ShardId,
-    pub(crate) wal: Wal,
-    pub(crate) machine: Arc<dyn Machine>,
-    pub(crate) network: Arc<dyn PeerNetwork>,
-    pub(crate) failure: Failure,
 }
 
 /// Checks that log and checkpoint belong together: the log goes on where the checkpoint ends.
@@ -91,79 +73,87 @@ fn check_nothing_is_missing(
 }
 
 impl Group {
-    /// Starts the group. With a single voter it makes itself the leader at once.
-    pub(crate) async fn start(parts: GroupParts) -> Result<Self, ShardError> {
-        let GroupParts {
-            broker,
-            shard,
-            wal,
-            machine,
-            network,
-            failure,
-        } = parts;
-        let storage = LogStorage::open(wal.shard(shard), failure.clone())
-            .map_err(|error| ShardError::start(shard, &error))?;
+    /// Starts the group. A single voter makes itself the leader at once.
+    pub(crate) async fn start(
+        shard: ShardId,
+        machine: Arc<dyn Machine>,
+        parts: RaftParts,
+    ) -> Result<Self, ShardError> {
+        let failed = |error: &dyn std::fmt::Display| ShardError::start(shard, &error);
+        let failure = parts.failure.clone();
+        let storage = LogStorage::open(parts.wal.shard(shard), failure.clone())
+            .map_err(|error| failed(&error))?;
         check_nothing_is_missing(shard, &storage, machine.applied().log_id)?;
         let is_new = storage.is_pristine();
-        let config = config(shard).map_err(|error| ShardError::start(shard, &error))?;
-        let raft_machine = RaftMachine::new(Arc::clone(&machine), storage.clone(), failure.clone());
-        let factory = Factory { shard, network };
-        let raft = Raft::new(broker, config, factory, storage, raft_machine)
+        let config = config(shard).map_err(|error| failed(&error))?;
+        let raft_machine = RaftMachine::new(Arc::clone(&machine), storage.clone(), failure);
+        let factory = Factory {
+            broker: parts.broker.0,
+            shard,
+            network: Arc::clone(&parts.network),
+        };
+        let raft = Raft::new(parts.broker.0, config, factory, storage, raft_machine)
             .await
-            .map_err(|error| ShardError::start(shard, &error))?;
-        if is_new {
-            raft.initialize(BTreeMap::from([(broker, BasicNode::default())]))
-                .await
-                .map_err(|error| ShardError::start(shard, &error))?;
-        } else {
-            raft.trigger()
-                .elect(false)
-                .await
-                .map_err(|error| ShardError::start(shard, &error))?;
-        }
-        Ok(Self {
+            .map_err(|error| failed(&error))?;
+        // Once it answers, it has told what it found in its log.
+        let found = raft.with_raft_state(|_| ()).await;
+        found.map_err(|error| failed(&error))?;
+        let group = Self {
             shard,
             raft,
             machine,
-            failure,
+            parts,
             checkpointing: tokio::sync::Mutex::new(()),
-        })
+        };
+        if is_new && group.parts.founding {
+            let founder = BTreeMap::from([(group.parts.broker.0, BasicNode::default())]);
+            let founded = group.raft.initialize(founder).await;
+            founded.map_err(|error| failed(&error))?;
+        } else if group.is_sole_voter() {
+            let elected = group.raft.trigger().elect(false).await;
+            elected.map_err(|error| failed(&error))?;
+        }
+        group.parts.replicas.insert(shard, &group);
+        Ok(group)
     }
 
-    /// Waits until all that was acknowledged before the start is applied again.
+    /// Waits until all that was acknowledged before the start is applied again. Where other
+    /// brokers have a say in what that is, nothing is waited for.
     pub(crate) async fn ready(&self) -> Result<(), ShardError> {
+        if !self.is_sole_voter() {
+            return Ok(());
+        }
         tokio::select! {
             recovered = self.raft.wait_for_recovery(Some(RECOVERY_MAX)) => match recovered {
                 Ok(_) => Ok(()),
                 Err(error) => Err(ShardError::start(self.shard, &error)),
             },
-            failure = self.failure.wait() => Err(ShardError::Failed(failure)),
+            failure = self.parts.failure.wait() => Err(ShardError::Failed(failure)),
         }
+    }
+
+    /// Turns the clock on: heartbeats and elections. A broker that is alone leads its shards
+    /// without one, and sleeps when there is nothing to do.
+    pub(crate) fn keep_time(&self, on: bool) {
+        self.raft.runtime_config().tick(on);
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, RaftMachine> {
         &self.raft
     }
 
-    /// Proposes one command and waits until it is applied.
-    pub(crate) async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
-        let (tx, rx) = oneshot::channel();
-        let callback = Callback::new(move |result| {
-            // The caller may have gone; the command stands.
-            let _ = tx.send(result);
-        });
-        self.raft
-            .client_write_ff(Arc::new(command), Some(callback))
-            .await
-            .map_err(|_| ProposeError::Stopped)?;
-        match rx.await {
-            Ok(Ok(written)) => Ok(written.data),
-            Ok(Err(_)) => Err(ProposeError::NotLeader),
-            Err(_) => Err(ProposeError::Stopped),
-        }
+    /// Makes sure that this broker leads the group at this moment and has applied all that was
+    /// acknowledged: what is read then is up to date.
+    pub(crate) async fn confirm_leadership(&self) -> Result<(), ProposeError> {
+        let confirmed = self.raft.ensure_linearizable(ReadPolicy::LeaseRead).await;
+        confirmed.map(drop).map_err(|error| {
+            tracing::debug!(shard = %self.shard, "not the leader for sure: {error}");
+            ProposeError::NotLeader
+        })
     }
 
-    /// Takes a checkpoint and lets the log before it go. A failure leaves everything as it was.
+    /// Takes a checkpoint and lets the log before it go, but for what `keep_from` asks to be
+    /// kept. A failure leaves everything as it was.
     pub(crate) async fn checkpoint(&self) -> io::Result<()> {
         let _one = self.checkpointing.lock().await;
         let machine = Arc::clone(&self.machine);
@@ -186,15 +176,30 @@ impl Group {
         self.machine.applied().index().unwrap_or(0)
     }
 
+    /// Waits until entry `index` is applied here.
+    pub(crate) async fn applied(&self, index: u64) -> Result<(), ProposeError> {
+        let wait = self.raft.wait(None);
+        let applied = wait.applied_index_at_least(Some(index), "a caller waits for it");
+        applied.await.map(drop).map_err(|_| ProposeError::Stopped)
+    }
+
     /// The leader, if one is known, and its term.
-    pub(crate) fn leader(&self) -> (Option<u64>, u64) {
+    pub(crate) fn leader(&self) -> (Option<BrokerId>, u64) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        (metrics.current_leader, metrics.current_term)
+        (metrics.current_leader.map(BrokerId), metrics.current_term)
+    }
+
+    fn is_sole_voter(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.voter_ids();
+        voters.next() == Some(self.parts.broker.0) && voters.next().is_none()
     }
 
     /// Stops the group. Entries on their way are cut off; their outcome is not known.
     pub(crate) async fn stop(&self) {
+        self.parts.replicas.remove(self.shard);
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!("{} did not stop cleanly: {error}", self.shard);
         }
@@ -205,10 +210,11 @@ fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
     let config = Config {
         cluster_name: shard.to_string(),
         heartbeat_interval: HEARTBEAT_MS,
+        heartbeat_min_interval: Some(HEARTBEAT_MS),
         election_timeout_min: ELECTION_TIMEOUT_MS_MIN,
         election_timeout_max: ELECTION_TIMEOUT_MS_MAX,
-        // A single voter leads without a clock: a broker with many shards and nothing to do
-        // sleeps. With peers it is turned on.
+        max_payload_entries: REQUEST_ENTRIES_MAX,
+        // Turned on when there are other brokers: see `Group::keep_time`.
         enable_tick: false,
         enable_pre_vote: Some(true),
         // A leader that comes back must be elected again.
@@ -216,6 +222,8 @@ fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
         // The shard decides when to take a checkpoint, and keeps nothing that is in it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
+        // A follower is sent the log for as long as it is there, however long it is.
+        replication_lag_threshold: u64::MAX,
         ..Config::default()
     };
     config.validate().map(Arc::new)

@@ -3,7 +3,8 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use flumen_protocol::ids::BrokerId;
+use futures_util::{Stream, StreamExt, future::BoxFuture};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     entry::RaftEntry,
@@ -35,6 +36,17 @@ impl Applied {
 
     pub(crate) fn index(&self) -> Option<u64> {
         self.log_id.map(|log_id| log_id.index)
+    }
+
+    /// The brokers that have a replica as of this entry, voters first.
+    pub(crate) fn replicas(&self) -> Vec<BrokerId> {
+        let membership = self.membership.membership();
+        let learners = membership.learner_ids();
+        membership
+            .voter_ids()
+            .chain(learners)
+            .map(BrokerId)
+            .collect()
     }
 }
 
@@ -69,8 +81,9 @@ pub(crate) trait Machine: Send + Sync + 'static {
     /// The last checkpoint that was taken, if any.
     fn last_checkpoint(&self) -> Option<Checkpoint>;
 
-    /// Replaces the state by another replica's checkpoint. Blocks on the disk.
-    fn install(&self, checkpoint: Checkpoint) -> io::Result<()>;
+    /// Replaces the state by another replica's checkpoint, and makes it durable. What the
+    /// checkpoint only names is fetched from the replicas that have it, however long that takes.
+    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// A [`Machine`] under openraft.
@@ -147,10 +160,16 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
             },
             bytes: data,
         };
-        let machine = Arc::clone(&self.machine);
-        crate::executor::spawn_blocking(move || machine.install(checkpoint))
-            .await
-            .map_err(io::Error::other)?
+        let installed = Arc::clone(&self.machine).install(checkpoint).await;
+        installed.inspect_err(|error| {
+            self.failure.report(format!(
+                "taking over a checkpoint of another replica: {error}"
+            ));
+        })?;
+        if let Some(log_id) = meta.last_log_id {
+            self.storage.applied(log_id.index);
+        }
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {

@@ -1,186 +1,170 @@
-//! What the Raft groups of a broker ask of their peers on other brokers, behind one small trait
-//! so that the transport knows nothing of openraft's many parts.
+//! openraft's way to the replicas of a shard on other brokers.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+mod append;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{
     BasicNode,
-    errors::{RPCError, ReplicationClosed, StreamingError, Unreachable},
-    network::{RPCOption, RaftNetworkFactory, RaftNetworkV2},
+    base::{BoxFuture, BoxStream},
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use serde::de::DeserializeOwned;
 
-use super::types::{Snapshot, TypeConfig, Vote};
+use super::{
+    rpc::{self, Call, CallRequest, Open, Purpose, SnapshotHead},
+    types::{Snapshot, TypeConfig, Vote},
+};
+use crate::peer::{PeerError, PeerMessage, PeerNetwork, PeerService};
 
-type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, PeerError>> + Send + 'a>>;
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
-/// A peer did not answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("broker {target} cannot be reached: {reason}")]
-pub(crate) struct PeerError {
-    pub(crate) target: BrokerId,
-    pub(crate) reason: String,
-}
-
-/// Where a call goes: a shard's replica on another broker.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    pub(crate) shard: ShardId,
-    pub(crate) broker: BrokerId,
-    /// The broker's address for its peers; empty in a single broker.
-    #[expect(dead_code, reason = "read by the transport between brokers")]
-    pub(crate) address: String,
-}
-
-/// The calls between the replicas of a shard.
-pub(crate) trait PeerNetwork: Send + Sync + 'static {
-    fn append_entries(
-        &self,
-        peer: &Peer,
-        request: AppendEntriesRequest<TypeConfig>,
-    ) -> Reply<'_, AppendEntriesResponse<TypeConfig>>;
-
-    fn vote(
-        &self,
-        peer: &Peer,
-        request: VoteRequest<TypeConfig>,
-    ) -> Reply<'_, VoteResponse<TypeConfig>>;
-
-    fn pre_vote(
-        &self,
-        peer: &Peer,
-        request: VoteRequest<TypeConfig>,
-    ) -> Reply<'_, VoteResponse<TypeConfig>>;
-
-    fn snapshot(
-        &self,
-        peer: &Peer,
-        vote: Vote,
-        snapshot: Snapshot,
-    ) -> Reply<'_, SnapshotResponse<TypeConfig>>;
-
-    fn transfer_leader(
-        &self,
-        peer: &Peer,
-        request: TransferLeaderRequest<TypeConfig>,
-    ) -> Reply<'_, TransferLeaderResponse<TypeConfig>>;
-}
-
-/// The network of a broker that has no peers. No shard with a single voter ever calls it.
-pub(crate) struct NoPeers;
-
-impl NoPeers {
-    fn unreachable<T: Send + 'static>(peer: &Peer) -> Reply<'static, T> {
-        let error = PeerError {
-            target: peer.broker,
-            reason: format!("shard {} has no peers in a single broker", peer.shard),
-        };
-        Box::pin(std::future::ready(Err(error)))
-    }
-}
-
-impl PeerNetwork for NoPeers {
-    fn append_entries(
-        &self,
-        peer: &Peer,
-        _: AppendEntriesRequest<TypeConfig>,
-    ) -> Reply<'_, AppendEntriesResponse<TypeConfig>> {
-        Self::unreachable(peer)
-    }
-
-    fn vote(&self, peer: &Peer, _: VoteRequest<TypeConfig>) -> Reply<'_, VoteResponse<TypeConfig>> {
-        Self::unreachable(peer)
-    }
-
-    fn pre_vote(
-        &self,
-        peer: &Peer,
-        _: VoteRequest<TypeConfig>,
-    ) -> Reply<'_, VoteResponse<TypeConfig>> {
-        Self::unreachable(peer)
-    }
-
-    fn snapshot(
-        &self,
-        peer: &Peer,
-        _: Vote,
-        _: Snapshot,
-    ) -> Reply<'_, SnapshotResponse<TypeConfig>> {
-        Self::unreachable(peer)
-    }
-
-    fn transfer_leader(
-        &self,
-        peer: &Peer,
-        _: TransferLeaderRequest<TypeConfig>,
-    ) -> Reply<'_, TransferLeaderResponse<TypeConfig>> {
-        Self::unreachable(peer)
-    }
-}
-
-/// Makes openraft's clients for the peers of one shard.
-pub(crate) struct Factory {
-    pub(crate) shard: ShardId,
-    pub(crate) network: Arc<dyn PeerNetwork>,
+/// Makes openraft's clients for the replicas of one shard.
+pub(super) struct Factory {
+    pub(super) broker: u64,
+    pub(super) shard: ShardId,
+    pub(super) network: Arc<dyn PeerNetwork>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {
-    type Network = Client;
+    type Network = Replica;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Client {
-        Client {
-            peer: Peer {
-                shard: self.shard,
-                broker: BrokerId(target),
-                address: node.addr.clone(),
-            },
+    async fn new_client(&mut self, target: u64, _: &BasicNode) -> Replica {
+        Replica {
+            leader: self.broker,
+            shard: self.shard,
+            broker: BrokerId(target),
             network: Arc::clone(&self.network),
         }
     }
 }
 
-/// One peer, as openraft sees it.
-pub(crate) struct Client {
-    peer: Peer,
+/// A shard's replica on another broker, as openraft sees it.
+pub(super) struct Replica {
+    leader: u64,
+    shard: ShardId,
+    broker: BrokerId,
     network: Arc<dyn PeerNetwork>,
 }
 
-impl From<PeerError> for RPCError<TypeConfig> {
-    fn from(error: PeerError) -> Self {
-        Self::Unreachable(Unreachable::new(&error))
+impl Replica {
+    async fn call<R: DeserializeOwned>(
+        &self,
+        request: CallRequest,
+        what: RPCTypes,
+        option: RPCOption,
+    ) -> RpcResult<R> {
+        let shard = self.shard;
+        let bytes = rpc::encode(&Call { shard, request });
+        let call = self.network.call(self.broker, PeerService::Raft, bytes);
+        let after = option.hard_ttl();
+        match tokio::time::timeout(after, call).await {
+            Ok(Ok(reply)) => rpc::decode(&reply).map_err(|error| failed(&error)),
+            Ok(Err(error)) => Err(explain(&error)),
+            Err(_) => Err(RPCError::Timeout(Timeout {
+                action: what,
+                id: self.leader,
+                target: self.broker.0,
+                timeout: after,
+            })),
+        }
+    }
+
+    async fn open(&self, purpose: Purpose) -> Result<crate::peer::PeerStream, PeerError> {
+        let shard = self.shard;
+        let head = rpc::encode(&Open { shard, purpose });
+        self.network
+            .open(self.broker, PeerService::Raft, head)
+            .await
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<TypeConfig>, PeerError> {
+        let mut stream = self.open(Purpose::Snapshot).await?;
+        let meta = snapshot.meta;
+        let message = PeerMessage {
+            head: rpc::encode(&SnapshotHead { vote, meta }),
+            parts: vec![snapshot.snapshot],
+        };
+        stream.sender.send(message).await?;
+        stream.sender.finish();
+        let lost = |reason: String| PeerError::Lost {
+            broker: self.broker,
+            reason,
+        };
+        let reply = stream.receiver.next().await?;
+        let reply = reply.ok_or_else(|| lost("the stream ended without an answer".to_owned()))?;
+        let reply: Result<SnapshotResponse<TypeConfig>, String> =
+            rpc::decode(&reply.head).map_err(|error| lost(error.to_string()))?;
+        reply.map_err(lost)
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for Client {
+/// openraft waits before it tries an unreachable replica again, and not after other failures.
+fn explain(error: &PeerError) -> RPCError<TypeConfig> {
+    match error {
+        PeerError::Lost { .. } => failed(error),
+        PeerError::Unreachable { .. } | PeerError::Refused { .. } => unreachable(error),
+    }
+}
+
+fn unreachable(error: &PeerError) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn failed(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(error))
+}
+
+impl RaftNetworkV2<TypeConfig> for Replica {
     type SnapshotData = Bytes;
 
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,
-        _: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.network.append_entries(&self.peer, request).await?)
+        option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let request = CallRequest::Append(request);
+        self.call(request, RPCTypes::AppendEntries, option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        Box::pin(append::replicate(self, input, option))
     }
 
     async fn vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
-        _: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.network.vote(&self.peer, request).await?)
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.call(CallRequest::Vote(request), RPCTypes::Vote, option)
+            .await
     }
 
     async fn pre_vote(
         &mut self,
         request: VoteRequest<TypeConfig>,
-        _: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.network.pre_vote(&self.peer, request).await?)
+        option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.call(CallRequest::PreVote(request), RPCTypes::Vote, option)
+            .await
     }
 
     async fn full_snapshot(
@@ -191,7 +175,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
-            sent = self.network.snapshot(&self.peer, vote, snapshot) => {
+            sent = self.send_snapshot(vote, snapshot) => {
                 sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
             }
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -201,8 +185,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
     async fn transfer_leader(
         &mut self,
         request: TransferLeaderRequest<TypeConfig>,
-        _: RPCOption,
-    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Ok(self.network.transfer_leader(&self.peer, request).await?)
+        option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        let request = CallRequest::TransferLeader(request);
+        self.call(request, RPCTypes::TransferLeader, option).await
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use flumen_protocol::{batch::Batch, ids::PartitionId};
-use openraft::{Raft, raft::ClientWriteResult};
+use openraft::{Raft, errors::ClientWriteError, raft::ClientWriteResult};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -201,7 +201,12 @@ impl InFlight {
             }
             Err(error) => {
                 tracing::debug!("an entry was refused: {error}");
-                self.fail(waiters, &AppendError::NotLeader);
+                let error = match error {
+                    ClientWriteError::ForwardToLeader(_) => AppendError::NotLeader,
+                    // It was in the log already, and may yet be committed by the next leader.
+                    _ => AppendError::Deposed,
+                };
+                self.fail(waiters, &error);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! retention and compaction. One task for all shards, so that they do not all hit the disk at
 //! once.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, ops::Deref, sync::Arc, time::Duration};
 
 use flumen_protocol::ids::ShardId;
 use prometheus_client::metrics::counter::Counter;
@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::ShardsOptions;
+use super::{DataShards, ShardsOptions};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     clock::now_ms,
@@ -33,13 +33,13 @@ impl Checkpointer {
     pub(super) fn start(
         options: &ShardsOptions,
         catalog: Catalog,
-        data: Vec<DataShard>,
+        data: DataShards,
         wal: Wal,
         wanted: Arc<Notify>,
     ) -> Self {
         let groups = Groups {
             catalog,
-            data: data.into(),
+            data,
             checkpoints: options.checkpoints.clone(),
         };
         let stop = Arc::new(Notify::new());
@@ -119,16 +119,16 @@ impl Work {
             if let Some(group) = self.groups.get(id)
                 && group.has_changed()
             {
-                self.groups.checkpoint(group).await?;
+                self.groups.checkpoint(&group).await?;
             }
         }
         Ok(())
     }
 
     async fn look_after_logs(&self) {
-        let data = Arc::clone(&self.groups.data);
+        let shards = self.groups.data();
         let work = move || {
-            for shard in data.iter() {
+            for shard in shards {
                 shard.look_after_logs(now_ms());
             }
         };
@@ -142,8 +142,25 @@ impl Work {
 #[derive(Clone)]
 struct Groups {
     catalog: Catalog,
-    data: Arc<[DataShard]>,
+    data: DataShards,
     checkpoints: Counter,
+}
+
+/// A Raft group, kept open while it is looked at.
+enum Kept {
+    Catalog(Catalog),
+    Data(DataShard),
+}
+
+impl Deref for Kept {
+    type Target = Group;
+
+    fn deref(&self) -> &Group {
+        match self {
+            Self::Catalog(catalog) => catalog.group(),
+            Self::Data(shard) => shard.group(),
+        }
+    }
 }
 
 impl Groups {
@@ -153,19 +170,22 @@ impl Groups {
         Ok(())
     }
 
-    fn get(&self, id: ShardId) -> Option<&Group> {
+    fn data(&self) -> Vec<DataShard> {
+        self.data.read().values().cloned().collect()
+    }
+
+    fn get(&self, id: ShardId) -> Option<Kept> {
         if id == CATALOG_SHARD {
-            return Some(self.catalog.group());
+            return Some(Kept::Catalog(self.catalog.clone()));
         }
-        let mut data = self.data.iter();
-        data.find(|shard| shard.id() == id).map(DataShard::group)
+        self.data.read().get(&id).cloned().map(Kept::Data)
     }
 
     async fn checkpoint_changed(&self) -> io::Result<()> {
-        let data = self.data.iter().map(DataShard::group);
-        for group in data.chain([self.catalog.group()]) {
+        let data = self.data().into_iter().map(Kept::Data);
+        for group in data.chain([Kept::Catalog(self.catalog.clone())]) {
             if group.has_changed() {
-                self.checkpoint(group).await?;
+                self.checkpoint(&group).await?;
             }
         }
         Ok(())

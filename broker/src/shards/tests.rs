@@ -85,7 +85,8 @@ impl Broker {
         let disk = Arc::clone(disk) as Arc<dyn Disk>;
         let wal = Wal::open(Arc::clone(&disk), wal_options, Arc::new(()))?;
         let logs = LogStore::open(Arc::clone(&disk), "/logs", LogStoreOptions::default())?;
-        let shards = Shards::open(options, disk, wal.clone(), logs.clone()).await?;
+        let parts = ShardsParts::alone(disk, wal.clone(), logs.clone());
+        let shards = Shards::open(options, parts).await?;
         let broker = Self { shards, wal, logs };
         if let Err(error) = broker.shards.ready().await {
             broker.kill().await;
@@ -139,7 +140,7 @@ fn values(reader: &PartitionReader) -> Vec<Vec<u8>> {
 async fn appended_batches_get_their_offsets_and_can_be_read() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = Broker::start(&disk, 2).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     shard
         .create_partitions(TOPIC, vec![0], &TopicConfig::default())
         .await
@@ -166,7 +167,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     let disk = Arc::new(SimulatedDisk::new());
     for round in 0..4 {
         let broker = Broker::start(&disk, 2).await;
-        let shard = broker.shards.data_of(partition(0));
+        let shard = broker.shards.data_of(partition(0)).unwrap();
         shard
             .create_partitions(TOPIC, vec![0], &TopicConfig::default())
             .await

@@ -41,7 +41,7 @@ impl Topics {
         Ok(ProduceTarget {
             topic: topic.id,
             index,
-            shard: self.shards.data_of(partition).clone(),
+            shard: self.replica(partition)?,
         })
     }
 

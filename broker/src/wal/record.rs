@@ -53,6 +53,8 @@ pub(super) enum RecordKind {
     OpeningEnd = 7,
     /// The log goes on in the next segment.
     Seal = 8,
+    /// The log of a shard is as new, but for its vote.
+    Reset = 9,
 }
 
 impl RecordKind {
@@ -66,6 +68,7 @@ impl RecordKind {
             6 => Self::State,
             7 => Self::OpeningEnd,
             8 => Self::Seal,
+            9 => Self::Reset,
             _ => return None,
         })
     }

@@ -410,6 +410,7 @@ impl Recovery<'_> {
                 };
                 Change::Purge(up_to, bytes())
             }
+            RecordKind::Reset => Change::Reset,
             RecordKind::State | RecordKind::OpeningEnd | RecordKind::Seal => return Ok(()),
         };
         let segments = &self.segments;

@@ -197,6 +197,7 @@ pub(super) enum Change {
     Committed(Bytes),
     Truncate(Option<u64>),
     Purge(LogPosition, Bytes),
+    Reset,
 }
 
 /// The state of a shard at the beginning of a segment.
@@ -230,6 +231,12 @@ impl ShardIndex {
                 }
                 let gone = self.slots.len() - (self.extent.len() as usize).min(self.slots.len());
                 self.slots.drain(..gone).for_each(&mut freed);
+            }
+            Change::Reset => {
+                self.extent = Extent::default();
+                self.purged_log_id = None;
+                self.committed = None;
+                self.slots.drain(..).for_each(freed);
             }
         }
     }

@@ -31,6 +31,7 @@ pub(super) enum Operation {
     Committed,
     Truncate(Option<u64>),
     Purge(LogPosition, Bytes),
+    Reset,
 }
 
 pub(super) struct Writer {
@@ -85,6 +86,11 @@ impl Writer {
                 let parts = [log_id.clone()];
                 self.add_record(engine, shard, RecordKind::Purge, numbers, &parts)?;
                 self.changed(shard, Change::Purge(up_to, log_id));
+                Ok(())
+            }
+            Operation::Reset => {
+                self.add_record(engine, shard, RecordKind::Reset, (0, 0), &[])?;
+                self.changed(shard, Change::Reset);
                 Ok(())
             }
         }

@@ -7,6 +7,7 @@ use openraft::{
 use super::*;
 use crate::{
     disk::SimulatedDisk,
+    peer::Alone,
     shard::raft::{Failure, LogStorage, RaftMachine, TypeConfig},
     wal::{Wal, WalOptions},
 };
@@ -24,7 +25,14 @@ impl StoreBuilder<TypeConfig, LogStorage, RaftMachine> for Builder {
         };
         let wal = Wal::open(Arc::clone(&disk), options, Arc::new(())).unwrap();
         let plugins = PluginFiles::open(Arc::clone(&disk), "/plugins".into()).unwrap();
-        let machine = CatalogMachine::open(disk, "/checkpoint".into(), Arc::new(plugins)).unwrap();
+        let machine = CatalogMachine::open(
+            BrokerId(1),
+            Arc::new(Alone),
+            disk,
+            "/checkpoint".into(),
+            Arc::new(plugins),
+        )
+        .unwrap();
         let failure = Failure::new();
         let storage = LogStorage::open(wal.shard(ShardId(0)), failure.clone()).unwrap();
         let machine = RaftMachine::new(Arc::new(machine), storage.clone(), failure);

@@ -102,15 +102,19 @@ fn assert_refused(
 }
 
 #[test]
-fn a_cluster_is_named_once() {
+fn a_cluster_is_made_once() {
     let mut state = CatalogState::default();
     for id in [1, 2] {
-        let cluster_id = ClusterId(id);
-        state
-            .apply(CatalogCommand::NameCluster { cluster_id })
-            .unwrap();
+        let command = CatalogCommand::FoundCluster {
+            cluster_id: ClusterId(id.into()),
+            founder: BrokerId(id),
+            shard_count: 2,
+        };
+        state.apply(command).unwrap();
     }
     assert_eq!(state.cluster_id, Some(ClusterId(1)));
+    assert_eq!(state.shards_of(BrokerId(1)).count(), 2);
+    assert_eq!(state.shards_of(BrokerId(2)).count(), 0);
 }
 
 #[test]

@@ -4,17 +4,19 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use flumen_protocol::ids::PartitionId;
+use flumen_protocol::ids::{BrokerId, PartitionId};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::{
     manifest::Manifest,
     state::{Cut, DataState, Directory},
+    transfer::{RecordSource, Wanted},
 };
 use crate::{
     disk::Disk,
-    log::{LogCheckpoint, LogStore, PartitionLog},
+    log::{LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
         machine::{Applied, Checkpoint, Machine},
@@ -23,6 +25,8 @@ use crate::{
 };
 
 pub(super) struct DataMachine {
+    broker: BrokerId,
+    source: RecordSource,
     disk: Arc<dyn Disk>,
     path: PathBuf,
     logs: LogStore,
@@ -35,11 +39,13 @@ pub(super) struct DataMachine {
 impl DataMachine {
     /// Opens the shard as of its last checkpoint.
     pub(super) fn open(
+        broker: BrokerId,
         disk: Arc<dyn Disk>,
         path: PathBuf,
-        logs: LogStore,
+        source: RecordSource,
         directory: Directory,
     ) -> Result<Self, ShardError> {
+        let logs = source.logs.clone();
         let saved = checkpoint_file::load(&*disk, &path)?;
         let manifest: Manifest = match &saved {
             Some(body) => checkpoint_file::decode(&path, body)?,
@@ -51,8 +57,10 @@ impl DataMachine {
         });
         let state = DataState::open(manifest, logs.clone(), directory)?;
         Ok(Self {
+            broker,
             disk,
             path,
+            source,
             logs,
             state: Mutex::new(state),
             last_checkpoint: Mutex::new(last_checkpoint),
@@ -79,6 +87,44 @@ impl DataMachine {
                 }
             }
         }
+    }
+
+    /// Removes all records. Blocks on the disk.
+    pub(super) fn discard(&self) {
+        let _one = self.checkpointing.lock();
+        for log in self.state.lock().discard() {
+            self.logs.remove(log);
+        }
+    }
+
+    /// What the logs of this replica lack of what another replica's manifest says. Opens those
+    /// that are new here.
+    fn missing(&self, manifest: &Manifest) -> io::Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        for topic in &manifest.topics {
+            for saved in &topic.partitions {
+                let id = PartitionId {
+                    topic: topic.id,
+                    index: saved.index,
+                };
+                let options = LogOptions::from(&topic.config);
+                let log = self
+                    .logs
+                    .open_partition(id, options, &LogCheckpoint::default())
+                    .map_err(io::Error::other)?;
+                let from = log.reader().end_offset();
+                let to = saved.end_offset;
+                wanted.push(Wanted { log, from, to });
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Goes over to another replica's manifest, whose records are all here.
+    fn replace(&self, manifest: Manifest) -> io::Result<()> {
+        let taken = self.state.lock().replace(manifest);
+        taken.map_err(io::Error::other)?;
+        Machine::checkpoint(self).map(drop)
     }
 
     fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
@@ -167,12 +213,28 @@ impl Machine for DataMachine {
         self.last_checkpoint.lock().clone()
     }
 
-    /// A data shard's checkpoint names the files of the partition logs, which do not travel in
-    /// it. There is no one to send it yet: a single broker has no other replica.
-    fn install(&self, _: Checkpoint) -> io::Result<()> {
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "segment files cannot be taken over from another broker yet",
-        ))
+    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(async move {
+            let manifest: Manifest =
+                postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
+            let others = manifest.applied.replicas();
+            let others: Vec<_> = others.into_iter().filter(|id| *id != self.broker).collect();
+            let this = Arc::clone(&self);
+            let (manifest, wanted) = blocking(move || {
+                let wanted = this.missing(&manifest)?;
+                Ok((manifest, wanted))
+            })
+            .await?;
+            self.source.fetch(&others, wanted).await;
+            blocking(move || self.replace(manifest)).await
+        })
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    crate::executor::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }

@@ -88,6 +88,35 @@ impl DataState {
         Ok(state)
     }
 
+    /// Goes over to what another replica's manifest says. The logs hold its records already; those
+    /// of partitions that were deleted meanwhile go with the next checkpoint.
+    pub(super) fn replace(&mut self, manifest: Manifest) -> Result<(), OpenError> {
+        let kept: FxHashSet<TopicId> = manifest.topics.iter().map(|topic| topic.id).collect();
+        let gone: Vec<_> = self.topics.keys().copied().collect();
+        for topic in gone.into_iter().filter(|topic| !kept.contains(topic)) {
+            self.delete(topic);
+        }
+        for topic in manifest.topics {
+            let indexes: Vec<_> = topic.partitions.iter().map(|saved| saved.index).collect();
+            self.create(topic.id, &topic.config, &indexes)?;
+            for saved in topic.partitions {
+                let id = PartitionId {
+                    topic: topic.id,
+                    index: saved.index,
+                };
+                let Some(partition) = self.partitions.get_mut(&id) else {
+                    continue;
+                };
+                partition.end_offset = saved.end_offset;
+                partition.shared.raise(saved.end_offset);
+                self.mark_dirty(id);
+            }
+        }
+        self.producers = ProducerTable::restore(manifest.producers, PRODUCERS_MAX);
+        self.applied = manifest.applied;
+        Ok(())
+    }
+
     fn insert(
         &mut self,
         id: PartitionId,
@@ -219,6 +248,15 @@ impl DataState {
             }
             !deleted
         });
+    }
+
+    /// Lets all partitions go, and tells whose logs are to be removed.
+    pub(super) fn discard(&mut self) -> Vec<PartitionId> {
+        let topics: Vec<_> = self.topics.keys().copied().collect();
+        for topic in topics {
+            self.delete(topic);
+        }
+        std::mem::take(&mut self.deleted)
     }
 
     /// All partitions' logs, for retention and compaction.

@@ -189,7 +189,7 @@ impl World {
 
     async fn work(&mut self, broker: &Broker, life: &Life) -> Result<(), Down> {
         for index in 0..PARTITIONS {
-            let shard = broker.shards.data_of(partition(index));
+            let shard = broker.shards.data_of(partition(index)).unwrap();
             let config = TopicConfig {
                 segment_bytes: 20_000,
                 ..TopicConfig::default()
@@ -253,7 +253,7 @@ impl World {
     fn compare(&mut self, broker: &Broker) -> Result<(), Down> {
         let mut found = BTreeMap::new();
         for index in 0..PARTITIONS {
-            let shard = broker.shards.data_of(partition(index));
+            let shard = broker.shards.data_of(partition(index)).unwrap();
             let reader = shard.reader(partition(index)).unwrap();
             assert_eq!(reader.start_offset(), Offset(0));
             let read = try_read_all(&reader);
@@ -387,7 +387,7 @@ impl World {
         };
         let may_have_gap = stream.may_have_gap;
         let index = id.1;
-        let shard = broker.shards.data_of(partition(index));
+        let shard = broker.shards.data_of(partition(index)).unwrap();
         let room = self
             .unless_down(shard.make_room(batch.encoded_len()))
             .await?;

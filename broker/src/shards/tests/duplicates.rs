@@ -7,7 +7,7 @@ use crate::disk::FaultPlan;
 
 async fn with_partition(disk: &Arc<SimulatedDisk>) -> Broker {
     let broker = Broker::start(disk, 1).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let config = TopicConfig::default();
     shard
         .create_partitions(TOPIC, vec![0], &config)
@@ -22,7 +22,7 @@ async fn a_batch_sent_again_is_stored_once_even_after_a_restart() {
     let mut expected = Vec::new();
     for restart in 0..4u64 {
         let broker = with_partition(&disk).await;
-        let shard = broker.shards.data_of(partition(0));
+        let shard = broker.shards.data_of(partition(0)).unwrap();
         for sequence in 0..=restart {
             let batch = sequenced(&[sequence as u8], 5, 0, sequence);
             let appended = shard.append(partition(0), batch).await.unwrap();
@@ -43,7 +43,7 @@ async fn a_batch_sent_again_is_stored_once_even_after_a_restart() {
 async fn an_emptied_batch_carries_the_sequence_on() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = with_partition(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let append = |batch| shard.append(partition(0), batch);
     append(sequenced(b"0", 5, 0, 0)).await.unwrap();
     let producer = ProducerSequence {
@@ -64,7 +64,7 @@ async fn an_emptied_batch_carries_the_sequence_on() {
 async fn what_cannot_be_taken_is_refused_by_name() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = with_partition(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let append = |batch| shard.append(partition(0), batch);
     assert_eq!(
         append(sequenced(b"x", 5, 0, 7)).await,
@@ -91,7 +91,7 @@ async fn what_cannot_be_taken_is_refused_by_name() {
 async fn what_a_stop_cuts_off_is_told_to_be_unknown() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = with_partition(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     disk.set_faults(FaultPlan {
         sync_delay: Duration::from_millis(500),
         ..FaultPlan::default()
@@ -105,7 +105,11 @@ async fn what_a_stop_cuts_off_is_told_to_be_unknown() {
     assert_eq!(error.code(), ErrorCode::Timeout);
     // It was on its way to the disk, and came there.
     let broker = Broker::start(&disk, 1).await;
-    let reader = broker.shards.data_of(partition(0)).reader(partition(0));
+    let reader = broker
+        .shards
+        .data_of(partition(0))
+        .unwrap()
+        .reader(partition(0));
     assert_eq!(values(&reader.unwrap()), [b"x"]);
     broker.stop().await;
 }
@@ -114,7 +118,7 @@ async fn what_a_stop_cuts_off_is_told_to_be_unknown() {
 async fn batches_of_one_producer_keep_their_order_with_many_in_flight() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = with_partition(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let mut tasks = Vec::new();
     for producer in 1..=8 {
         let shard = shard.clone();
@@ -142,7 +146,7 @@ async fn batches_of_one_producer_keep_their_order_with_many_in_flight() {
 async fn a_deleted_partition_takes_nothing_and_tells_its_readers() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = with_partition(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     shard
         .append(partition(0), sequenced(b"x", 5, 0, 0))
         .await
@@ -160,7 +164,7 @@ async fn a_deleted_partition_takes_nothing_and_tells_its_readers() {
     assert_eq!(refused, Err(AppendError::UnknownPartition(partition(0))));
     broker.kill().await;
     let broker = Broker::start(&disk, 1).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     assert!(shard.reader(partition(0)).is_none());
     broker.shards.checkpoint().await.unwrap();
     assert!(Disk::list(&*disk, "/logs".as_ref()).unwrap().is_empty());

@@ -11,7 +11,8 @@ async fn ten_thousand_partitions_are_made_and_found_again() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = Broker::start(&disk, 16).await;
     let started = Instant::now();
-    let create = broker.shards.all_data().iter().map(|shard| {
+    let shards = broker.shards.all_data();
+    let create = shards.iter().map(|shard| {
         let indexes = (0..PARTITIONS)
             .filter(|at| broker.shards.shard_of(partition(*at)) == shard.id())
             .collect();
@@ -23,21 +24,25 @@ async fn ten_thousand_partitions_are_made_and_found_again() {
     try_join_all(create).await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(5));
     let count = |broker: &Broker| -> usize {
-        let shards = broker.shards.all_data().iter();
-        shards.map(|shard| shard.partitions().len()).sum()
+        let shards = broker.shards.all_data();
+        shards.iter().map(|shard| shard.partitions().len()).sum()
     };
     assert_eq!(count(&broker), PARTITIONS as usize);
 
     let news = News::new();
     let subscriptions: Vec<_> = (0..PARTITIONS)
         .map(|at| {
-            let reader = broker.shards.data_of(partition(at)).reader(partition(at));
+            let reader = broker
+                .shards
+                .data_of(partition(at))
+                .unwrap()
+                .reader(partition(at));
             let subscription = reader.unwrap().subscribe(&news, at);
             assert!(!subscription.arm(Offset(0)));
             subscription
         })
         .collect();
-    let shard = broker.shards.data_of(partition(77));
+    let shard = broker.shards.data_of(partition(77)).unwrap();
     shard.append(partition(77), batch(&[b"x"])).await.unwrap();
     assert_eq!(news.wait().await, [77]);
     assert!(subscriptions[77].arm(Offset(0)));
@@ -56,7 +61,7 @@ async fn ten_thousand_partitions_are_made_and_found_again() {
 async fn a_waiting_reader_is_woken_by_each_append() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = Broker::start(&disk, 1).await;
-    let shard = broker.shards.data_of(partition(0)).clone();
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let config = TopicConfig::default();
     shard
         .create_partitions(TOPIC, vec![0], &config)
@@ -91,7 +96,7 @@ async fn checkpoints_keep_the_write_ahead_log_small() {
         wal.bytes_max = 8 << 20;
     })
     .await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let config = TopicConfig::default();
     shard
         .create_partitions(TOPIC, vec![0], &config)

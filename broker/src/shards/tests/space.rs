@@ -15,7 +15,7 @@ async fn small_broker_with(disk: &Arc<SimulatedDisk>, checkpoint_interval: Durat
         wal.bytes_max = 2 << 20;
     })
     .await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let config = TopicConfig::default();
     shard
         .create_partitions(TOPIC, vec![0], &config)
@@ -28,7 +28,7 @@ async fn small_broker_with(disk: &Arc<SimulatedDisk>, checkpoint_interval: Durat
 async fn a_full_disk_is_an_error_to_be_tried_again_and_loses_nothing() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = small_broker(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     disk.set_faults(FaultPlan {
         capacity_bytes: Some(6 << 20),
         ..FaultPlan::default()
@@ -62,7 +62,11 @@ async fn a_full_disk_is_an_error_to_be_tried_again_and_loses_nothing() {
     assert_eq!(reader.end_offset(), Offset(expected));
     broker.stop().await;
     let broker = small_broker(&disk).await;
-    let reader = broker.shards.data_of(partition(0)).reader(partition(0));
+    let reader = broker
+        .shards
+        .data_of(partition(0))
+        .unwrap()
+        .reader(partition(0));
     assert_eq!(values(&reader.unwrap()).len() as u64, expected);
     broker.stop().await;
 }
@@ -72,7 +76,7 @@ async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
     let disk = Arc::new(SimulatedDisk::new());
     // No checkpoint comes in between: the sync that fails must not be that of a segment.
     let broker = small_broker_with(&disk, Duration::from_hours(1)).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     shard.append(partition(0), batch(&[b"kept"])).await.unwrap();
     let mut kept = vec![b"kept".to_vec()];
     // The one failing sync may be that of a file that is prepared ahead, which is prepared
@@ -106,7 +110,7 @@ async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
 async fn a_batch_that_can_never_fit_is_refused_for_good() {
     let disk = Arc::new(SimulatedDisk::new());
     let broker = small_broker(&disk).await;
-    let shard = broker.shards.data_of(partition(0));
+    let shard = broker.shards.data_of(partition(0)).unwrap();
     let refused = shard
         .append(partition(0), batch(&[&vec![7; 200_000]]))
         .await;

@@ -18,6 +18,7 @@ enum Step {
     Truncate { shard: u32, back: u64 },
     TruncateAll { shard: u32 },
     Purge { shard: u32, ahead: i64 },
+    Reset { shard: u32 },
     Vote { shard: u32 },
     Sync,
     WaitForAll,
@@ -177,6 +178,15 @@ impl History {
                 self.push(model);
                 log.purge(position(term, index), log_id);
             }
+            Step::Reset { shard } => {
+                let log = wal.shard(ShardId(shard));
+                self.term += 1;
+                let shard = model.entry(log.id()).or_default();
+                shard.entries.clear();
+                shard.purged = None;
+                self.push(model);
+                log.reset(self.promise(always));
+            }
             Step::Vote { shard } => {
                 let log = wal.shard(ShardId(shard));
                 let vote = Bytes::from(format!("vote {}", self.states.len()));
@@ -313,6 +323,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (shard.clone(), 0..6u64).prop_map(|(shard, back)| Step::Truncate { shard, back }),
         1 => shard.clone().prop_map(|shard| Step::TruncateAll { shard }),
         3 => (shard.clone(), -4..3i64).prop_map(|(shard, ahead)| Step::Purge { shard, ahead }),
+        1 => shard.clone().prop_map(|shard| Step::Reset { shard }),
         1 => shard.clone().prop_map(|shard| Step::Vote { shard }),
         1 => Just(Step::Sync),
         1 => Just(Step::WaitForAll),

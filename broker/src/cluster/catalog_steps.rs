@@ -1,0 +1,79 @@
+//! What the leader of the catalog does next: who votes on the catalog, and where shards should be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flumen_protocol::ids::{BrokerId, ShardId};
+
+use super::{
+    placement::{self, Candidate},
+    shard_steps::{CAUGHT_UP_ENTRIES, Step},
+};
+use crate::{catalog::CatalogState, shard::raft::GroupView};
+
+/// Brokers that vote on the catalog at most. All have it.
+const CATALOG_VOTERS_MAX: usize = 5;
+
+/// Who should have the catalog, and what to do about it next. Every broker has it; an odd number
+/// of them votes, and those that do stay.
+pub(super) fn next_step(state: &CatalogState, view: &GroupView) -> Step {
+    let brokers: BTreeSet<_> = state.brokers.keys().copied().collect();
+    let missing: BTreeSet<_> = brokers
+        .iter()
+        .copied()
+        .filter(|broker| !view.is_member(*broker))
+        .collect();
+    if !missing.is_empty() {
+        return Step::AddLearners(missing);
+    }
+    let voters = voters(state, view);
+    if !voters.is_empty() && (view.voters != voters || view.changing) {
+        let ready = voters.iter().all(|broker| {
+            view.leader == Some(*broker)
+                || view.lag(*broker).is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
+        });
+        return if ready || view.changing {
+            Step::SetVoters(voters)
+        } else {
+            Step::None
+        };
+    }
+    let gone: BTreeSet<_> = view.learners.difference(&brokers).copied().collect();
+    if gone.is_empty() {
+        Step::None
+    } else {
+        Step::RemoveLearners(gone)
+    }
+}
+
+fn voters(state: &CatalogState, view: &GroupView) -> BTreeSet<BrokerId> {
+    let active: BTreeSet<_> = state.active_brokers().collect();
+    // An even number may lose no more than the odd one below it.
+    let count = (active.len().saturating_sub(1) | 1).min(CATALOG_VOTERS_MAX);
+    let (vote, others): (Vec<BrokerId>, Vec<BrokerId>) = active
+        .iter()
+        .partition(|broker| view.voters.contains(broker));
+    // The leader stays, then those that vote, then the others.
+    let mut chosen = vote;
+    chosen.sort_by_key(|broker| view.leader != Some(*broker));
+    chosen.extend(others);
+    chosen.into_iter().take(count).collect()
+}
+
+/// The shards whose replicas should be elsewhere than the catalog says.
+pub(super) fn replaced(state: &CatalogState) -> BTreeMap<ShardId, Vec<BrokerId>> {
+    let candidates: BTreeMap<_, _> = state
+        .active_brokers()
+        .map(|broker| {
+            (
+                broker,
+                Candidate {
+                    zone: state.zone_of(broker),
+                },
+            )
+        })
+        .collect();
+    let replicas = state.replicas_wanted() as usize;
+    let mut placed = placement::place(&state.placement, &candidates, replicas);
+    placed.retain(|shard, replicas| state.placement.get(shard) != Some(replicas));
+    placed
+}

@@ -1,0 +1,143 @@
+//! What brokers tell each other about themselves, a few times a second.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flumen_protocol::ids::{BrokerId, ShardId};
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    peer::{PeerHandler, PeerNetwork, PeerService, PeerStream},
+    shards::Shards,
+};
+
+/// A broker that has told nothing for this long counts as unreachable.
+pub(crate) const REPORT_AGE_MAX: Duration = Duration::from_secs(3);
+
+/// How long a report may take to arrive.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A broker on itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BrokerReport {
+    /// Its software version.
+    pub(crate) version: String,
+    /// The shards that it leads.
+    pub(crate) leads: Vec<LedShard>,
+    /// The replicas that it has, and up to where each has applied its log.
+    pub(crate) replicas: Vec<(ShardId, u64)>,
+    /// Why it takes no produce requests, if it does not.
+    pub(crate) degraded: Option<String>,
+}
+
+/// A shard on its leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LedShard {
+    pub(crate) shard: ShardId,
+    pub(crate) term: u64,
+    /// The last entry of its log.
+    pub(crate) last_index: u64,
+    /// Up to where each replica has the log.
+    pub(crate) matched: BTreeMap<BrokerId, u64>,
+    /// Brokers that have a replica by Raft, voting or not.
+    pub(crate) members: Vec<BrokerId>,
+}
+
+/// The last report of each other broker. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    shards: RwLock<Option<Shards>>,
+    heard: RwLock<BTreeMap<BrokerId, (Instant, BrokerReport)>>,
+}
+
+impl Default for Reports {
+    fn default() -> Self {
+        let shared = Shared {
+            shards: RwLock::new(None),
+            heard: RwLock::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl Reports {
+    /// From now on leaders that are heard of are passed on to `shards`.
+    pub(super) fn attach(&self, shards: Shards) {
+        *self.shared.shards.write() = Some(shards);
+    }
+
+    fn take(&self, from: BrokerId, report: BrokerReport) {
+        if let Some(shards) = &*self.shared.shards.read() {
+            for led in &report.leads {
+                shards.leaders().note(led.shard, led.term, from);
+            }
+        }
+        let heard = (Instant::now(), report);
+        self.shared.heard.write().insert(from, heard);
+    }
+
+    /// The last report of a broker and its age.
+    pub(crate) fn of(&self, broker: BrokerId) -> Option<(Duration, BrokerReport)> {
+        let heard = self.shared.heard.read();
+        let (at, report) = heard.get(&broker)?;
+        Some((at.elapsed(), report.clone()))
+    }
+
+    /// Whether a broker was heard of lately.
+    pub(crate) fn is_reachable(&self, broker: BrokerId) -> bool {
+        let heard = self.shared.heard.read();
+        heard
+            .get(&broker)
+            .is_some_and(|(at, _)| at.elapsed() < REPORT_AGE_MAX)
+    }
+
+    /// What the leader of a shard told of it last.
+    pub(crate) fn led(&self, shard: ShardId) -> Option<LedShard> {
+        let heard = self.shared.heard.read();
+        let led = heard.values().flat_map(|(_, report)| &report.leads);
+        let led = led.filter(|led| led.shard == shard);
+        led.max_by_key(|led| led.term).cloned()
+    }
+}
+
+impl PeerHandler for Reports {
+    fn call(&self, from: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let report = postcard::from_bytes(&request);
+        let taken = report.map(|report| self.take(from, report));
+        let answer = taken.map(|()| Bytes::new()).map_err(|e| e.to_string());
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn stream(&self, _: BrokerId, _: Bytes, _: PeerStream) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl BrokerReport {
+    /// Tells all others; who cannot be reached hears the next one.
+    pub(super) async fn send(&self, network: &dyn PeerNetwork, to: Vec<BrokerId>) {
+        let bytes: Bytes = postcard::to_allocvec(self)
+            .expect("a report serializes into memory")
+            .into();
+        let calls = to.into_iter().map(|broker| {
+            let call = network.call(broker, PeerService::Status, bytes.clone());
+            async move {
+                match tokio::time::timeout(REPORT_TIMEOUT, call).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => tracing::trace!(%broker, %error, "report not delivered"),
+                    Err(_) => tracing::trace!(%broker, "report not delivered in time"),
+                }
+            }
+        });
+        futures_util::future::join_all(calls).await;
+    }
+}

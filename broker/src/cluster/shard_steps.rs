@@ -1,0 +1,154 @@
+//! What the leader of a data shard does next to make its replicas what they should be. Decided by
+//! a pure function of what is and what should be.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use flumen_protocol::ids::BrokerId;
+
+use crate::shard::raft::GroupView;
+
+/// A replica that lacks fewer entries than this has caught up: it may vote.
+pub(super) const CAUGHT_UP_ENTRIES: u64 = 64;
+
+/// A leader that should not be one stays for so long after its election: a broker that has just
+/// come back, or a shard that has just lost its leader, is not bothered at once.
+pub(super) const LEADER_REST: Duration = Duration::from_secs(3);
+
+/// What a leader does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing; everything is as it should be, or has to be waited for.
+    None,
+    AddLearners(BTreeSet<BrokerId>),
+    SetVoters(BTreeSet<BrokerId>),
+    RemoveLearners(BTreeSet<BrokerId>),
+    TransferLeadership(BrokerId),
+}
+
+/// What there is to know about a shard that this broker leads.
+#[derive(Debug)]
+pub(super) struct Situation<'a> {
+    pub(super) broker: BrokerId,
+    pub(super) view: &'a GroupView,
+    /// The replicas that there should be, the leader first.
+    pub(super) wanted: &'a [BrokerId],
+    /// How long this broker has led.
+    pub(super) led_for: Duration,
+    /// Brokers that were heard of lately.
+    pub(super) reachable: &'a BTreeSet<BrokerId>,
+}
+
+impl Situation<'_> {
+    pub(super) fn next_step(&self) -> Step {
+        let view = self.view;
+        let wanted: BTreeSet<_> = self.wanted.iter().copied().collect();
+        if wanted.is_empty() {
+            return Step::None;
+        }
+        let missing: BTreeSet<_> = wanted
+            .iter()
+            .copied()
+            .filter(|broker| !view.is_member(*broker))
+            .collect();
+        if !missing.is_empty() {
+            return Step::AddLearners(missing);
+        }
+        if view.voters != wanted || view.changing {
+            let ready = wanted.iter().all(|broker| self.has_caught_up(*broker));
+            // A change that was interrupted half-way has to be finished in any case.
+            return if ready || view.changing {
+                Step::SetVoters(wanted)
+            } else {
+                Step::None
+            };
+        }
+        let idle: BTreeSet<_> = view.learners.difference(&wanted).copied().collect();
+        if !idle.is_empty() {
+            return Step::RemoveLearners(idle);
+        }
+        self.rightful_leader()
+            .map_or(Step::None, Step::TransferLeadership)
+    }
+
+    fn rightful_leader(&self) -> Option<BrokerId> {
+        let first = *self.wanted.first()?;
+        let ready = first != self.broker
+            && self.led_for >= LEADER_REST
+            && self.reachable.contains(&first)
+            && self.has_caught_up(first);
+        ready.then_some(first)
+    }
+
+    fn has_caught_up(&self, broker: BrokerId) -> bool {
+        let lag = self.view.lag(broker);
+        broker == self.broker || lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ids: &[u64]) -> BTreeSet<BrokerId> {
+        ids.iter().copied().map(BrokerId).collect()
+    }
+
+    fn view(voters: &[u64], learners: &[u64], matched: &[(u64, u64)]) -> GroupView {
+        GroupView {
+            leader: Some(BrokerId(1)),
+            leads: true,
+            voters: set(voters),
+            learners: set(learners),
+            last_index: 1000,
+            matched: matched
+                .iter()
+                .map(|(id, at)| (BrokerId(*id), *at))
+                .collect(),
+            ..GroupView::default()
+        }
+    }
+
+    fn step(view: &GroupView, wanted: &[u64], led_for: Duration) -> Step {
+        let wanted: Vec<_> = wanted.iter().copied().map(BrokerId).collect();
+        let situation = Situation {
+            broker: BrokerId(1),
+            view,
+            wanted: &wanted,
+            led_for,
+            reachable: &set(&[1, 2, 3]),
+        };
+        situation.next_step()
+    }
+
+    #[test]
+    fn a_new_replica_learns_first_and_votes_when_it_has_caught_up() {
+        let wanted = [1, 2, 3];
+        let rest = Duration::ZERO;
+        let alone = view(&[1], &[], &[]);
+        assert_eq!(step(&alone, &wanted, rest), Step::AddLearners(set(&[2, 3])));
+        let learning = view(&[1], &[2, 3], &[(2, 1000), (3, 10)]);
+        assert_eq!(step(&learning, &wanted, rest), Step::None);
+        let learned = view(&[1], &[2, 3], &[(2, 1000), (3, 990)]);
+        assert_eq!(step(&learned, &wanted, rest), Step::SetVoters(set(&wanted)));
+        let done = view(&[1, 2, 3], &[], &[(2, 1000), (3, 1000)]);
+        assert_eq!(step(&done, &wanted, rest), Step::None);
+    }
+
+    #[test]
+    fn who_should_lead_does_after_a_while_if_it_is_there_and_has_the_log() {
+        let all = view(&[1, 2, 3], &[], &[(2, 1000), (3, 1000)]);
+        assert_eq!(step(&all, &[2, 1, 3], Duration::ZERO), Step::None);
+        let handed = Step::TransferLeadership(BrokerId(2));
+        assert_eq!(step(&all, &[2, 1, 3], LEADER_REST), handed);
+        let behind = view(&[1, 2, 3], &[], &[(2, 500), (3, 1000)]);
+        assert_eq!(step(&behind, &[2, 1, 3], LEADER_REST), Step::None);
+    }
+
+    #[test]
+    fn a_change_that_was_interrupted_is_finished() {
+        let mut joint = view(&[1, 2, 3], &[], &[(2, 0), (3, 0)]);
+        joint.changing = true;
+        let finished = Step::SetVoters(set(&[1, 2, 3]));
+        assert_eq!(step(&joint, &[1, 2, 3], Duration::ZERO), finished);
+    }
+}

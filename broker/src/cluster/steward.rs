@@ -1,0 +1,362 @@
+//! The task that brings what is closer to what should be, on every broker.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use flumen_protocol::ids::{BrokerId, ShardId};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    catalog_steps,
+    report::{BrokerReport, LedShard, Reports},
+    shard_steps::{Situation, Step},
+};
+use crate::{
+    catalog::{CATALOG_SHARD, CatalogState},
+    peer::PeerNetwork,
+    shard::raft::{Group, GroupView},
+    shards::Shards,
+};
+
+/// How often a steward looks at everything.
+const ROUND: Duration = Duration::from_millis(200);
+
+/// How often the others are told even if nothing has changed.
+const REPORT_INTERVAL: Duration = Duration::from_millis(600);
+
+/// How long one change of members may take before the steward looks again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a broker that stops waits for others to lead its shards.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks after a broker's part of the cluster until it is stopped.
+pub(crate) struct Steward {
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    broker: BrokerId,
+    shards: Shards,
+    network: Arc<dyn PeerNetwork>,
+    reports: Reports,
+    /// Told what keeps the broker from taking produce requests.
+    degraded: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    stopping: CancellationToken,
+}
+
+/// What the steward remembers from round to round.
+#[derive(Default)]
+struct Memory {
+    /// Since when this broker has led what it leads, and in which term.
+    led_since: BTreeMap<ShardId, (u64, Instant)>,
+    reported: Option<(Instant, Vec<(ShardId, u64)>)>,
+    /// Shards with a step under way.
+    busy: JoinSet<ShardId>,
+    busy_shards: BTreeSet<ShardId>,
+}
+
+impl Steward {
+    /// Starts to look after the shards of a broker.
+    pub(crate) fn start(
+        shards: Shards,
+        network: Arc<dyn PeerNetwork>,
+        reports: Reports,
+        degraded: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        reports.attach(shards.clone());
+        let shared = Arc::new(Shared {
+            broker: shards.broker(),
+            shards,
+            network,
+            reports,
+            degraded: Box::new(degraded),
+            stopping: CancellationToken::new(),
+        });
+        let task = tokio::spawn(run(Arc::clone(&shared)));
+        Self { shared, task }
+    }
+
+    /// Hands what this broker leads to others, waits until they do lead, and stops. Without
+    /// others, it only stops.
+    pub(crate) async fn stop(self) {
+        self.shared.stopping.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!("the steward has failed: {error}");
+        }
+        let handed = timeout(HAND_OVER_TIMEOUT, self.shared.hand_over()).await;
+        if handed.is_err() {
+            tracing::warn!("some shards still had no other leader after {HAND_OVER_TIMEOUT:?}");
+        }
+    }
+}
+
+async fn run(shared: Arc<Shared>) {
+    let mut memory = Memory::default();
+    let mut round = interval(ROUND);
+    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut catalog = shared.shards.catalog().watch();
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            _ = round.tick() => {}
+            changed = catalog.changed() => if changed.is_err() {
+                return;
+            },
+        }
+        shared.round(&mut memory).await;
+    }
+}
+
+impl Shared {
+    async fn round(self: &Arc<Self>, memory: &mut Memory) {
+        while let Some(done) = memory.busy.try_join_next() {
+            match done {
+                Ok(shard) => drop(memory.busy_shards.remove(&shard)),
+                Err(error) => tracing::error!("a step of the steward has failed: {error}"),
+            }
+        }
+        let state = self.shards.catalog().snapshot();
+        self.shards.set_clustered(state.brokers.len() > 1);
+        self.open_replicas(&state).await;
+        let views = self.views();
+        memory.note_leadership(&views);
+        self.report(memory, &state, &views).await;
+        if state.brokers.len() > 1 {
+            self.look_after_shards(memory, &state, &views);
+            self.look_after_catalog(memory, &state);
+            self.close_replicas(&state, &views).await;
+        }
+    }
+
+    fn views(&self) -> BTreeMap<ShardId, GroupView> {
+        let data = self.shards.all_data();
+        let data = data.iter().map(|shard| (shard.id(), shard.group().view()));
+        data.chain([(CATALOG_SHARD, self.shards.catalog().group().view())])
+            .collect()
+    }
+
+    async fn open_replicas(&self, state: &CatalogState) {
+        for shard in state.shards_of(self.broker) {
+            if let Err(error) = self.shards.open_replica(shard).await {
+                tracing::error!(%shard, %error, "the replica does not open");
+            }
+        }
+    }
+
+    async fn close_replicas(&self, state: &CatalogState, views: &BTreeMap<ShardId, GroupView>) {
+        for (shard, view) in views {
+            let placed = state.placement.get(shard);
+            let placed = placed.is_none_or(|placed| placed.contains(&self.broker));
+            if placed || *shard == CATALOG_SHARD || view.leads {
+                continue;
+            }
+            // Its leader says that it is no replica any more, in a term that is not over.
+            let left = self
+                .reports
+                .led(*shard)
+                .is_some_and(|led| led.term >= view.term && !led.members.contains(&self.broker));
+            if left && let Err(error) = self.shards.close_replica(*shard).await {
+                tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
+            }
+        }
+    }
+
+    async fn report(
+        &self,
+        memory: &mut Memory,
+        state: &CatalogState,
+        views: &BTreeMap<ShardId, GroupView>,
+    ) {
+        let others = state.brokers.keys().copied();
+        let others: Vec<_> = others.filter(|broker| *broker != self.broker).collect();
+        if others.is_empty() {
+            return;
+        }
+        let led = views.iter().filter(|(_, view)| view.leads);
+        let leading: Vec<_> = led.map(|(shard, view)| (*shard, view.term)).collect();
+        let is_due = memory
+            .reported
+            .as_ref()
+            .is_none_or(|(at, reported)| at.elapsed() >= REPORT_INTERVAL || *reported != leading);
+        if !is_due {
+            return;
+        }
+        memory.reported = Some((Instant::now(), leading));
+        let report = self.own_report(views);
+        let network = Arc::clone(&self.network);
+        tokio::spawn(async move { report.send(&*network, others).await });
+    }
+
+    fn own_report(&self, views: &BTreeMap<ShardId, GroupView>) -> BrokerReport {
+        let led = views.iter().filter(|(_, view)| view.leads);
+        let leads = led.map(|(shard, view)| LedShard {
+            shard: *shard,
+            term: view.term,
+            last_index: view.last_index,
+            matched: view.matched.clone(),
+            members: view.voters.union(&view.learners).copied().collect(),
+        });
+        BrokerReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leads: leads.collect(),
+            replicas: views
+                .iter()
+                .map(|(shard, view)| (*shard, view.applied_index))
+                .collect(),
+            degraded: (self.degraded)(),
+        }
+    }
+
+    fn look_after_shards(
+        self: &Arc<Self>,
+        memory: &mut Memory,
+        state: &CatalogState,
+        views: &BTreeMap<ShardId, GroupView>,
+    ) {
+        let reachable = self.reachable(state);
+        for (shard, wanted) in &state.placement {
+            let Some(view) = views.get(shard).filter(|view| view.leads) else {
+                continue;
+            };
+            let step = Situation {
+                broker: self.broker,
+                view,
+                wanted,
+                led_for: memory.led_for(*shard),
+                reachable: &reachable,
+            }
+            .next_step();
+            self.take(memory, *shard, step);
+        }
+    }
+
+    fn reachable(&self, state: &CatalogState) -> BTreeSet<BrokerId> {
+        let brokers = state.brokers.keys().copied();
+        brokers
+            .filter(|broker| *broker == self.broker || self.reports.is_reachable(*broker))
+            .collect()
+    }
+
+    fn look_after_catalog(self: &Arc<Self>, memory: &mut Memory, state: &CatalogState) {
+        let view = self.shards.catalog().group().view();
+        if !view.leads {
+            return;
+        }
+        let step = catalog_steps::next_step(state, &view);
+        if step != Step::None {
+            return self.take(memory, CATALOG_SHARD, step);
+        }
+        let replaced = catalog_steps::replaced(state);
+        if replaced.is_empty() || !memory.busy_shards.insert(CATALOG_SHARD) {
+            return;
+        }
+        let catalog = self.shards.catalog().clone();
+        memory.busy.spawn(async move {
+            let placed = timeout(STEP_TIMEOUT, catalog.place(replaced)).await;
+            if let Ok(Err(error)) = placed {
+                tracing::warn!(%error, "the replicas of shards were not placed anew");
+            }
+            CATALOG_SHARD
+        });
+    }
+
+    /// Begins a step, unless one of the shard is under way.
+    fn take(self: &Arc<Self>, memory: &mut Memory, shard: ShardId, step: Step) {
+        if step == Step::None || !memory.busy_shards.insert(shard) {
+            return;
+        }
+        tracing::debug!(%shard, ?step, "replicas change");
+        let this = Arc::clone(self);
+        memory.busy.spawn(async move {
+            this.carry_out(shard, step).await;
+            shard
+        });
+    }
+
+    async fn carry_out(&self, shard: ShardId, step: Step) {
+        if shard == CATALOG_SHARD {
+            // Who votes no longer on the catalog still has it.
+            carry_out(self.shards.catalog().group(), step, true).await;
+        } else if let Some(data) = self.shards.data(shard) {
+            carry_out(data.group(), step, false).await;
+        }
+    }
+
+    /// Asks another voter to take each shard that this broker leads, and waits until it does.
+    async fn hand_over(&self) {
+        loop {
+            let mut left = 0;
+            for shard in self.shards.all_data() {
+                left += u32::from(hand_over(shard.group(), self.broker).await);
+            }
+            let catalog = self.shards.catalog().group();
+            left += u32::from(hand_over(catalog, self.broker).await);
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Whether this broker still leads a group that another could lead.
+async fn hand_over(group: &Group, broker: BrokerId) -> bool {
+    let view = group.view();
+    let others = view.voters.iter().filter(|voter| **voter != broker);
+    let best = others
+        .filter_map(|voter| Some((view.matched.get(voter)?, *voter)))
+        .max();
+    match best {
+        Some((_, heir)) if view.leads => {
+            group.transfer_leadership(heir).await;
+            true
+        }
+        _ => false,
+    }
+}
+
+async fn carry_out(group: &Group, step: Step, keep_members: bool) {
+    let done = async {
+        match step {
+            Step::None => Ok(()),
+            Step::AddLearners(brokers) => group.add_learners(&brokers).await,
+            Step::SetVoters(voters) => group.set_voters(&voters, keep_members).await,
+            Step::RemoveLearners(brokers) => group.remove_learners(&brokers).await,
+            Step::TransferLeadership(to) => {
+                group.transfer_leadership(to).await;
+                Ok(())
+            }
+        }
+    };
+    match timeout(STEP_TIMEOUT, done).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the next round tries again"),
+        Err(_) => tracing::debug!("a change of replicas takes longer than {STEP_TIMEOUT:?}"),
+    }
+}
+
+impl Memory {
+    fn note_leadership(&mut self, views: &BTreeMap<ShardId, GroupView>) {
+        self.led_since.retain(|shard, (term, _)| {
+            views.get(shard).is_some_and(|v| v.leads && v.term == *term)
+        });
+        for (shard, view) in views.iter().filter(|(_, view)| view.leads) {
+            let since = (view.term, Instant::now());
+            self.led_since.entry(*shard).or_insert(since);
+        }
+    }
+
+    fn led_for(&self, shard: ShardId) -> Duration {
+        let since = self.led_since.get(&shard);
+        since.map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+}

@@ -1,0 +1,54 @@
+//! Records on their way to a replica that misses them: it names ranges of partitions, and a
+//! replica that has them sends the batches as they are stored.
+//!
+//! Both have applied the same log, so that an offset means the same record on both: what a replica
+//! has stays, and only the rest travels. Nothing but a chunk is in memory at a time.
+
+mod fetch;
+mod pace;
+mod serve;
+
+use bytes::Bytes;
+use flumen_protocol::ids::{Offset, PartitionId, ShardId};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::{fetch::RecordSource, serve::RecordServer};
+pub(super) use self::{fetch::Wanted, serve::Served};
+
+/// Bytes of batches in one message, grown to one batch.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Bytes a second that a broker sends to replicas which catch up, over all shards: less than what
+/// a disk writes, so that producers and consumers hardly notice.
+pub(crate) const TRANSFER_BYTES_PER_SECOND_MAX: u64 = 160 * 1024 * 1024;
+
+/// Asks for ranges of partitions of a shard.
+#[derive(Serialize, Deserialize)]
+struct TransferOpen {
+    shard: ShardId,
+    ranges: Vec<Range>,
+}
+
+/// The records from `from` on and before `to`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Range {
+    partition: PartitionId,
+    from: Offset,
+    to: Offset,
+}
+
+/// Announces what comes: ranges in the order in which they were asked for.
+#[derive(Serialize, Deserialize)]
+enum TransferHead {
+    /// Batches of these lengths are the message's part.
+    Batches(Vec<u32>),
+    /// The range was sent up to this offset; what it names before is not stored any more. Less
+    /// than what was asked for if the replica has not applied more yet.
+    RangeEnds(Offset),
+}
+
+fn encode(message: &impl Serialize) -> Bytes {
+    postcard::to_allocvec(message)
+        .expect("a message of this protocol serializes into memory")
+        .into()
+}

@@ -1,0 +1,156 @@
+//! Sends records to the replicas that ask for them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flumen_protocol::{
+    batch::Batch,
+    ids::{BrokerId, Offset, ShardId},
+};
+use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+use super::{
+    CHUNK_BYTES, Range, TRANSFER_BYTES_PER_SECOND_MAX, TransferHead, TransferOpen, encode,
+    pace::Pace,
+};
+use crate::{
+    log::ReadOutcome,
+    peer::{PeerHandler, PeerMessage, PeerStream},
+    shard::data::{partition::PartitionReader, state::Directory},
+};
+
+/// Sends records of this broker's shards to other brokers. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RecordServer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    shards: RwLock<FxHashMap<ShardId, Directory>>,
+    pace: Pace,
+}
+
+/// Keeps a shard's records available to others until it is dropped.
+pub(in crate::shard::data) struct Served {
+    shared: Arc<Shared>,
+    shard: ShardId,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shared.shards.write().remove(&self.shard);
+    }
+}
+
+impl Default for RecordServer {
+    fn default() -> Self {
+        let shared = Shared {
+            shards: RwLock::default(),
+            pace: Pace::new(TRANSFER_BYTES_PER_SECOND_MAX),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl RecordServer {
+    pub(in crate::shard::data) fn add(&self, shard: ShardId, directory: Directory) -> Served {
+        self.shared.shards.write().insert(shard, directory);
+        Served {
+            shared: Arc::clone(&self.shared),
+            shard,
+        }
+    }
+
+    async fn serve(&self, head: Bytes, mut stream: PeerStream) -> Result<(), String> {
+        let open: TransferOpen = postcard::from_bytes(&head).map_err(text)?;
+        let directory = self.shared.shards.read().get(&open.shard).cloned();
+        let directory =
+            directory.ok_or_else(|| format!("shard {} has no replica here", open.shard))?;
+        for range in open.ranges {
+            let found = directory.read().get(&range.partition).cloned();
+            let end = match found.map(PartitionReader::new) {
+                Some(reader) => self.send_range(&mut stream, &reader, range).await?,
+                // It was deleted since; whoever asks will hear of that, too.
+                None => range.to,
+            };
+            send(&mut stream, &TransferHead::RangeEnds(end), Vec::new()).await?;
+        }
+        stream.sender.finish();
+        Ok(())
+    }
+
+    /// Sends what there is of a range, and tells up to where that is.
+    async fn send_range(
+        &self,
+        stream: &mut PeerStream,
+        reader: &PartitionReader,
+        range: Range,
+    ) -> Result<Offset, String> {
+        let to = range.to.min(reader.end_offset());
+        let mut at = range.from;
+        while at < to {
+            let batches = match reader.log().read(at, CHUNK_BYTES, to) {
+                ReadOutcome::Memory(batches) => batches,
+                ReadOutcome::Disk(read) => {
+                    let read = crate::executor::spawn_blocking(move || read.run());
+                    read.await.map_err(text)?.map_err(text)?
+                }
+                // Retention has been here meanwhile.
+                ReadOutcome::OutOfRange { start, .. } if start > at => {
+                    at = start;
+                    continue;
+                }
+                ReadOutcome::End | ReadOutcome::OutOfRange { .. } => break,
+            };
+            let Some(last) = batches.last() else { break };
+            at = last.end_offset();
+            self.send_batches(stream, &batches).await?;
+        }
+        Ok(to.max(range.from))
+    }
+
+    async fn send_batches(&self, stream: &mut PeerStream, batches: &[Batch]) -> Result<(), String> {
+        let lengths: Vec<u32> = batches.iter().map(|b| b.encoded_len() as u32).collect();
+        let bytes = lengths.iter().map(|length| *length as usize).sum();
+        self.shared.pace.spend(bytes).await;
+        let mut parts = Vec::with_capacity(2 * batches.len());
+        for batch in batches {
+            parts.push(Bytes::copy_from_slice(&batch.header().encode()));
+            parts.push(batch.body().clone());
+        }
+        send(stream, &TransferHead::Batches(lengths), parts).await
+    }
+}
+
+async fn send(
+    stream: &mut PeerStream,
+    head: &TransferHead,
+    parts: Vec<Bytes>,
+) -> Result<(), String> {
+    let head = encode(head);
+    let sent = stream.sender.send(PeerMessage { head, parts }).await;
+    sent.map_err(text)
+}
+
+impl PeerHandler for RecordServer {
+    fn call(&self, _: BrokerId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async { Err("records travel on streams".to_owned()) })
+    }
+
+    fn stream(&self, from: BrokerId, head: Bytes, stream: PeerStream) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            if let Err(reason) = this.serve(head, stream).await {
+                tracing::debug!(broker = %from, reason, "records were not sent to the end");
+            }
+        })
+    }
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}

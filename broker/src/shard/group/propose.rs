@@ -1,0 +1,173 @@
+//! Proposals, made here or by the broker that leads the group.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flumen_protocol::ids::{BrokerId, ShardId};
+use openraft::{Raft, errors::ClientWriteError};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
+
+use super::Group;
+use crate::{
+    peer::{PeerError, PeerService},
+    shard::{
+        command::{self, Command},
+        machine::RaftMachine,
+        reserve,
+        types::{Callback, Response, TypeConfig},
+    },
+    wal::Wal,
+};
+
+/// How long a proposal may take, finding a leader included.
+pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait before the leader is looked for again.
+pub(crate) const LEADER_RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// A proposal came to nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Another broker leads the shard, or none does.
+    #[error("this broker does not lead the shard; ask the one that does")]
+    NotLeader,
+    /// The leader lost its place, or was not heard of any more, while it was on its way.
+    #[error(
+        "the shard's leader changed or was lost meanwhile; whether the request was carried out is \
+         not known"
+    )]
+    Unknown,
+    /// The shard has stopped; whether the proposal was taken is not known.
+    #[error("the shard has stopped; whether the request was carried out is not known")]
+    Stopped,
+    /// There is no room for it.
+    #[error("no room for the request: {reason}; try again later")]
+    NoRoom {
+        /// What the write-ahead log said.
+        reason: String,
+    },
+}
+
+/// A proposal on its way to the leader.
+#[derive(Serialize, Deserialize)]
+struct Forwarded {
+    shard: ShardId,
+    command: Bytes,
+}
+
+/// Where proposals are made on this broker. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::shard) struct LocalProposals {
+    raft: Raft<TypeConfig, RaftMachine>,
+    wal: Wal,
+}
+
+impl LocalProposals {
+    /// Proposes a command, if this broker leads, and waits until it is applied.
+    pub(in crate::shard) async fn propose(
+        &self,
+        command: Arc<Command>,
+    ) -> Result<Response, ProposeError> {
+        let _reserved = reserve(&self.wal, &command)?;
+        let (tx, rx) = oneshot::channel();
+        let callback = Callback::new(move |result| {
+            // The caller may have gone; the command stands.
+            let _ = tx.send(result);
+        });
+        self.raft
+            .client_write_ff(command, Some(callback))
+            .await
+            .map_err(|_| ProposeError::Stopped)?;
+        match rx.await {
+            Ok(Ok(written)) => Ok(written.data),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
+            Ok(Err(_)) => Err(ProposeError::Unknown),
+            Err(_) => Err(ProposeError::Stopped),
+        }
+    }
+}
+
+impl Group {
+    pub(in crate::shard) fn local_proposals(&self) -> LocalProposals {
+        LocalProposals {
+            raft: self.raft.clone(),
+            wal: self.parts.wal.clone(),
+        }
+    }
+
+    /// Proposes a command to whichever broker leads, and waits until it is applied there.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
+        let command = Arc::new(command);
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        loop {
+            let once = timeout_at(deadline, self.propose_once(&command)).await;
+            match once.unwrap_or(Err(ProposeError::Unknown)) {
+                Err(ProposeError::NotLeader) if Instant::now() + LEADER_RETRY_AFTER < deadline => {
+                    sleep(LEADER_RETRY_AFTER).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// As [`Group::propose`], on this broker only.
+    pub(crate) async fn propose_here(&self, command: Command) -> Result<Response, ProposeError> {
+        let proposed = self.local_proposals();
+        let proposed = proposed.propose(Arc::new(command));
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await;
+        proposed.unwrap_or(Err(ProposeError::Unknown))
+    }
+
+    async fn propose_once(&self, command: &Arc<Command>) -> Result<Response, ProposeError> {
+        match self.leader().0 {
+            None => Err(ProposeError::NotLeader),
+            Some(leader) if leader == self.parts.broker => {
+                self.local_proposals().propose(Arc::clone(command)).await
+            }
+            Some(leader) => self.forward(leader, command).await,
+        }
+    }
+
+    async fn forward(&self, leader: BrokerId, command: &Command) -> Result<Response, ProposeError> {
+        forward(&*self.parts.network, leader, self.shard, command).await
+    }
+}
+
+/// Proposes a command on another broker, which should be the leader.
+pub(crate) async fn forward(
+    network: &dyn crate::peer::PeerNetwork,
+    leader: BrokerId,
+    shard: ShardId,
+    command: &Command,
+) -> Result<Response, ProposeError> {
+    let no_room = |error: &dyn std::fmt::Display| ProposeError::NoRoom {
+        reason: error.to_string(),
+    };
+    let command = command::encode_command(command).map_err(|error| no_room(&error))?;
+    let request =
+        postcard::to_allocvec(&Forwarded { shard, command }).map_err(|error| no_room(&error))?;
+    let reply = network.call(leader, PeerService::Propose, request.into());
+    match reply.await {
+        Ok(reply) => postcard::from_bytes(&reply).unwrap_or(Err(ProposeError::Unknown)),
+        // It did nothing.
+        Err(PeerError::Unreachable { .. } | PeerError::Refused { .. }) => {
+            Err(ProposeError::NotLeader)
+        }
+        Err(PeerError::Lost { .. }) => Err(ProposeError::Unknown),
+    }
+}
+
+/// Reads a proposal that another broker sent, and gives the shard that it is for.
+pub(in crate::shard) fn decode_forwarded(
+    request: &Bytes,
+) -> Result<(ShardId, Arc<Command>), String> {
+    let Forwarded { shard, command } =
+        postcard::from_bytes(request).map_err(|error| error.to_string())?;
+    let command = command::decode_command(command).map_err(|error| error.to_string())?;
+    Ok((shard, command))
+}

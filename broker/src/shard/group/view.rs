@@ -1,0 +1,87 @@
+//! What a broker sees of a Raft group.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use flumen_protocol::ids::BrokerId;
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+
+use super::Group;
+
+/// A Raft group at one moment, as its replica on this broker sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GroupView {
+    /// The leader, if one is known.
+    pub(crate) leader: Option<BrokerId>,
+    pub(crate) term: u64,
+    /// Whether this broker is the leader.
+    pub(crate) leads: bool,
+    /// Whose votes count. During a change those of before and after.
+    pub(crate) voters: BTreeSet<BrokerId>,
+    /// Who gets the log and has no vote.
+    pub(crate) learners: BTreeSet<BrokerId>,
+    /// Whether a change of voters is under way.
+    pub(crate) changing: bool,
+    /// The last entry of the log here.
+    pub(crate) last_index: u64,
+    pub(crate) applied_index: u64,
+    /// At the leader: up to where each replica has the log.
+    pub(crate) matched: BTreeMap<BrokerId, u64>,
+    /// At the leader: how long ago a majority was heard of last.
+    pub(crate) quorum_heard: Option<Duration>,
+}
+
+impl Group {
+    /// The group as it is now.
+    pub(crate) fn view(&self) -> GroupView {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let matched = metrics.replication.iter().flatten();
+        GroupView {
+            leader: metrics.current_leader.map(BrokerId),
+            term: metrics.current_term,
+            leads: metrics.state == ServerState::Leader,
+            voters: membership.voter_ids().map(BrokerId).collect(),
+            learners: membership.learner_ids().map(BrokerId).collect(),
+            changing: membership.get_joint_config().len() > 1,
+            last_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
+            matched: matched
+                .map(|(id, log_id)| (BrokerId(*id), log_id.map_or(0, |log_id| log_id.index)))
+                .collect(),
+            quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
+        }
+    }
+
+    /// Waits until leader, term or members may have changed since `seen`.
+    pub(crate) async fn changed(&self, seen: &GroupView) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let now = self.view();
+            let same = (now.leader, now.term, now.leads) == (seen.leader, seen.term, seen.leads)
+                && (&now.voters, &now.learners) == (&seen.voters, &seen.learners);
+            if !same {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // The group has stopped and changes no more.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl GroupView {
+    /// How many entries a replica lacks, as far as the leader knows.
+    pub(crate) fn lag(&self, replica: BrokerId) -> Option<u64> {
+        let matched = self.matched.get(&replica)?;
+        Some(self.last_index.saturating_sub(*matched))
+    }
+
+    pub(crate) fn is_member(&self, broker: BrokerId) -> bool {
+        self.voters.contains(&broker) || self.learners.contains(&broker)
+    }
+}

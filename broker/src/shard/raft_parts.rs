@@ -1,0 +1,24 @@
+//! What all Raft groups of a broker share.
+
+use std::sync::Arc;
+
+use flumen_protocol::ids::BrokerId;
+
+use super::{failure::Failure, replicas::Replicas};
+use crate::{peer::PeerNetwork, wal::Wal};
+
+/// What a Raft group stands on, besides its machine.
+#[derive(Clone)]
+pub(crate) struct RaftParts {
+    /// This broker among the replicas.
+    pub(crate) broker: BrokerId,
+    pub(crate) wal: Wal,
+    /// The way to the other replicas.
+    pub(crate) network: Arc<dyn PeerNetwork>,
+    /// Where the other replicas find the groups of this broker.
+    pub(crate) replicas: Replicas,
+    pub(crate) failure: Failure,
+    /// Whether groups that are new make this broker their only voter. Otherwise they wait until
+    /// a leader takes them in.
+    pub(crate) founding: bool,
+}

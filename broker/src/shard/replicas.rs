@@ -1,0 +1,208 @@
+//! The shards of this broker, as the other brokers call them: hands what comes from a replica
+//! elsewhere to the Raft group here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flumen_protocol::ids::{BrokerId, ShardId};
+use futures_util::{StreamExt, future::BoxFuture, stream};
+use openraft::Raft;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+use super::{
+    group::{
+        Group,
+        propose::{self, LocalProposals},
+    },
+    machine::RaftMachine,
+    rpc::{self, AppendReply, Call, CallRequest, Open, Purpose, SnapshotHead},
+    types::{Snapshot, TypeConfig},
+};
+use crate::peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream};
+
+type ShardRaft = Raft<TypeConfig, RaftMachine>;
+
+/// The Raft groups of this broker by shard. Cheap to clone: all clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Replicas {
+    groups: Arc<RwLock<FxHashMap<ShardId, Reached>>>,
+}
+
+/// What other brokers reach of a group.
+#[derive(Clone)]
+struct Reached {
+    raft: ShardRaft,
+    proposals: LocalProposals,
+}
+
+/// Makes the proposals that other brokers send. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proposals(Replicas);
+
+impl Replicas {
+    pub(super) fn insert(&self, shard: ShardId, group: &Group) {
+        let reached = Reached {
+            raft: group.raft().clone(),
+            proposals: group.local_proposals(),
+        };
+        self.groups.write().insert(shard, reached);
+    }
+
+    pub(super) fn remove(&self, shard: ShardId) {
+        self.groups.write().remove(&shard);
+    }
+
+    /// What makes the proposals for these groups that other brokers send.
+    pub(crate) fn proposals(&self) -> Proposals {
+        Proposals(self.clone())
+    }
+
+    fn reached(&self, shard: ShardId) -> Result<Reached, String> {
+        let found = self.groups.read().get(&shard).cloned();
+        found.ok_or_else(|| format!("shard {shard} has no replica here"))
+    }
+
+    fn get(&self, shard: ShardId) -> Result<ShardRaft, String> {
+        Ok(self.reached(shard)?.raft)
+    }
+
+    async fn answer(&self, request: Bytes) -> Result<Bytes, String> {
+        let Call { shard, request } = rpc::decode(&request).map_err(text)?;
+        let raft = self.get(shard)?;
+        Ok(match request {
+            CallRequest::Append(request) => {
+                rpc::encode(&raft.append_entries(request).await.map_err(text)?)
+            }
+            CallRequest::Vote(request) => rpc::encode(&raft.vote(request).await.map_err(text)?),
+            CallRequest::PreVote(request) => {
+                rpc::encode(&raft.pre_vote(request).await.map_err(text)?)
+            }
+            CallRequest::TransferLeader(request) => {
+                rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
+            }
+        })
+    }
+
+    async fn serve(&self, from: BrokerId, head: Bytes, mut stream: PeerStream) {
+        let served = match rpc::decode::<Open>(&head).map_err(text) {
+            Ok(open) => match self.get(open.shard) {
+                Ok(raft) => match open.purpose {
+                    Purpose::Append => take_entries(raft, stream).await,
+                    Purpose::Snapshot => take_snapshot(raft, stream).await,
+                },
+                Err(reason) => {
+                    let reply: AppendReply = Err(reason.clone());
+                    let _ = answer_last(&mut stream, &reply).await;
+                    Err(reason)
+                }
+            },
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = served {
+            tracing::debug!(broker = %from, reason, "a stream from another broker ended");
+        }
+    }
+}
+
+impl PeerHandler for Replicas {
+    fn call(&self, _: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let this = self.clone();
+        Box::pin(async move { this.answer(request).await })
+    }
+
+    fn stream(&self, from: BrokerId, head: Bytes, stream: PeerStream) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move { this.serve(from, head, stream).await })
+    }
+}
+
+impl PeerHandler for Proposals {
+    fn call(&self, _: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let this = self.clone();
+        Box::pin(async move {
+            let (shard, command) = propose::decode_forwarded(&request)?;
+            let reached = this.0.reached(shard)?;
+            Ok(rpc::encode(&reached.proposals.propose(command).await))
+        })
+    }
+
+    fn stream(&self, _: BrokerId, _: Bytes, _: PeerStream) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Appends what the leader sends. Answers leave in the order of the requests, each once its
+/// entries are durable here.
+async fn take_entries(raft: ShardRaft, stream: PeerStream) -> Result<(), String> {
+    let PeerStream {
+        mut sender,
+        receiver,
+    } = stream;
+    let requests = stream::unfold(receiver, next_request);
+    let mut answers = std::pin::pin!(raft.stream_append(requests));
+    while let Some(answer) = answers.next().await {
+        let reply: AppendReply = answer.map_err(text);
+        let is_last = !matches!(reply, Ok(Ok(_)));
+        let message = PeerMessage {
+            head: rpc::encode(&reply),
+            parts: Vec::new(),
+        };
+        sender.send(message).await.map_err(text)?;
+        if is_last {
+            break;
+        }
+    }
+    sender.finish();
+    Ok(())
+}
+
+async fn next_request(
+    mut receiver: Box<dyn PeerReceiver>,
+) -> Option<(
+    openraft::raft::AppendEntriesRequest<TypeConfig>,
+    Box<dyn PeerReceiver>,
+)> {
+    let message = match receiver.next().await {
+        Ok(message) => message?,
+        Err(error) => {
+            tracing::debug!("a leader's stream broke: {error}");
+            return None;
+        }
+    };
+    match rpc::append_request(message) {
+        Ok(request) => Some((request, receiver)),
+        Err(error) => {
+            tracing::error!("a leader's entries are refused: {error}");
+            None
+        }
+    }
+}
+
+async fn take_snapshot(raft: ShardRaft, mut stream: PeerStream) -> Result<(), String> {
+    let Some(message) = stream.receiver.next().await.map_err(text)? else {
+        return Err("the stream ended before the snapshot".to_owned());
+    };
+    let SnapshotHead { vote, meta } = rpc::decode(&message.head).map_err(text)?;
+    let snapshot = Snapshot {
+        meta,
+        snapshot: message.parts.into_iter().next().unwrap_or_default(),
+    };
+    let installed = raft.install_full_snapshot(vote, snapshot).await;
+    let reply: Result<_, String> = installed.map_err(text);
+    answer_last(&mut stream, &reply).await
+}
+
+async fn answer_last(stream: &mut PeerStream, reply: &impl serde::Serialize) -> Result<(), String> {
+    let message = PeerMessage {
+        head: rpc::encode(reply),
+        parts: Vec::new(),
+    };
+    stream.sender.send(message).await.map_err(text)?;
+    stream.sender.finish();
+    Ok(())
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
