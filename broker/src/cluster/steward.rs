@@ -85,6 +85,12 @@ impl Steward {
         Self { shared, task }
     }
 
+    /// Ends it at once, as if the process had been killed.
+    #[cfg(test)]
+    pub(crate) fn abort(self) {
+        self.task.abort();
+    }
+
     /// Hands what this broker leads to others, waits until they do lead, and stops. Without
     /// others, it only stops.
     pub(crate) async fn stop(self) {

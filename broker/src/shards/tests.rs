@@ -12,10 +12,11 @@ use super::*;
 use crate::{
     disk::SimulatedDisk,
     log::{LogStoreOptions, ReadOutcome},
-    shard::{AppendError, PartitionReader},
+    shard::{AppendError, Appended, PartitionReader},
     wal::WalOptions,
 };
 
+mod cluster;
 mod crash;
 mod duplicates;
 mod scale;
@@ -72,6 +73,16 @@ impl Broker {
         shard_count: u32,
         adjust: impl FnOnce(&mut ShardsOptions, &mut WalOptions),
     ) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::try_start_in(disk, shard_count, adjust, None).await
+    }
+
+    /// As one of a cluster, if there is one.
+    pub(super) async fn try_start_in(
+        disk: &Arc<SimulatedDisk>,
+        shard_count: u32,
+        adjust: impl FnOnce(&mut ShardsOptions, &mut WalOptions),
+        cluster: Option<Cluster>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut options = ShardsOptions {
             shard_count,
             ..ShardsOptions::new("/shards")
@@ -85,7 +96,10 @@ impl Broker {
         let disk = Arc::clone(disk) as Arc<dyn Disk>;
         let wal = Wal::open(Arc::clone(&disk), wal_options, Arc::new(()))?;
         let logs = LogStore::open(Arc::clone(&disk), "/logs", LogStoreOptions::default())?;
-        let parts = ShardsParts::alone(disk, wal.clone(), logs.clone());
+        let mut parts = ShardsParts::alone(disk, wal.clone(), logs.clone());
+        if let Some(cluster) = cluster {
+            parts.cluster = cluster;
+        }
         let shards = Shards::open(options, parts).await?;
         let broker = Self { shards, wal, logs };
         if let Err(error) = broker.shards.ready().await {
