@@ -22,6 +22,7 @@
 //! | [`join`] | becoming one of a cluster |
 //! | [`node`] | puts the rooms together |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+#![allow(dead_code, unused_imports)]
 
 pub mod admin;
 pub mod catalog;

@@ -73,8 +73,7 @@ impl PluginFiles {
 
     /// Whether the bytes are here. Blocks on the disk.
     pub(super) fn has(&self, wanted: Digest) -> bool {
-        self.unwritten.lock().contains_key(&wanted)
-            || matches!(self.disk.open(&self.path(wanted)), Ok(_))
+        self.unwritten.lock().contains_key(&wanted) || self.disk.open(&self.path(wanted)).is_ok()
     }
 
     /// The bytes of a plugin, whatever its name. Blocks on the disk.

@@ -135,7 +135,7 @@ impl Shared {
         self.open_replicas(&state).await;
         let views = self.views();
         memory.note_leadership(&views);
-        self.report(memory, &state, &views).await;
+        self.report(memory, &state, &views);
         if state.brokers.len() > 1 {
             self.look_after_shards(memory, &state, &views);
             self.look_after_catalog(memory, &state);
@@ -176,7 +176,7 @@ impl Shared {
         }
     }
 
-    async fn report(
+    fn report(
         &self,
         memory: &mut Memory,
         state: &CatalogState,

@@ -138,15 +138,16 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         self.call(request, RPCTypes::AppendEntries, option).await
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
+    fn stream_append<S>(
+        &mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    ) -> BoxFuture<'_, RpcResult<BoxStream<'_, RpcResult<StreamAppendResult<TypeConfig>>>>>
     where
         S: futures_util::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        Box::pin(append::replicate(self, input, option))
+        let answers = append::replicate(self, input, option);
+        Box::pin(std::future::ready(Ok(answers)))
     }
 
     async fn vote(

@@ -42,11 +42,11 @@ type Request = AppendEntriesRequest<TypeConfig>;
 type Answer = RpcResult<StreamAppendResult<TypeConfig>>;
 
 /// Carries requests to the follower; the answers come in the order of the requests.
-pub(super) async fn replicate<'s, S>(
-    replica: &'s mut Replica,
+pub(super) fn replicate<S>(
+    replica: &mut Replica,
     input: S,
     option: RPCOption,
-) -> RpcResult<BoxStream<'s, Answer>>
+) -> BoxStream<'_, Answer>
 where
     S: Stream<Item = Request> + Send + Unpin + 'static,
 {
@@ -56,7 +56,7 @@ where
         option,
     };
     let answers = stream::unfold(Phase::Calling(calling), next_answer);
-    Ok(Box::pin(answers))
+    Box::pin(answers)
 }
 
 enum Phase<'s, S> {
