@@ -16,7 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flumen_broker::{
     disk::RealDisk,
     log::{LogStore, LogStoreOptions},
-    shards::{Shards, ShardsOptions},
+    shards::{Shards, ShardsOptions, ShardsParts},
     wal::{SyncPolicy, Wal, WalOptions},
 };
 use flumen_protocol::{
@@ -75,11 +75,11 @@ impl Storage {
             ..TopicConfig::default()
         };
         let shards = runtime.block_on(async {
-            let shards = Shards::open(options, disk, wal.clone(), logs.clone());
+            let shards = Shards::open(options, ShardsParts::alone(disk, wal.clone(), logs.clone()));
             let shards = shards.await.unwrap();
             shards.ready().await.unwrap();
             for index in 0..shard_count {
-                let shard = shards.data_of(partition(index));
+                let shard = shards.data_of(partition(index)).unwrap();
                 let create = shard.create_partitions(TOPIC, vec![index], &config);
                 create.await.unwrap();
             }
@@ -108,7 +108,7 @@ impl Storage {
                     outcome.unwrap();
                 }
                 let partition = partition((at % u64::from(self.partitions)) as u32);
-                let shard = self.shards.data_of(partition);
+                let shard = self.shards.data_of(partition).unwrap();
                 let room = shard.make_room(batch.encoded_len()).await.unwrap();
                 pending.push_back(room.append(partition, batch.clone()));
             }

@@ -29,7 +29,7 @@ mod placement;
 #[cfg(test)]
 mod tests;
 
-pub use self::placement::REPLICAS_MAX;
+pub(super) use self::placement::REPLICAS_MAX;
 
 /// Topics of a cluster.
 pub const TOPICS_MAX: usize = 100_000;

@@ -7,10 +7,10 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 use super::{CatalogError, CatalogResponse, CatalogState, ClusterId};
 
 /// Replicas of a shard where nothing else was said, and there are as many brokers.
-pub const REPLICAS_DEFAULT: u32 = 3;
+const REPLICAS_DEFAULT: u32 = 3;
 
 /// Replicas of a shard at most.
-pub const REPLICAS_MAX: u32 = 7;
+pub(in crate::catalog) const REPLICAS_MAX: u32 = 7;
 
 impl CatalogState {
     /// The data shards that have, or should have, a replica on a broker.

@@ -128,21 +128,31 @@ impl TestCluster {
         let deadline = Instant::now() + PATIENCE;
         while !reached() {
             if Instant::now() > deadline {
-                for member in self.members.iter().flatten() {
-                    for data in member.broker.shards.all_data() {
-                        eprintln!("{:?} {:?}", data.id(), data.group().view());
-                    }
-                    eprintln!("{:?}", member.broker.shards.catalog().snapshot());
-                }
-                panic!("waited too long for {what}");
+                panic!("waited too long for {what}: {}", self.describe());
             }
             sleep(Duration::from_millis(10)).await;
         }
     }
 
+    fn describe(&self) -> String {
+        let living = self.members.iter().flatten();
+        let views = living.map(|member| {
+            let data = member.broker.shards.all_data();
+            let views: Vec<_> = data.iter().map(|data| data.group().view()).collect();
+            let catalog = member.broker.shards.catalog().snapshot();
+            format!("{views:?} {:?}", catalog.placement)
+        });
+        views.collect::<Vec<_>>().join("\n")
+    }
+
     /// Where the leader of a shard is among the living.
     fn leader(&self, shard: ShardId) -> Option<usize> {
-        (0..self.members.len()).find(|at| {
+        let all: Vec<_> = (0..self.members.len()).collect();
+        self.leader_among(&all, shard)
+    }
+
+    fn leader_among(&self, reached: &[usize], shard: ShardId) -> Option<usize> {
+        reached.iter().copied().find(|at| {
             let member = self.members[*at].as_ref();
             let data = member.and_then(|member| member.broker.shards.data(shard));
             data.is_some_and(|data| data.group().view().leads)
@@ -166,11 +176,23 @@ impl TestCluster {
     /// Appends at whichever broker leads, as an idempotent producer does: until it is
     /// acknowledged.
     async fn append(&self, index: u32, value: &[u8], sequence: u64) -> Appended {
+        let all: Vec<_> = (0..self.members.len()).collect();
+        self.append_at(&all, index, value, sequence).await
+    }
+
+    /// As [`TestCluster::append`], by a producer that reaches some brokers only.
+    async fn append_at(
+        &self,
+        reached: &[usize],
+        index: u32,
+        value: &[u8],
+        sequence: u64,
+    ) -> Appended {
         let deadline = Instant::now() + PATIENCE;
         loop {
             assert!(Instant::now() < deadline, "no leader takes the batch");
             let shard = self.shard_of(partition(index));
-            if let Some(at) = self.leader(shard)
+            if let Some(at) = self.leader_among(reached, shard)
                 && let Some(data) = self.shards(at).data(shard)
             {
                 let batch = sequenced(value, 9, 0, sequence);
@@ -316,21 +338,8 @@ async fn a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_repla
         let batch = sequenced(b"lost", 8, 0, 0);
         data.append(partition(0), batch).await
     });
-    cluster
-        .wait_for("another leader", || {
-            (0..3).filter(|at| *at != old).any(|at| {
-                let data = cluster.shards(at).data(shard).unwrap();
-                data.group().view().leads
-            })
-        })
-        .await;
-    let new = (0..3).filter(|at| *at != old).find(|at| {
-        let data = cluster.shards(*at).data(shard).unwrap();
-        data.group().view().leads
-    });
-    let data = cluster.shards(new.unwrap()).data(shard).unwrap();
-    let batch = sequenced(&value(1), 9, 0, 1);
-    data.append(partition(0), batch).await.unwrap();
+    let others: Vec<_> = (0..3).filter(|at| *at != old).collect();
+    cluster.append_at(&others, 0, &value(1), 1).await;
     cluster.network.mend_all();
     let outcome = lost.await.unwrap();
     assert_eq!(outcome, Err(AppendError::Deposed));
