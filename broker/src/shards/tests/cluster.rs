@@ -127,9 +127,8 @@ impl TestCluster {
     async fn wait_for(&self, what: &str, mut reached: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !reached() {
-            if Instant::now() > deadline {
-                panic!("waited too long for {what}: {}", self.describe());
-            }
+            let late = Instant::now() > deadline;
+            assert!(!late, "waited too long for {what}: {}", self.describe());
             sleep(Duration::from_millis(10)).await;
         }
     }
