@@ -33,9 +33,7 @@ use std::{
 use flumen_protocol::{
     error::WireError,
     join::JoinToken,
-    message::{
-        BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription,
-    },
+    message::{BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription},
     topic::TopicName,
 };
 use flumen_transport::endpoint::Network;

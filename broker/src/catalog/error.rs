@@ -203,7 +203,9 @@ impl CatalogError {
             Self::UnknownBinding { .. } => ErrorCode::UnknownBinding,
             Self::BindingExists { .. } => ErrorCode::BindingExists,
             Self::BrokerRemoved(_) => ErrorCode::PermissionDenied,
-            Self::InvalidBinding { .. } | Self::InvalidReplicationFactor { .. } => ErrorCode::InvalidRequest,
+            Self::InvalidBinding { .. } | Self::InvalidReplicationFactor { .. } => {
+                ErrorCode::InvalidRequest
+            }
             Self::UnknownBroker(_) => ErrorCode::UnknownBroker,
             Self::LastBroker(_) => ErrorCode::Conflict,
             Self::NoRoom(_) => ErrorCode::NoSpace,

@@ -21,9 +21,6 @@ use super::{
 };
 use crate::identity::PeerCredentials;
 
-/// Kinds of [`PeerService`].
-const SERVICES: usize = PeerService::Status as usize + 1;
-
 /// The other brokers over QUIC: dials those that are asked for something, and serves those that
 /// come. Cheap to clone: all clones are the same.
 #[derive(Clone)]
