@@ -426,6 +426,7 @@ impl Node {
     pub(crate) fn metadata(&self, names: &[TopicName]) -> Metadata {
         let topics = names.iter().filter_map(|name| self.topics.metadata(name));
         Metadata {
+            version: self.catalog.status().applied_index,
             brokers: vec![BrokerInfo {
                 id: self.identity.broker_id(),
                 address: self.address.read().clone(),

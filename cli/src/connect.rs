@@ -83,6 +83,11 @@ impl Connection {
 
     /// Connects. Close the client in the end: a broker that is not told waits for it.
     pub(crate) async fn connect(&self) -> Result<Client> {
+        self.connect_in(None).await
+    }
+
+    /// As [`Connection::connect`], in a zone; without one, in that of the profile.
+    pub(crate) async fn connect_in(&self, zone: Option<&str>) -> Result<Client> {
         let mut builder = Client::builder();
         if let (Some(brokers), Some(ca)) = (&self.brokers, &self.ca) {
             if self.token.is_none() && self.cert.is_none() {
@@ -99,6 +104,9 @@ impl Connection {
         }
         if let Some(token) = &self.token {
             builder = builder.token(token);
+        }
+        if let Some(zone) = zone {
+            builder = builder.zone(zone);
         }
         builder.connect().await.map_err(|error| match error {
             ConnectError::Unauthenticated { .. } => anyhow!("{error}; {OTHER_CREDENTIALS}"),

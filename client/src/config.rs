@@ -23,15 +23,27 @@ pub const METADATA_REFRESH: Duration = Duration::from_secs(30);
 /// How long [`Client::close`](crate::Client::close) waits for brokers to notice.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long one broker is waited for until another one is asked, too.
+pub const HEDGE_DELAY: Duration = Duration::from_millis(200);
+
+/// How long a produce stream may wait for an answer until other brokers are asked who leads.
+pub const LEADER_STALL: Duration = Duration::from_millis(200);
+
+/// A connection that heard nothing for this long is silent: others are asked who leads what is
+/// read from it. Keep-alive packets are answered several times within this.
+pub const SILENCE: Duration = Duration::from_millis(600);
+
 /// Streams that a broker may open to a client: none yet.
 pub(crate) const STREAMS_FROM_BROKER_MAX: u32 = 0;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ClientConfig {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) reconnect: BackoffOptions,
     pub(crate) metadata_refresh: Duration,
+    /// Where the client stands.
+    pub(crate) zone: Option<String>,
 }
 
 impl Default for ClientConfig {
@@ -44,6 +56,7 @@ impl Default for ClientConfig {
                 max: RECONNECT_DELAY_MAX,
             },
             metadata_refresh: METADATA_REFRESH,
+            zone: None,
         }
     }
 }

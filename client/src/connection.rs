@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::{sleep_until, timeout_at};
 
 use self::backoff::Backoff;
-use crate::config::ClientConfig;
+use crate::config::{ClientConfig, SILENCE};
 
 /// Why a broker cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -104,6 +104,8 @@ pub(crate) struct Broker {
     address: String,
     dialer: Arc<Dialer>,
     current: Mutex<Option<Connection>>,
+    /// How many datagrams had come when this was last looked at, and since when it is so many.
+    heard: Mutex<(u64, Instant)>,
     /// Held while connecting, so that many who need the broker make one connection.
     connecting: tokio::sync::Mutex<Retry>,
 }
@@ -122,6 +124,7 @@ impl Broker {
             address,
             dialer,
             current: Mutex::new(None),
+            heard: Mutex::new((0, Instant::now())),
             connecting: tokio::sync::Mutex::new(Retry {
                 backoff,
                 not_before: None,
@@ -138,6 +141,21 @@ impl Broker {
         let current = self.current.lock();
         let alive = |connection: &&Connection| connection.close_reason().is_none();
         current.as_ref().filter(alive).cloned()
+    }
+
+    /// Whether there is a connection that has heard nothing for [`SILENCE`]: the broker may be gone.
+    /// Counted from the first look at it; those who depend on it look again and again.
+    pub(crate) fn is_silent(&self) -> bool {
+        let Some(connection) = self.live() else {
+            return false;
+        };
+        let datagrams = connection.stats().udp_rx.datagrams;
+        let now = Instant::now();
+        let mut heard = self.heard.lock();
+        if heard.0 != datagrams {
+            *heard = (datagrams, now);
+        }
+        now - heard.1 >= SILENCE
     }
 
     /// The connection, made now if there is none. After failures an attempt waits for its
@@ -161,6 +179,7 @@ impl Broker {
                 retry.backoff.reset();
                 // A broker that accepts and at once closes is not asked without pause.
                 retry.not_before = Some(Instant::now() + self.dialer.config.reconnect.first);
+                *self.heard.lock() = (0, Instant::now());
                 *self.current.lock() = Some(connection.clone());
                 Ok(connection)
             }

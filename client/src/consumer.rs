@@ -9,6 +9,7 @@ mod batch;
 mod builder;
 mod error;
 mod fetch;
+mod place;
 mod position;
 
 use std::{

@@ -48,6 +48,7 @@
 
 mod admin;
 mod client;
+mod cluster;
 pub mod config;
 mod connection;
 mod consumer;
@@ -56,6 +57,7 @@ mod payload;
 mod producer;
 pub mod profile;
 mod request;
+mod search;
 
 pub use flumen_protocol::{
     batch::{Codec, HeaderRef, RecordRef},

@@ -13,6 +13,10 @@ pub struct Profile {
     pub brokers: Vec<String>,
     /// PEM of the authority that signs the brokers' certificates.
     pub ca: String,
+    /// Where the client stands, as brokers are told with `--zone`: it reads from brokers of its
+    /// own zone that have a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// A token that the brokers accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -29,6 +33,7 @@ impl fmt::Debug for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Profile")
             .field("brokers", &self.brokers)
+            .field("zone", &self.zone)
             .field("token", &self.token.as_ref().map(|_| "…"))
             .field("key", &self.key.as_ref().map(|_| "…"))
             .finish_non_exhaustive()

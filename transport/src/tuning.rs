@@ -27,6 +27,13 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is kept alive by a packet this often.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
+/// A client's connection that hears nothing for this long is dead. Clients do not wait for it
+/// where they have a choice: they ask other brokers as soon as one is silent.
+pub const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// As [`KEEP_ALIVE`], from a client: so often that silence tells soon.
+pub const CLIENT_KEEP_ALIVE: Duration = Duration::from_millis(250);
+
 /// A connection between brokers that hears nothing for this long is dead: soon enough that calls
 /// to a broker that is gone fail, and not so soon that a busy machine looks like a dead one.
 pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,10 +41,10 @@ pub const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// As [`KEEP_ALIVE`], between brokers: several within [`PEER_IDLE_TIMEOUT`], as packets get lost.
 pub const PEER_KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-/// What a broker takes for the round trip to another one that it has not heard yet. The first
+/// What is taken for the round trip to a broker that was not heard yet, by clients and by brokers. The first
 /// packet of a handshake is repeated after three times this, so that a broker that has just come
 /// back is found soon.
-const PEER_INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 
 /// Size asked for the UDP socket buffers; the kernel may grant less.
 pub const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
@@ -51,6 +58,18 @@ pub fn transport_config(streams_max: u32) -> Arc<TransportConfig> {
     Arc::new(common(streams_max))
 }
 
+/// The settings of a connection that a client makes to a broker.
+/// The idle time-out of a connection is the shorter of what both ends say.
+pub fn client_transport_config(streams_max: u32) -> Arc<TransportConfig> {
+    let idle = IdleTimeout::try_from(CLIENT_IDLE_TIMEOUT).expect("the idle time-out fits a VarInt");
+    let mut config = common(streams_max);
+    config
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(CLIENT_KEEP_ALIVE))
+        .initial_rtt(INITIAL_ROUND_TRIP);
+    Arc::new(config)
+}
+
 /// The settings of a connection that a broker makes to another one, which opens no streams on it.
 /// The idle time-out of a connection is the shorter of what both ends say.
 pub fn peer_transport_config() -> Arc<TransportConfig> {
@@ -59,7 +78,7 @@ pub fn peer_transport_config() -> Arc<TransportConfig> {
     config
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(PEER_KEEP_ALIVE))
-        .initial_rtt(PEER_INITIAL_ROUND_TRIP);
+        .initial_rtt(INITIAL_ROUND_TRIP);
     Arc::new(config)
 }
 

@@ -26,6 +26,7 @@ Examples:
   flumen consume orders --from -1h --format json | jq .value
   flumen consume orders --from 2026-01-31T12:00:00Z --count 10
   flumen consume orders --partition 3 --from 1200
+  flumen consume orders --zone eu-1                      from a copy nearby
 
 Formats:
   value        the value alone
@@ -57,6 +58,10 @@ pub(crate) struct Arguments {
     /// How records are printed; default: value, or json with --output json
     #[arg(long, value_enum)]
     format: Option<RecordFormat>,
+    /// Read from a broker of this zone that has a copy, else from the leader; default: the zone
+    /// of the profile
+    #[arg(long, value_name = "ZONE", env = "FLUMEN_ZONE")]
+    zone: Option<String>,
     #[command(flatten)]
     connection: Connection,
 }
@@ -66,7 +71,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         OutputFormat::Text => RecordFormat::Value,
         OutputFormat::Json => RecordFormat::Json,
     });
-    let client = arguments.connection.connect().await?;
+    let client = arguments
+        .connection
+        .connect_in(arguments.zone.as_deref())
+        .await?;
     let mut builder = client
         .consumer::<Raw>(arguments.topic.as_str())
         .from(arguments.from);

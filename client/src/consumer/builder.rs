@@ -9,6 +9,7 @@ use flumen_protocol::{
     message::{StartAt, TopicMetadata},
     topic::{Name, NoSuchPartition, TopicName},
 };
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -16,10 +17,11 @@ use super::{
     Consumer,
     batch::{ReadValue, Reading, read_optional_value, read_value},
     error::ConsumeError,
-    fetch::{Buffer, EVENTS_MAX, Event, Fetch},
+    fetch::{Buffer, EVENTS_MAX, Event, Fetch, Outage},
+    place::Places,
     position::Progress,
 };
-use crate::{client::Client, payload::Format, request::RequestError};
+use crate::{client::Client, connection::backoff::Backoff, payload::Format, request::RequestError};
 
 /// Bytes of batches that may wait for the consumer, in memory and checked, besides those
 /// that QUIC's flow control lets through.
@@ -156,6 +158,11 @@ impl<T> ConsumerBuilder<T> {
             follows_growth: self.chosen.is_empty(),
             stops_at_end: self.stops_at_end,
             batches: AtomicU64::new(0),
+            places: Places::new(self.client.clone()),
+            outage: Mutex::new(Outage::new(Backoff::new(
+                self.client.config().reconnect,
+                rand::random(),
+            ))),
         };
         tokio::spawn(fetch.run(metadata, starts));
         let reading = Reading {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,13 +13,14 @@ use bytes::Bytes;
 use flumen_protocol::{
     batch::{Batch, BatchHeader, Columns},
     error::{ErrorCode, WireError},
-    ids::{BrokerId, Offset},
+    ids::{BrokerId, Offset, ShardId},
     limits::PARTITIONS_PER_CONSUMER_MAX,
     message::StreamOpen,
     message::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt, TopicMetadata},
     topic::TopicName,
 };
 use flumen_transport::stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload};
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
@@ -28,7 +29,8 @@ use tokio::{
 
 use super::{
     error::ConsumeError,
-    position::{Arrival, Positions},
+    place::{Leave, Places},
+    position::{Arrival, Positions, Start},
 };
 use crate::{client::Client, connection::backoff::Backoff, request::RequestError};
 
@@ -41,6 +43,9 @@ pub(super) const DISCONNECTED_REPORT: Duration = Duration::from_secs(30);
 /// A consumer that stops at the end and hears nothing for this long asks whether what it
 /// waits for was removed by retention.
 const END_CHECK: Duration = Duration::from_secs(1);
+
+/// A broker that knows fewer records than were received from others is asked again for so long.
+const BEHIND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes are counted in units of this many.
 const PERMIT_BYTES: usize = 1024;
@@ -88,6 +93,52 @@ pub(super) struct Fetch {
     pub(super) stops_at_end: bool,
     /// Batches that came so far.
     pub(super) batches: AtomicU64,
+    pub(super) places: Places,
+    pub(super) outage: Mutex<Outage>,
+}
+
+/// Since when nothing could be read.
+#[derive(Debug)]
+pub(super) struct Outage {
+    backoff: Backoff,
+    /// When the first stream was lost since the last batch came.
+    since: Option<Instant>,
+    /// When the consumer was told last.
+    reported: Instant,
+}
+
+impl Outage {
+    pub(super) fn new(backoff: Backoff) -> Self {
+        Self {
+            backoff,
+            since: None,
+            reported: Instant::now(),
+        }
+    }
+
+    /// Something came.
+    fn over(&mut self) {
+        self.backoff.reset();
+        self.since = None;
+    }
+
+    /// For how long nothing came, by now.
+    fn goes_on(&mut self) -> Duration {
+        let now = Instant::now();
+        if self.since.is_none() {
+            self.reported = now;
+        }
+        now - *self.since.get_or_insert(now)
+    }
+
+    /// Whether it is time to tell the consumer.
+    fn is_to_be_reported(&mut self) -> bool {
+        let is_due = self.reported.elapsed() >= DISCONNECTED_REPORT;
+        if is_due {
+            self.reported = Instant::now();
+        }
+        is_due
+    }
 }
 
 /// The account of bytes that wait for the consumer.
@@ -123,6 +174,8 @@ struct Ended {
 }
 
 enum Reason {
+    /// There is a better broker to read from.
+    Moved,
     Lost(String),
     Refused(WireError),
     /// Nobody listens any more.
@@ -153,15 +206,13 @@ impl Fetch {
         let fetch = Arc::new(self);
         let mut known: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
         known.extend(0..metadata.shards.len() as u32);
-        let mut unserved = starts;
+        let unconfirmed = |(partition, at): (u32, StartAt)| (partition, at.into());
+        let mut unserved: Vec<(u32, Start)> = starts.into_iter().map(unconfirmed).collect();
         let mut streams = JoinSet::new();
-        let mut backoff = Backoff::new(fetch.client.config().reconnect, rand::random());
-        let mut lost_since: Option<(Instant, Instant)> = None;
         loop {
-            for (leader, positions) in
-                by_leader(&fetch.client, &metadata, std::mem::take(&mut unserved))
-            {
-                streams.spawn(Arc::clone(&fetch).serve(leader, positions));
+            for (broker, positions) in fetch.plan(&metadata, std::mem::take(&mut unserved)) {
+                let shards = shards_of(&metadata, &positions);
+                streams.spawn(Arc::clone(&fetch).serve(broker, shards, positions));
             }
             let refresh = sleep(fetch.client.config().metadata_refresh);
             let batches = fetch.batches.load(Ordering::Relaxed);
@@ -169,27 +220,16 @@ impl Fetch {
                 ended = streams.join_next(), if !streams.is_empty() => {
                     let Some(Ok(ended)) = ended else { continue };
                     unserved = ended.positions.to_request();
-                    let text = match ended.reason {
+                    match ended.reason {
                         Reason::Unwanted => return Ok(()),
+                        Reason::Moved => {}
                         Reason::Refused(error) if is_fatal(&error) => {
                             return Err(ConsumeError::refused(&fetch.topic, error));
                         }
-                        Reason::Refused(error) => error.text,
-                        Reason::Lost(text) => text,
-                    };
-                    tracing::debug!(topic = %fetch.topic, text, "consume stream lost");
-                    if ended.was_useful {
-                        backoff.reset();
-                        lost_since = None;
+                        Reason::Refused(_) | Reason::Lost(_) => {
+                            fetch.refresh(&mut metadata).await?;
+                        }
                     }
-                    let now = Instant::now();
-                    let (since, reported) = *lost_since.get_or_insert((now, now));
-                    if now - reported >= DISCONNECTED_REPORT {
-                        lost_since = Some((since, now));
-                        fetch.report_disconnected(now - since, text);
-                    }
-                    sleep(backoff.next_delay()).await;
-                    fetch.refresh(&mut metadata).await?;
                 }
                 () = sleep(END_CHECK), if fetch.stops_at_end => {
                     if fetch.batches.load(Ordering::Relaxed) == batches {
@@ -203,9 +243,29 @@ impl Fetch {
             if fetch.follows_growth {
                 let partitions = 0..metadata.shards.len() as u32;
                 let new = partitions.filter(|partition| known.insert(*partition));
-                unserved.extend(new.map(|partition| (partition, StartAt::Beginning)));
+                unserved.extend(new.map(|partition| (partition, StartAt::Beginning.into())));
             }
         }
+    }
+
+    /// Groups partitions by the broker that they are read from, in streams of a bounded size.
+    fn plan(
+        &self,
+        metadata: &TopicMetadata,
+        starts: Vec<(u32, Start)>,
+    ) -> Vec<(Option<BrokerId>, Positions)> {
+        let mut groups: BTreeMap<Option<BrokerId>, Vec<(u32, Start)>> = BTreeMap::new();
+        for (partition, start) in starts {
+            let shard = metadata.shards.get(partition as usize);
+            let broker = shard.and_then(|shard| self.places.of(*shard, start.at));
+            groups.entry(broker).or_default().push((partition, start));
+        }
+        let streams = groups.iter().flat_map(|(broker, starts)| {
+            starts
+                .chunks(PARTITIONS_PER_CONSUMER_MAX)
+                .map(|chunk| (*broker, Positions::new(chunk.iter().copied())))
+        });
+        streams.collect()
     }
 
     async fn refresh(&self, metadata: &mut TopicMetadata) -> Result<(), ConsumeError> {
@@ -253,40 +313,108 @@ impl Fetch {
         });
     }
 
-    /// Carries one stream from one broker, until it is lost.
-    async fn serve(self: Arc<Self>, leader: Option<BrokerId>, positions: Positions) -> Ended {
+    /// Carries one stream from one broker, until it is lost or there is a better place. Returns
+    /// when another stream is worth a try.
+    async fn serve(
+        self: Arc<Self>,
+        broker: Option<BrokerId>,
+        shards: BTreeMap<u32, ShardId>,
+        positions: Positions,
+    ) -> Ended {
         let mut ended = Ended {
             positions,
             reason: Reason::Unwanted,
             was_useful: false,
         };
-        ended.reason = match self.carry(leader, &mut ended).await {
+        let starts = starts_of(&shards, &ended.positions);
+        ended.reason = match self.carry(broker, &starts, &mut ended).await {
             Ok(reason) => reason,
             Err(text) => Reason::Lost(text),
         };
+        if ended.was_useful {
+            self.outage.lock().over();
+        }
+        let text = match &ended.reason {
+            Reason::Unwanted => return ended,
+            Reason::Moved => {
+                tracing::debug!(topic = %self.topic, ?broker, "reading from another broker");
+                return ended;
+            }
+            Reason::Refused(error) => {
+                if let Some(leader) = error.leader {
+                    self.client.cluster().hear(leader);
+                }
+                error.text.clone()
+            }
+            Reason::Lost(text) => text.clone(),
+        };
+        let starts = starts_of(&shards, &ended.positions);
+        let distinct: Vec<_> = starts.iter().map(|(shard, _)| *shard).collect();
+        let is_leader = self.places.leads(broker, &distinct);
+        if let Some(broker) = broker.filter(|_| !is_leader) {
+            // A copy that does not know is no reason to give up; the leader knows.
+            self.places.avoid(broker);
+            ended.reason = Reason::Lost(text.clone());
+        }
+        if let Reason::Refused(error) = &ended.reason
+            && error.code == ErrorCode::OffsetOutOfRange
+            && ended.positions.all_confirmed()
+            && self.outage.lock().goes_on() < BEHIND_PATIENCE
+        {
+            // A leader that has just taken over may not know yet that it has these records.
+            ended.reason = Reason::Lost(text.clone());
+        }
+        if let Reason::Refused(error) = &ended.reason
+            && is_fatal(error)
+        {
+            return ended;
+        }
+        let wait = self.note_loss(text);
+        self.places.elsewhere(broker, &starts, wait).await;
         ended
     }
 
-    async fn carry(&self, leader: Option<BrokerId>, ended: &mut Ended) -> Result<Reason, String> {
-        let broker = self.client.broker(leader);
-        let connection = broker.connection().await.map_err(|e| e.to_string())?;
-        let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
-        let mut writer = FrameWriter::new(send);
-        let open = StreamOpen::Consume(ConsumeOpen {
-            topic: self.topic.clone(),
-            partitions: ended.positions.to_request(),
-        });
-        writer
-            .send(&open, Payload::None)
-            .await
-            .map_err(|e| e.to_string())?;
-        let mut reader = FrameReader::new(receive, DATA_LIMITS);
+    /// Notes that a stream was lost, and says how long to wait before the next is tried.
+    fn note_loss(&self, text: String) -> Duration {
+        tracing::debug!(topic = %self.topic, text, "consume stream lost");
+        let mut outage = self.outage.lock();
+        let since = outage.goes_on();
+        let wait = outage.backoff.next_delay();
+        let is_to_be_reported = outage.is_to_be_reported();
+        drop(outage);
+        if is_to_be_reported {
+            self.report_disconnected(since, text);
+        }
+        wait
+    }
+
+    async fn carry(
+        &self,
+        broker: Option<BrokerId>,
+        starts: &[(ShardId, StartAt)],
+        ended: &mut Ended,
+    ) -> Result<Reason, String> {
+        let has_started = AtomicBool::new(ended.positions.all_confirmed());
+        let mut left = std::pin::pin!(self.places.left(broker, starts, &has_started));
+        let (mut writer, mut reader) = tokio::select! {
+            biased;
+            opened = self.open(broker, &ended.positions) => opened?,
+            leave = &mut left => return leave.into(),
+        };
         loop {
-            let frame = reader.next_with_payload::<ConsumeEvent>().await;
+            let frame = tokio::select! {
+                biased;
+                frame = reader.next_with_payload::<ConsumeEvent>() => frame,
+                leave = &mut left => {
+                    writer.reset(0);
+                    return leave.into();
+                }
+            };
             let event = match frame.map_err(|e| e.to_string())? {
                 Some((ConsumeEvent::Failed(error), _)) => return Ok(Reason::Refused(error)),
                 Some((ConsumeEvent::Started(starts), _)) => {
                     ended.positions.started(&starts);
+                    has_started.store(true, Ordering::Relaxed);
                     Event::Started(starts)
                 }
                 Some((ConsumeEvent::Batch { partition, .. }, bytes)) => {
@@ -316,6 +444,29 @@ impl Fetch {
                 return Ok(Reason::Unwanted);
             }
         }
+    }
+
+    async fn open(
+        &self,
+        broker: Option<BrokerId>,
+        positions: &Positions,
+    ) -> Result<(FrameWriter, FrameReader), String> {
+        let broker = self.client.broker(broker);
+        let connection = broker.connection().await.map_err(|e| e.to_string())?;
+        let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
+        let mut writer = FrameWriter::new(send);
+        let starts = positions.to_request().into_iter();
+        let open = StreamOpen::Consume(ConsumeOpen {
+            topic: self.topic.clone(),
+            partitions: starts
+                .map(|(partition, start)| (partition, start.at))
+                .collect(),
+        });
+        writer
+            .send(&open, Payload::None)
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok((writer, FrameReader::new(receive, DATA_LIMITS)))
     }
 
     /// Checks a batch and finds what is new in it.
@@ -376,22 +527,39 @@ fn is_fatal(error: &WireError) -> bool {
         )
 }
 
-/// Groups partitions by the broker that leads them, in streams of a bounded size.
-fn by_leader(
-    client: &Client,
-    metadata: &TopicMetadata,
-    starts: Vec<(u32, StartAt)>,
-) -> Vec<(Option<BrokerId>, Positions)> {
-    let mut groups: BTreeMap<Option<BrokerId>, Vec<(u32, StartAt)>> = BTreeMap::new();
-    for (partition, start) in starts {
-        let shard = metadata.shards.get(partition as usize);
-        let leader = shard.and_then(|shard| client.leader_of(*shard));
-        groups.entry(leader).or_default().push((partition, start));
+impl From<Leave> for Result<Reason, String> {
+    fn from(leave: Leave) -> Self {
+        match leave {
+            Leave::Moved => Ok(Reason::Moved),
+            Leave::Silent => Err("the broker is silent".to_owned()),
+        }
     }
-    let streams = groups.iter().flat_map(|(leader, starts)| {
-        starts
-            .chunks(PARTITIONS_PER_CONSUMER_MAX)
-            .map(|chunk| (*leader, Positions::new(chunk.iter().copied())))
-    });
-    streams.collect()
+}
+
+/// Where a stream starts in each shard, one partition for all that start alike.
+fn starts_of(shards: &BTreeMap<u32, ShardId>, positions: &Positions) -> Vec<(ShardId, StartAt)> {
+    let kind = |start: StartAt| match start {
+        StartAt::Beginning | StartAt::Offset(_) => StartAt::Beginning,
+        end => end,
+    };
+    let mut starts = Vec::new();
+    for (partition, start) in positions.to_request() {
+        if let Some(shard) = shards.get(&partition) {
+            let start = (*shard, kind(start.at));
+            if !starts.contains(&start) {
+                starts.push(start);
+            }
+        }
+    }
+    starts
+}
+
+/// The shards of the partitions of a stream.
+fn shards_of(metadata: &TopicMetadata, positions: &Positions) -> BTreeMap<u32, ShardId> {
+    let partitions = positions.to_request().into_iter();
+    let with_shard = |(partition, _): (u32, Start)| {
+        let shard = metadata.shards.get(partition as usize)?;
+        Some((partition, *shard))
+    };
+    partitions.filter_map(with_shard).collect()
 }

@@ -8,12 +8,35 @@ use flumen_protocol::{
     message::{PartitionStart, StartAt},
 };
 
+/// Where a partition is read from next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    /// What to ask for: what the user said until the broker has answered, and then the offset
+    /// after the last record that came.
+    pub(super) at: StartAt,
+    /// Whether a broker has said so.
+    pub(super) confirmed: bool,
+}
+
+impl Start {
+    fn reached(offset: Offset) -> Self {
+        let at = StartAt::Offset(offset);
+        let confirmed = true;
+        Self { at, confirmed }
+    }
+}
+
+impl From<StartAt> for Start {
+    fn from(at: StartAt) -> Self {
+        let confirmed = false;
+        Self { at, confirmed }
+    }
+}
+
 /// The places where one stream of a consumer is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Positions {
-    /// What to ask for, by partition: what the user said until the broker has answered, and
-    /// then the offset after the last record that came.
-    next: BTreeMap<u32, StartAt>,
+    next: BTreeMap<u32, Start>,
 }
 
 /// What a batch is to a consumer.
@@ -26,30 +49,40 @@ pub(super) enum Arrival {
 }
 
 impl Positions {
-    pub(super) fn new(next: impl IntoIterator<Item = (u32, StartAt)>) -> Self {
+    pub(super) fn new(next: impl IntoIterator<Item = (u32, Start)>) -> Self {
         Self {
             next: next.into_iter().collect(),
         }
     }
 
     /// What to ask a broker for.
-    pub(super) fn to_request(&self) -> Vec<(u32, StartAt)> {
+    pub(super) fn to_request(&self) -> Vec<(u32, Start)> {
         self.next.iter().map(|(p, start)| (*p, *start)).collect()
     }
 
-    /// The broker said where it starts.
+    /// Whether a broker has said of every partition where it starts.
+    pub(super) fn all_confirmed(&self) -> bool {
+        self.next.values().all(|start| start.confirmed)
+    }
+
+    /// The broker said where it starts. What was received from another broker stays received,
+    /// even if this one is behind.
     pub(super) fn started(&mut self, starts: &[PartitionStart]) {
         for start in starts {
             if let Some(next) = self.next.get_mut(&start.partition) {
-                *next = StartAt::Offset(start.start_offset);
+                let at = match next.at {
+                    StartAt::Offset(reached) if next.confirmed => reached.max(start.start_offset),
+                    _ => start.start_offset,
+                };
+                *next = Start::reached(at);
             }
         }
     }
 
     /// The offset expected next, once the broker has said where it starts.
     pub(super) fn expected(&self, partition: u32) -> Option<Offset> {
-        match self.next.get(&partition) {
-            Some(StartAt::Offset(offset)) => Some(*offset),
+        match self.next.get(&partition)?.at {
+            StartAt::Offset(offset) => Some(offset),
             _ => None,
         }
     }
@@ -62,7 +95,7 @@ impl Positions {
         if end <= expected {
             return Arrival::Nothing;
         }
-        self.next.insert(partition, StartAt::Offset(end));
+        self.next.insert(partition, Start::reached(end));
         Arrival::From(expected)
     }
 }
@@ -136,17 +169,32 @@ mod tests {
         }
     }
 
+    fn positions(starts: &[(u32, StartAt)]) -> Positions {
+        Positions::new(
+            starts
+                .iter()
+                .map(|(partition, at)| (*partition, (*at).into())),
+        )
+    }
+
+    fn asked(positions: &Positions) -> Vec<(u32, StartAt)> {
+        let asked = positions.to_request().into_iter();
+        asked
+            .map(|(partition, start)| (partition, start.at))
+            .collect()
+    }
+
     #[test]
     fn a_reconnect_asks_for_what_follows_the_last_batch() {
-        let mut positions = Positions::new([(0, StartAt::Beginning), (1, StartAt::End)]);
-        assert_eq!(
-            positions.to_request(),
-            [(0, StartAt::Beginning), (1, StartAt::End)]
-        );
+        let starts = [(0, StartAt::Beginning), (1, StartAt::End)];
+        let mut positions = positions(&starts);
+        assert_eq!(asked(&positions), starts);
+        assert!(!positions.all_confirmed());
         positions.started(&[start(0, 5, 9), start(1, 7, 7)]);
+        assert!(positions.all_confirmed());
         assert_eq!(positions.arrived(0, Offset(9)), Arrival::From(Offset(5)));
         assert_eq!(
-            positions.to_request(),
+            asked(&positions),
             [
                 (0, StartAt::Offset(Offset(9))),
                 (1, StartAt::Offset(Offset(7)))
@@ -156,12 +204,24 @@ mod tests {
 
     #[test]
     fn a_batch_that_came_before_is_nothing_and_one_that_overlaps_is_cut() {
-        let mut positions = Positions::new([(0, StartAt::Offset(Offset(3)))]);
+        let mut positions = positions(&[(0, StartAt::Offset(Offset(3)))]);
         positions.started(&[start(0, 3, 20)]);
         assert_eq!(positions.arrived(0, Offset(10)), Arrival::From(Offset(3)));
         assert_eq!(positions.arrived(0, Offset(10)), Arrival::Nothing);
         assert_eq!(positions.arrived(0, Offset(12)), Arrival::From(Offset(10)));
         assert_eq!(positions.arrived(7, Offset(12)), Arrival::Nothing);
+    }
+
+    #[test]
+    fn a_broker_that_is_behind_does_not_take_a_consumer_back() {
+        let mut positions = positions(&[(0, StartAt::Beginning)]);
+        positions.started(&[start(0, 0, 20)]);
+        positions.arrived(0, Offset(15));
+        positions.started(&[start(0, 10, 10)]);
+        assert_eq!(positions.arrived(0, Offset(14)), Arrival::Nothing);
+        assert_eq!(positions.arrived(0, Offset(18)), Arrival::From(Offset(15)));
+        positions.started(&[start(0, 30, 40)]);
+        assert_eq!(positions.expected(0), Some(Offset(30)), "retention");
     }
 
     #[test]

@@ -115,6 +115,11 @@ struct Pending<B, W> {
     last_error: Option<WireError>,
 }
 
+/// Whether only another broker can take what this one refuses.
+fn leads_elsewhere(error: &WireError) -> bool {
+    error.code == ErrorCode::NotLeader || error.retryable && error.leader.is_some()
+}
+
 impl<B, W> Pending<B, W> {
     fn has_expired(&self) -> bool {
         self.waiter.is_none()
@@ -308,7 +313,7 @@ impl<B, W> Delivery<B, W> {
                 self.backoff.reset();
                 self.fence = Fence::Stands;
             }
-            Err(error) if error.code == ErrorCode::NotLeader => self.stream_spoilt = true,
+            Err(error) if leads_elsewhere(&error) => self.stream_spoilt = true,
             // Those that wait for it have a deadline.
             Err(_) => self.retry_at = Some(now + self.backoff.next_delay()),
         }
@@ -340,8 +345,9 @@ impl<B, W> Delivery<B, W> {
                 self.new_epoch_wanted = true;
                 self.retry_later(now, index, error)
             }
-            ErrorCode::NotLeader => {
+            code if leads_elsewhere(&error) => {
                 self.stream_spoilt = true;
+                self.queue[index].maybe_stored |= code == ErrorCode::Timeout;
                 self.queue[index].last_error = Some(error);
                 None
             }

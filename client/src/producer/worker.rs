@@ -28,7 +28,7 @@ use super::{
     delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Next, Resolved},
     error::SendError,
 };
-use crate::{client::Client, connection::backoff::Backoff};
+use crate::{client::Client, config::LEADER_STALL, connection::backoff::Backoff};
 
 /// Incomplete batches of a partition that may be on their way at once. With one, a record
 /// that just missed a batch would wait for that batch's whole way and its own.
@@ -154,6 +154,8 @@ pub(super) fn spawn(shared: &Arc<Shared>, partition: u32) {
             shared: Arc::clone(shared),
             partition,
             signal,
+            sent: Notify::new(),
+            waiting_since: Mutex::new(Instant::now()),
             delivery: Mutex::new(Delivery::new(delivery, rand::random())),
             last_failure: Mutex::new(None),
         };
@@ -204,8 +206,18 @@ type PartitionDelivery = Delivery<Outgoing, Waiter>;
 enum End {
     /// There was nothing to send.
     Idle,
+    /// Another broker leads the partition by now.
+    Moved,
     /// It broke, or must be replaced.
     Lost(String),
+}
+
+/// Where a partition is, as far as was known when its stream was opened.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: ShardId,
+    /// The leader; `None` if it was not known.
+    leader: Option<BrokerId>,
 }
 
 struct Worker {
@@ -213,6 +225,10 @@ struct Worker {
     partition: u32,
     /// Told when there is something to send.
     signal: Arc<Notify>,
+    /// Told when there is something to wait for.
+    sent: Notify,
+    /// When the wait for the next answer began.
+    waiting_since: Mutex<Instant>,
     /// Never contended: only the futures of this task use it.
     delivery: Mutex<PartitionDelivery>,
     last_failure: Mutex<Option<String>>,
@@ -229,26 +245,42 @@ impl Worker {
                 self.signal.notified().await;
                 continue;
             }
-            let Some(opened) = self.unless_all_expire(self.open()).await else {
+            let place = self.place();
+            let Some(opened) = self.unless_all_expire(self.open(place)).await else {
                 continue;
             };
             let end = match opened {
-                Ok((writer, reader)) => self.carry(writer, reader, &mut backoff).await,
-                Err(text) => End::Lost(text),
+                Ok((writer, reader)) => self.carry(place, writer, reader, &mut backoff).await,
+                Err(end) => end,
             };
-            if let End::Lost(text) = end {
-                tracing::debug!(topic = %self.shared.topic, partition = self.partition, text, "produce stream lost");
-                *self.last_failure.lock() = Some(text);
-                self.shared.accumulator.lock().suspend_clock();
-                let since = Instant::now();
-                let recover = async {
-                    sleep(backoff.next_delay()).await;
-                    self.shared.refresh(since).await
-                };
-                if self.unless_all_expire(recover).await == Some(false) {
-                    self.fail_all_for_lack_of_topic();
-                }
+            match end {
+                End::Idle => {}
+                End::Moved => self.shared.accumulator.lock().suspend_clock(),
+                End::Lost(text) => self.recover(place, text, &mut backoff).await,
             }
+        }
+    }
+
+    /// Waits until another stream is worth a try.
+    async fn recover(&self, place: Place, text: String, backoff: &mut Backoff) {
+        tracing::debug!(topic = %self.shared.topic, partition = self.partition, text, "produce stream lost");
+        *self.last_failure.lock() = Some(text);
+        self.shared.accumulator.lock().suspend_clock();
+        let since = Instant::now();
+        let client = &self.shared.client;
+        let again = async {
+            sleep(backoff.next_delay()).await;
+            Box::pin(self.shared.refresh(since)).await
+        };
+        let recovered = async {
+            tokio::select! {
+                biased;
+                () = client.led_elsewhere(place.shard, place.leader, Duration::ZERO) => true,
+                topic_is_there = again => topic_is_there,
+            }
+        };
+        if self.unless_all_expire(recovered).await == Some(false) {
+            self.fail_all_for_lack_of_topic();
         }
     }
 
@@ -262,13 +294,30 @@ impl Worker {
                 .is_some()
     }
 
-    fn leader(&self) -> Option<BrokerId> {
-        let shard = *self.shared.shards.lock().get(self.partition as usize)?;
-        self.shared.client.leader_of(shard)
+    fn place(&self) -> Place {
+        let shards = self.shared.shards.lock();
+        let shard = shards.get(self.partition as usize).copied();
+        let shard = shard.unwrap_or_default();
+        Place {
+            shard,
+            leader: self.shared.client.cluster().leader(shard),
+        }
     }
 
-    async fn open(&self) -> Result<(FrameWriter, FrameReader), String> {
-        let leader = self.leader();
+    /// Opens a stream at the leader, unless it takes long and another one leads by then.
+    async fn open(&self, place: Place) -> Result<(FrameWriter, FrameReader), End> {
+        let Place { shard, leader } = place;
+        tokio::select! {
+            biased;
+            opened = self.open_at(leader) => opened.map_err(End::Lost),
+            () = self.shared.client.led_elsewhere(shard, leader, LEADER_STALL) => Err(End::Moved),
+        }
+    }
+
+    async fn open_at(
+        &self,
+        leader: Option<BrokerId>,
+    ) -> Result<(FrameWriter, FrameReader), String> {
         let broker = self.shared.client.broker(leader);
         let connection = broker.connection().await.map_err(|e| e.to_string())?;
         let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
@@ -284,6 +333,7 @@ impl Worker {
     /// Uses a stream until it is idle or lost.
     async fn carry(
         &self,
+        place: Place,
         mut writer: FrameWriter,
         mut reader: FrameReader,
         backoff: &mut Backoff,
@@ -294,10 +344,11 @@ impl Worker {
             end = self.read(&mut reader, backoff) => end,
             end = self.write(&mut writer) => end,
             end = self.watch_deadlines() => end,
+            end = self.watch_leader(place) => end,
         };
         match end {
             End::Idle => writer.finish(),
-            End::Lost(_) => writer.reset(0),
+            End::Moved | End::Lost(_) => writer.reset(0),
         }
         self.delivery.lock().stream_lost();
         end
@@ -312,9 +363,15 @@ impl Worker {
                 Err(error) => return End::Lost(error.to_string()),
             };
             let now = Instant::now();
+            *self.waiting_since.lock() = now;
             for outcome in acks.outcomes {
-                if outcome.is_ok() {
-                    backoff.reset();
+                match &outcome {
+                    Ok(_) => backoff.reset(),
+                    Err(error) => {
+                        if let Some(leader) = error.leader {
+                            self.shared.client.cluster().hear(leader);
+                        }
+                    }
                 }
                 let resolved = self.delivery.lock().on_outcome(now, outcome);
                 match resolved {
@@ -412,6 +469,7 @@ impl Worker {
 
     fn push_frames(&self, writer: &mut FrameWriter, now: Instant) {
         let mut delivery = self.delivery.lock();
+        let waited = delivery.in_flight() > 0;
         while writer.buffered() <= WRITE_BYTES
             && let Some(next) = delivery.poll_send(now)
         {
@@ -432,6 +490,10 @@ impl Worker {
                     self.settle(resolved);
                 }
             }
+        }
+        if !waited && delivery.in_flight() > 0 {
+            *self.waiting_since.lock() = now;
+            self.sent.notify_one();
         }
     }
 
@@ -454,6 +516,28 @@ impl Worker {
         };
         let deadline = gathered.created + self.shared.options.delivery_timeout;
         self.delivery.lock().push(outgoing, waiter, deadline);
+    }
+
+    /// Leaves a stream as soon as another broker is known to lead. When answers are late, others
+    /// are asked whether it is so: a leader that is gone does not say it.
+    async fn watch_leader(&self, place: Place) -> End {
+        let Place { shard, leader } = place;
+        let client = &self.shared.client;
+        let mut changes = client.cluster().changes();
+        loop {
+            if client.cluster().is_led_elsewhere(shard, leader) {
+                return End::Moved;
+            }
+            let waits = self.delivery.lock().in_flight() > 0;
+            let waited = self.waiting_since.lock().elapsed();
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.sent.notified(), if !waits => {}
+                () = sleep(LEADER_STALL.saturating_sub(waited)), if waits && waited < LEADER_STALL => {}
+                () = client.led_elsewhere(shard, leader, Duration::ZERO), if waits && waited >= LEADER_STALL => {}
+                () = sleep(LEADER_STALL), if waits && waited >= LEADER_STALL => {}
+            }
+        }
     }
 
     /// Gives up what is overdue, for as long as a stream is used.

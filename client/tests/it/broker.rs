@@ -479,6 +479,7 @@ impl Session {
                     })
                 };
                 Ok(Response::Metadata(Metadata {
+                    version: 1,
                     brokers: vec![BrokerInfo {
                         id: BrokerId(1),
                         address: self.shared.address.to_string(),

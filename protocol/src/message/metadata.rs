@@ -10,6 +10,9 @@ use crate::{
 /// Where things are in the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
+    /// The number of the catalog's last change that the broker which answers has applied: of two
+    /// answers, the one with the higher number has the newer list of brokers.
+    pub version: u64,
     /// The brokers.
     pub brokers: Vec<BrokerInfo>,
     /// The shards that partitions live in, all of them. What the broker knows of their
