@@ -29,7 +29,7 @@ use flumen_protocol::{
     message::{BrokerInfo, Reply, Request, Response, StreamOpen},
 };
 use flumen_transport::{
-    endpoint,
+    endpoint::Network,
     quinn::{ClientConfig, Connection, VarInt},
     stream::{FrameReader, FrameWriter, Payload, REPLY_LIMITS},
     tls, tuning,
@@ -38,6 +38,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::{BrokerConfig, ConfigError},
+    executor,
     identity::{Candidate, IdentityError},
 };
 
@@ -107,7 +108,11 @@ enum Failed {
 
 /// Makes the data directory of `config` one of a member of the token's cluster; nothing is done
 /// where it is one already. Where the port is chosen by the system, it is chosen now.
-pub(crate) async fn join(config: &mut BrokerConfig, token: &JoinToken) -> Result<(), JoinError> {
+pub(crate) async fn join(
+    config: &mut BrokerConfig,
+    token: &JoinToken,
+    network: &dyn Network,
+) -> Result<(), JoinError> {
     config.validate()?;
     let (prepared, wanted) = (config.clone(), token.clone());
     let candidate = blocking(move || Candidate::open(&prepared, &wanted)).await?;
@@ -129,7 +134,7 @@ pub(crate) async fn join(config: &mut BrokerConfig, token: &JoinToken) -> Result
         hosts: candidate.hosts().to_vec(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let enrolled = enrol(token, &enrolment).await?;
+    let enrolled = enrol(token, &enrolment, network).await?;
     tracing::info!(
         broker = %enrolment.broker.id,
         by = %enrolled.enrolled_by,
@@ -151,12 +156,16 @@ fn choose_port(config: &mut BrokerConfig) -> Result<(), JoinError> {
 }
 
 /// Asks the brokers of the token, one after the other, until one has answered.
-async fn enrol(token: &JoinToken, enrolment: &Enrolment) -> Result<Enrolled, JoinError> {
+async fn enrol(
+    token: &JoinToken,
+    enrolment: &Enrolment,
+    network: &dyn Network,
+) -> Result<Enrolled, JoinError> {
     let deadline = Instant::now() + JOIN_TIMEOUT;
     let mut reason = String::new();
     while Instant::now() < deadline {
         for address in &token.addresses {
-            let attempt = ask(token, address, enrolment);
+            let attempt = ask(token, address, enrolment, network);
             match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
                 Ok(Ok(enrolled)) if fits(&enrolled, token) => return Ok(enrolled),
                 Ok(Ok(_)) => {
@@ -187,18 +196,25 @@ fn fits(enrolled: &Enrolled, token: &JoinToken) -> bool {
     is_authority && enrolled.cluster == token.cluster
 }
 
-async fn ask(token: &JoinToken, address: &str, enrolment: &Enrolment) -> Result<Enrolled, Failed> {
+async fn ask(
+    token: &JoinToken,
+    address: &str,
+    enrolment: &Enrolment,
+    network: &dyn Network,
+) -> Result<Enrolled, Failed> {
     let for_now = |error: &dyn ToString| Failed::ForNow(error.to_string());
-    let mut found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| for_now(&error))?;
-    let target = found
-        .next()
-        .ok_or_else(|| for_now(&"the name leads to no address"))?;
+    let target = match address.parse() {
+        Ok(target) => target,
+        Err(_) => tokio::net::lookup_host(address)
+            .await
+            .map_err(|error| for_now(&error))?
+            .next()
+            .ok_or_else(|| for_now(&"the name leads to no address"))?,
+    };
     let tls = tls::joiner_config(token.authority, ALPN_CLIENT).map_err(|error| for_now(&error))?;
     let mut config = ClientConfig::new(Arc::new(tls));
     config.transport_config(tuning::transport_config(STREAMS_MAX));
-    let endpoint = endpoint::client(target).map_err(|error| for_now(&error))?;
+    let endpoint = network.client(target).map_err(|error| for_now(&error))?;
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let connecting = endpoint
         .connect_with(config, target, host.trim_matches(['[', ']']))
@@ -238,7 +254,7 @@ async fn exchange(connection: &Connection, enrolment: &Enrolment) -> Result<Repl
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IdentityError> + Send + 'static,
 ) -> Result<T, IdentityError> {
-    match tokio::task::spawn_blocking(work).await {
+    match executor::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

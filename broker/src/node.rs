@@ -149,9 +149,18 @@ pub enum StartError {
 impl Broker {
     /// Starts a broker that is one of a cluster, and joins it with the token on its first start.
     /// Later the token is not used any more, unless it is of another cluster, which is an error.
-    pub async fn join(mut config: BrokerConfig, token: &JoinToken) -> Result<Self, StartError> {
-        join::join(&mut config, token).await?;
-        Self::start(config).await
+    pub async fn join(config: BrokerConfig, token: &JoinToken) -> Result<Self, StartError> {
+        Self::join_with(config, token, Environment::real()).await
+    }
+
+    /// As [`Broker::join`], on another machine than the real one.
+    pub async fn join_with(
+        mut config: BrokerConfig,
+        token: &JoinToken,
+        environment: Environment,
+    ) -> Result<Self, StartError> {
+        join::join(&mut config, token, &*environment.network).await?;
+        Self::start_with(config, environment).await
     }
 
     /// Starts a broker that makes a cluster of its own; refuses a data directory that has joined

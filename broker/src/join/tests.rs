@@ -3,6 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use flumen_protocol::{error::ErrorCode, ids::BrokerId, profile::Profile};
+use flumen_transport::endpoint::Udp;
 
 use super::*;
 use crate::{
@@ -46,7 +47,7 @@ async fn a_broker_that_joins_gets_all_that_a_member_has() {
     let broker = start(one.path()).await;
     let token = token(&broker, HOUR).await;
     let mut config = config(two.path());
-    join(&mut config, &token).await.unwrap();
+    join(&mut config, &token, &Udp).await.unwrap();
     assert_ne!(config.listen.port(), 0);
 
     for file in ["tls/ca.pem", "tls/ca.key", "tokens"] {
@@ -73,7 +74,7 @@ async fn a_broker_that_joins_gets_all_that_a_member_has() {
 
     // A container that is started with the same command does not join again.
     let before = read(two.path(), "cluster.toml");
-    join(&mut config, &token).await.unwrap();
+    join(&mut config, &token, &Udp).await.unwrap();
     assert_eq!(read(two.path(), "cluster.toml"), before);
     // And one that has joined cannot make a cluster any more.
     let refused = Broker::bootstrap(config).await.unwrap_err().to_string();
@@ -88,15 +89,19 @@ async fn a_token_of_another_cluster_is_refused_by_name_and_the_founder_passes_ov
     let other = start(dirs[1].path()).await;
     let ours = token(&one, HOUR).await;
     let theirs = token(&other, HOUR).await;
-    join(&mut config(dirs[2].path()), &ours).await.unwrap();
-    let refused = join(&mut config(dirs[2].path()), &theirs).await;
+    join(&mut config(dirs[2].path()), &ours, &Udp)
+        .await
+        .unwrap();
+    let refused = join(&mut config(dirs[2].path()), &theirs, &Udp).await;
     let refused = refused.unwrap_err().to_string();
     for cluster in [ours.cluster, theirs.cluster] {
         assert!(refused.contains(&format!("{cluster:032x}")), "{refused}");
     }
     one.stop().await;
-    join(&mut config(dirs[0].path()), &ours).await.unwrap();
-    let refused = join(&mut config(dirs[0].path()), &theirs).await;
+    join(&mut config(dirs[0].path()), &ours, &Udp)
+        .await
+        .unwrap();
+    let refused = join(&mut config(dirs[0].path()), &theirs, &Udp).await;
     assert!(matches!(
         refused,
         Err(JoinError::Identity(IdentityError::OtherCluster { .. }))
@@ -125,7 +130,7 @@ async fn wrong_and_expired_tokens_removed_brokers_and_other_versions_are_refused
         hosts: vec!["localhost".to_owned()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let refusal = async |enrolment: &Enrolment| match super::enrol(&right, enrolment).await {
+    let refusal = async |enrolment: &Enrolment| match super::enrol(&right, enrolment, &Udp).await {
         Err(JoinError::Refused(error)) => error,
         other => panic!("{other:?}"),
     };
@@ -148,7 +153,7 @@ async fn wrong_and_expired_tokens_removed_brokers_and_other_versions_are_refused
     assert_eq!(refusal(&wrong).await.code, ErrorCode::InvalidRequest);
     assert!(!broker.node().brokers().contains_key(&BrokerId(7)));
 
-    super::enrol(&right, &enrolment).await.unwrap();
+    super::enrol(&right, &enrolment, &Udp).await.unwrap();
     broker.node().remove_broker(BrokerId(7)).await.unwrap();
     let error = refusal(&enrolment).await;
     assert!(error.text.contains("removed"), "{error}");
@@ -184,7 +189,7 @@ async fn the_secret_is_not_sent_to_a_broker_of_another_authority() {
         version: String::new(),
     };
     let address = &token.addresses[0];
-    match ask(&token, address, &enrolment).await {
+    match ask(&token, address, &enrolment, &Udp).await {
         // The handshake fails; no refusal of a request comes back.
         Err(Failed::ForNow(reason)) => assert!(reason.contains("certificate"), "{reason}"),
         _ => panic!("it has answered"),
@@ -198,7 +203,7 @@ async fn a_join_that_was_interrupted_anywhere_is_completed() {
     let (one, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let broker = start(one.path()).await;
     let token = token(&broker, HOUR).await;
-    join(&mut config(whole.path()), &token).await.unwrap();
+    join(&mut config(whole.path()), &token, &Udp).await.unwrap();
     fs::write(
         whole.path().join("joining.toml"),
         format!("id = \"{:032x}\"\n", token.cluster),
@@ -233,7 +238,7 @@ async fn a_join_that_was_interrupted_anywhere_is_completed() {
                 "{written}: {refused}"
             );
         }
-        join(&mut config.clone(), &token).await.unwrap();
+        join(&mut config.clone(), &token, &Udp).await.unwrap();
         let identity = Identity::load_or_create(&config).unwrap();
         assert!(
             matches!(identity.membership(), Membership::Joined { .. }),
