@@ -105,18 +105,26 @@ impl Hooks {
         }
     }
 
-    /// Runs the plugins of a topic over a batch.
+    /// Checks the columns of a batch and runs the plugins of its topic over them. One does both,
+    /// so that a compressed batch is decompressed once.
     ///
     /// # Errors
-    /// When a plugin or its policy refuses the batch, with what to tell the producer.
+    /// When the columns are wrong, or a plugin or its policy refuses the batch, with what to tell
+    /// the producer.
     pub async fn process(&self, id: TopicId, batch: Batch) -> Result<Processed, WireError> {
         let hook = match self.by_topic.read().get(&id) {
-            None => return Ok(Processed::unchanged(batch)),
-            Some(Installed::Ready { hook, .. }) => hook.clone(),
+            None => None,
+            Some(Installed::Ready { hook, .. }) => Some(hook.clone()),
             Some(Installed::Broken(reason)) => {
                 let text = format!("the topic's plugins cannot run: {reason}");
                 return Err(WireError::new(ErrorCode::Unavailable, text));
             }
+        };
+        let Some(hook) = hook else {
+            return match batch.columns() {
+                Ok(_) => Ok(Processed::unchanged(batch)),
+                Err(error) => Err(WireError::new(ErrorCode::CorruptBatch, error.to_string())),
+            };
         };
         let producer = batch.header().producer;
         let outcome = hook.run(batch.clone()).await?;
@@ -189,6 +197,34 @@ impl Processed {
         Self {
             batch,
             side: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::batch::{BatchBuilder, Codec, RecordRef};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_batch_with_wrong_columns_is_refused_where_no_plugin_looks_at_it() {
+        let mut builder = BatchBuilder::new();
+        builder.push(&RecordRef::new(1, b"value")).unwrap();
+        let good = builder.build(Codec::None).unwrap();
+        let mut bytes = good.to_bytes().to_vec();
+        // The end of its only value is its last column.
+        *bytes.last_mut().unwrap() = 0xff;
+        let wrong = Batch::decode_unchecked_crc(bytes.into()).unwrap();
+        let hooks = Hooks::new(Metrics::default().plugin);
+        let without_bindings = TopicId(2);
+        let topic = TopicName::new("t").unwrap();
+        hooks.install(without_bindings, topic, Vec::new());
+        for id in [TopicId(1), without_bindings] {
+            assert_eq!(hooks.process(id, good.clone()).await.unwrap().batch, good);
+            let error = hooks.process(id, wrong.clone()).await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::CorruptBatch);
         }
     }
 }

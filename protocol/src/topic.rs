@@ -83,7 +83,10 @@ pub enum Cleanup {
     /// Whole segments go when they exceed the topic's retention.
     #[default]
     Delete,
-    /// The last record of each key stays; a record without a value deletes its key.
+    /// The last record of each key stays; a record without a value deletes its key. Superseded
+    /// records go from time to time, and those that are still in a broker's memory are delivered
+    /// for longer: a consumer gets the last record of each key for sure, and may get earlier ones
+    /// before it, in order. So take what comes later as what holds.
     Compact,
 }
 

@@ -91,6 +91,7 @@ impl Hook {
     /// because what plugins made of it does not fit into a batch.
     pub async fn run(&self, batch: Batch) -> Result<HookOutcome, Rejection> {
         let Some(first) = self.0.bindings.first() else {
+            batch.columns().map_err(|error| corrupt(&error))?;
             return Ok(HookOutcome::unchanged());
         };
         let hook = self.clone();
@@ -119,10 +120,10 @@ impl Hook {
 
 impl Shared {
     async fn process(&self, batch: &Batch) -> Result<HookOutcome, Rejection> {
-        if batch.record_count() == 0 {
+        let mut columns = batch.columns().map_err(|error| corrupt(&error))?;
+        if columns.is_empty() {
             return Ok(HookOutcome::unchanged());
         }
-        let mut columns = batch.columns().map_err(|error| corrupt(&error))?;
         let mut outlets = Outlets::new(&self.topic, columns.content_type());
         let mut origins = Origins::Same;
         let mut dropped = 0;

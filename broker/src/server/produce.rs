@@ -170,9 +170,6 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         );
         return refuse(ErrorCode::TooLarge, text);
     }
-    if let Err(error) = batch.columns() {
-        return refuse(ErrorCode::CorruptBatch, error.to_string());
-    }
     let node = &session.shared.node;
     let producer = batch.header().producer;
     let is_idempotent = producer.producer_id != ProducerId::NONE;
