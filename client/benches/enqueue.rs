@@ -8,9 +8,12 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flumen_client::{Client, Message, Raw};
 use serde::{Deserialize, Serialize};
 
-#[path = "../tests/it/broker.rs"]
+#[path = "../tests/it"]
 #[allow(dead_code, clippy::unwrap_used)]
-mod broker;
+mod it {
+    pub(crate) mod broker;
+}
+use it::broker;
 
 const RECORDS: u64 = 100_000;
 

@@ -9,9 +9,12 @@ use flumen_client::{Client, Codec, Raw};
 use flumen_protocol::batch::{BatchBuilder, RecordRef};
 use serde::{Serialize, de::DeserializeOwned};
 
-#[path = "../tests/it/broker.rs"]
+#[path = "../tests/it"]
 #[allow(dead_code, clippy::unwrap_used)]
-mod broker;
+mod it {
+    pub(crate) mod broker;
+}
+use it::broker;
 
 const BATCHES: u64 = 50;
 const RECORDS_PER_BATCH: u64 = 10_000;

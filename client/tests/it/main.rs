@@ -6,5 +6,8 @@ mod admin;
 mod broker;
 mod connect;
 mod consume;
+mod follow;
 mod produce;
+mod reach;
 mod share;
+mod zone;
