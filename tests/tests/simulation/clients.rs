@@ -37,10 +37,20 @@ pub(crate) struct Services {
     pub(crate) network: Network,
     pub(crate) profile: Profile,
     pub(crate) brokers: Vec<String>,
+    pub(crate) load: Load,
     /// Set when the services shall finish.
     pub(crate) stop: Arc<AtomicBool>,
     /// Services that have not finished.
     pub(crate) busy: Arc<AtomicUsize>,
+}
+
+/// How much services do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// The longest rest of a producer between two rounds.
+    pub(crate) pause_ms_max: u64,
+    /// The share of records that are large.
+    pub(crate) large: f64,
 }
 
 /// A service on its way; not busy any more when it is dropped.
@@ -144,7 +154,7 @@ impl Services {
             let mut pending = Vec::new();
             for _ in 0..count {
                 let record = self.ledger().send(id);
-                let message = Message::new(value(record)).partition(place.partition);
+                let message = Message::new(self.value(record)).partition(place.partition);
                 pending.push((record, producer.submit(message).await));
             }
             for (record, submitted) in pending {
@@ -165,9 +175,19 @@ impl Services {
                 };
                 self.ledger().settle(record, outcome);
             }
-            let pause = rand::rng().random_range(0..60);
+            let pause = rand::rng().random_range(0..=self.load.pause_ms_max);
             sleep(Duration::from_millis(pause)).await;
         }
+    }
+
+    /// The value of a record: its producer and number, now and then with a lot behind them.
+    fn value(&self, record: Record) -> Bytes {
+        let mut text = format!("{} {} ", record.producer, record.number);
+        if rand::rng().random_bool(self.load.large) {
+            let len = rand::rng().random_range(0..LARGE_VALUE_BYTES);
+            text.extend(std::iter::repeat_n('x', len));
+        }
+        text.into()
     }
 
     /// Consumes a topic until it is time to stop, with one consumer after the other.
@@ -284,16 +304,6 @@ impl Services {
         }
         Ok(records)
     }
-}
-
-/// The value of a record: its producer and number, now and then with a lot behind them.
-fn value(record: Record) -> Bytes {
-    let mut text = format!("{} {} ", record.producer, record.number);
-    if rand::rng().random_bool(0.05) {
-        let len = rand::rng().random_range(0..LARGE_VALUE_BYTES);
-        text.extend(std::iter::repeat_n('x', len));
-    }
-    text.into()
 }
 
 fn parse(value: &[u8]) -> Option<Record> {

@@ -65,10 +65,11 @@ pub(crate) struct Bounds {
 pub(crate) fn draw(rng: &mut StdRng, bounds: Bounds, length: Duration) -> Vec<Planned> {
     let mut planned = Vec::new();
     let mut at = millis(rng, 500..3_000);
-    // Some runs have calm stretches, some have none.
+    // Some runs have calm stretches, some have none; in some nothing lasts.
     let pause_ms_max = rng.random_range(300..4_000);
+    let lasts_ms_max = rng.random_range(100..4_000);
     while at < length {
-        let lasts = millis(rng, 20..4_000);
+        let lasts = millis(rng, 20..lasts_ms_max);
         planned.push(Planned {
             at,
             lasts,

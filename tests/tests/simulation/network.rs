@@ -77,6 +77,7 @@ struct State {
     on_the_way: BTreeMap<(Duration, u64), Datagram>,
     sent: u64,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
+    climate: Link,
     weather: Link,
     port_next: u16,
 }
@@ -97,6 +98,7 @@ impl Network {
             on_the_way: BTreeMap::new(),
             sent: 0,
             links: BTreeMap::new(),
+            climate: Link::default(),
             weather: Link::default(),
             port_next: 50_000,
         };
@@ -118,6 +120,13 @@ impl Network {
         })
     }
 
+    /// Sets how the weather is usually.
+    pub(crate) fn set_climate(&self, climate: Link) {
+        let mut state = self.lock();
+        state.weather.clone_from(&climate);
+        state.climate = climate;
+    }
+
     /// Sets how all links are that have no other state of their own.
     pub(crate) fn set_weather(&self, weather: Link) {
         self.lock().weather = weather;
@@ -133,11 +142,16 @@ impl Network {
         self.lock().links.remove(&(from, to));
     }
 
-    /// Makes all links as the weather is, and the weather fine.
-    pub(crate) fn heal(&self) {
+    /// Makes the weather as it is usually.
+    pub(crate) fn reset_weather(&self) {
         let mut state = self.lock();
-        state.links.clear();
-        state.weather = Link::default();
+        state.weather = state.climate.clone();
+    }
+
+    /// Makes all links as the weather is, and the weather as it is usually.
+    pub(crate) fn heal(&self) {
+        self.lock().links.clear();
+        self.reset_weather();
     }
 
     /// Closes the sockets of a host that has died.

@@ -22,7 +22,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     checker::{Ledger, Place, Record},
-    clients::Services,
+    clients::{Load, Services},
     faults::{self, Bounds, Fault, Planned},
     host::{Host, STEP},
     machine::{Health, Machine, PORT},
@@ -74,6 +74,12 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
     let trace = Trace::new();
     let mut rng = StdRng::seed_from_u64(seed);
     let network = Network::new(rng.random(), trace.clone());
+    // Different times for each datagram would look like loss all the time.
+    let distance = Duration::from_millis(rng.random_range(1..30));
+    network.set_climate(Link {
+        latency: distance..distance + STEP,
+        ..Link::default()
+    });
     let authority = Authority::new();
     let config = draw_config(&mut rng);
     let bounds = Bounds {
@@ -187,7 +193,7 @@ impl Simulation {
         planned.len()
     }
 
-    fn services_of(&self, ledger: &Arc<Mutex<Ledger>>) -> Result<Services, String> {
+    fn services_of(&mut self, ledger: &Arc<Mutex<Ledger>>) -> Result<Services, String> {
         let profile = Profile::read(&self.machines[0].profile());
         Ok(Services {
             ledger: Arc::clone(ledger),
@@ -195,6 +201,10 @@ impl Simulation {
             network: self.network.clone(),
             profile: profile.map_err(|error| error.to_string())?,
             brokers: self.broker_addresses(),
+            load: Load {
+                pause_ms_max: self.rng.random_range(5..120),
+                large: [0.01, 0.05, 0.2][self.rng.random_range(0..3)],
+            },
             stop: Arc::new(AtomicBool::new(false)),
             busy: Arc::new(AtomicUsize::new(0)),
         })
@@ -334,7 +344,7 @@ impl Simulation {
             Fault::Slow { broker, .. } => {
                 self.machines[*broker].host.latencies = Latencies::default();
             }
-            Fault::Weather(_) => self.network.set_weather(Link::default()),
+            Fault::Weather(_) => self.network.reset_weather(),
             Fault::Cut { .. } | Fault::Isolate { .. } => {
                 for (from, to) in self.links_of(fault) {
                     self.network.reset_link(from, to);
