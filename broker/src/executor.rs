@@ -22,6 +22,7 @@ pub(crate) fn spawn_blocking<T: Send + 'static>(
     if simulation::is_on() {
         return simulation::spawn_blocking(work);
     }
+    #[expect(clippy::disallowed_methods, reason = "this is the place for it")]
     tokio::task::spawn_blocking(work)
 }
 

@@ -12,9 +12,10 @@ use flumen_broker::{
     environment::Environment,
     node::Broker,
 };
+use flumen_protocol::join::JoinToken;
 use tokio::sync::Notify;
 
-use crate::{host::Host, network::Network, tls::Authority, trace::Trace};
+use crate::{host::Host, network::Network, tls, trace::Trace};
 
 /// The port of every broker.
 pub(crate) const PORT: u16 = 4650;
@@ -35,6 +36,8 @@ pub(crate) struct Machine {
     pub(crate) host: Host,
     pub(crate) disk: SimulatedDisk,
     pub(crate) config: BrokerConfig,
+    /// With what it joins the cluster; the first one makes it.
+    pub(crate) token: Option<JoinToken>,
     health: Arc<Mutex<Health>>,
     stop: Arc<Notify>,
     network: Network,
@@ -43,16 +46,10 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine with an empty disk, that is off.
-    pub(crate) fn new(
-        number: u8,
-        config: BrokerConfig,
-        authority: &Authority,
-        network: Network,
-        trace: Trace,
-    ) -> Self {
+    pub(crate) fn new(number: u8, config: BrokerConfig, network: Network, trace: Trace) -> Self {
         let address: IpAddr = [10, 0, 0, number].into();
         let data_dir = PathBuf::from(format!("broker-{number}"));
-        authority.write_to(&data_dir);
+        tls::write_keys(&data_dir, number, number == 1);
         Self {
             host: Host::new(format!("broker {number}"), address),
             disk: SimulatedDisk::new(),
@@ -62,6 +59,7 @@ impl Machine {
                 admin: None,
                 ..config
             },
+            token: None,
             health: Arc::new(Mutex::new(Health::Down)),
             stop: Arc::default(),
             network,
@@ -84,9 +82,13 @@ impl Machine {
         self.stop = Arc::default();
         let (health, stop) = (Arc::clone(&self.health), Arc::clone(&self.stop));
         let (trace, name) = (self.trace.clone(), self.host.name.clone());
-        let config = self.config.clone();
+        let (config, token) = (self.config.clone(), self.token.clone());
         self.host.spawn(async move {
-            let next = match Broker::start_with(config, environment).await {
+            let started = match &token {
+                Some(token) => Broker::join_with(config, token, environment).await,
+                None => Broker::start_with(config, environment).await,
+            };
+            let next = match started {
                 Ok(broker) => {
                     trace.say(format!("{name} is ready"));
                     *lock(&health) = Health::Ready;

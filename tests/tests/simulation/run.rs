@@ -18,6 +18,7 @@ use flumen_broker::{
     wal::SyncPolicy,
 };
 use flumen_client::{Profile, TopicConfig};
+use flumen_protocol::join::JoinToken;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -28,7 +29,6 @@ use crate::{
     machine::{Health, Machine, PORT},
     network::{Link, Network},
     system,
-    tls::Authority,
     trace::Trace,
 };
 
@@ -36,8 +36,8 @@ use crate::{
 /// served again and every producer is done.
 const RECOVERY_MAX: Duration = Duration::from_secs(90);
 
-/// How long the last readers may take.
-const READING_MAX: Duration = Duration::from_mins(1);
+/// How long something may take that a service is asked for once.
+const ANSWER_MAX: Duration = Duration::from_mins(1);
 
 /// Machines with services.
 const SERVICE_HOSTS: u8 = 2;
@@ -80,7 +80,6 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
         latency: distance..distance + STEP,
         ..Link::default()
     });
-    let authority = Authority::new();
     let config = draw_config(&mut rng);
     let bounds = Bounds {
         brokers: brokers.into(),
@@ -90,13 +89,13 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
     let machines: Vec<_> = (1..=brokers)
         .map(|number| {
             let network = network.clone();
-            Machine::new(number, config.clone(), &authority, network, trace.clone())
+            Machine::new(number, config.clone(), network, trace.clone())
         })
         .collect();
     let services = (1..=SERVICE_HOSTS)
         .map(|number| Host::new(format!("services {number}"), [10, 0, 1, number].into()));
     let mut simulation = Simulation {
-        restarts: machines.iter().map(|_| Some(Duration::ZERO)).collect(),
+        restarts: vec![None; brokers.into()],
         machines,
         services: services.collect(),
         network,
@@ -149,8 +148,12 @@ impl Simulation {
             let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
             ledger.object(text);
         };
-        if !self.step_until(RECOVERY_MAX, Self::all_ready) {
-            object(format!("the brokers do not start: {}", self.healths()));
+        self.restarts[0] = Some(Duration::ZERO);
+        if !self.step_until(RECOVERY_MAX, |this| this.is_ready(0)) {
+            object(format!(
+                "the first broker does not start: {}",
+                self.healths()
+            ));
             return 0;
         }
         let services = match self.services_of(ledger) {
@@ -160,6 +163,10 @@ impl Simulation {
                 return 0;
             }
         };
+        if let Err(error) = self.form_cluster(&services) {
+            object(format!("the cluster does not form: {error}"));
+            return 0;
+        }
         let topics = self.start_services(&services);
         let length = Duration::from_millis(self.rng.random_range(5_000..25_000));
         let planned = faults::draw(&mut self.rng, self.bounds, length);
@@ -191,6 +198,51 @@ impl Simulation {
             None => object("reading everything takes too long".to_owned()),
         }
         planned.len()
+    }
+
+    /// Starts the other brokers, which join the first one.
+    fn form_cluster(&mut self, services: &Services) -> Result<(), String> {
+        if self.machines.len() == 1 {
+            return Ok(());
+        }
+        let service = services.clone();
+        let brokers = vec![self.broker_addresses().swap_remove(0)];
+        let token = self.ask(move |host| async move {
+            let client = service.try_connect(host, brokers).await;
+            let client = client.map_err(|error| error.to_string())?;
+            let token = client.admin().create_join_token(RECOVERY_MAX).await;
+            token.map_err(|error| error.to_string())
+        });
+        let token = token.ok_or("nobody makes a join token")??;
+        let token: JoinToken = token.parse().map_err(|error| format!("{error}"))?;
+        for at in 1..self.machines.len() {
+            self.machines[at].token = Some(token.clone());
+            self.restarts[at] = Some(system::now());
+        }
+        if self.step_until(RECOVERY_MAX, Self::all_ready) {
+            Ok(())
+        } else {
+            Err(self.healths())
+        }
+    }
+
+    /// Has a service do something once; `None` if that takes too long.
+    fn ask<T, F>(&mut self, work: impl FnOnce(IpAddr) -> F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let result = Arc::new(Mutex::new(None));
+        let done = Arc::clone(&result);
+        let host = &mut self.services[0];
+        let work = work(host.address);
+        host.spawn(async move {
+            let answer = work.await;
+            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        });
+        let lock = || result.lock().unwrap_or_else(PoisonError::into_inner);
+        self.step_until(ANSWER_MAX, |_| lock().is_some());
+        lock().take()
     }
 
     fn services_of(&mut self, ledger: &Arc<Mutex<Ledger>>) -> Result<Services, String> {
@@ -402,23 +454,8 @@ impl Simulation {
         services: &Services,
         topics: Vec<String>,
     ) -> Option<Result<Read, String>> {
-        let result = Arc::new(Mutex::new(None));
-        let done = Arc::clone(&result);
         let (services, brokers) = (services.clone(), self.broker_addresses());
-        let host = &mut self.services[0];
-        let address = host.address;
-        host.spawn(async move {
-            let read = read_from_all(&services, address, brokers, topics).await;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(read);
-        });
-        let finished = |_: &Self| {
-            result
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_some()
-        };
-        self.step_until(READING_MAX, finished);
-        result.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.ask(|host| async move { read_from_all(&services, host, brokers, topics).await })
     }
 
     /// Goes on until something holds; false if it does not in time.
@@ -434,8 +471,12 @@ impl Simulation {
     }
 
     fn all_ready(&self) -> bool {
-        let mut machines = self.machines.iter();
-        machines.all(|machine| machine.health() == Health::Ready && !machine.disk.is_down())
+        (0..self.machines.len()).all(|at| self.is_ready(at))
+    }
+
+    fn is_ready(&self, at: usize) -> bool {
+        let machine = &self.machines[at];
+        machine.health() == Health::Ready && !machine.disk.is_down()
     }
 
     fn healths(&self) -> String {
