@@ -3,7 +3,9 @@
 //! that whatever else the machine does meets all of them alike.
 
 pub(crate) mod child;
+mod cluster;
 pub(crate) mod consume;
+pub(crate) mod failover;
 pub(crate) mod limit;
 mod load;
 mod payload;

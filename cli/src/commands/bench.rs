@@ -10,7 +10,7 @@ use flumen_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
 use super::runtime;
 use crate::{
     arguments::Global,
-    bench::{consume, limit, plugin, produce, raw},
+    bench::{consume, failover, limit, plugin, produce, raw},
     connect::Connection,
     number::whole,
 };
@@ -39,6 +39,11 @@ Examples:
   flumen bench plugin
   flumen bench plugin --plugin target/guests/json_filter.wasm \\
       --config '{\"field\":\"n\",\"op\":\">=\",\"value\":0}'";
+
+const FAILOVER_EXAMPLES: &str = "\
+Examples:
+  flumen bench failover
+  flumen bench failover --runs 5 --handovers 5 --producers 16 --output json";
 
 const ABOUT: &str = "\
 Each benchmark starts a broker of its own, as a process with a temporary directory on disk, unless
@@ -86,9 +91,38 @@ pub(crate) enum Command {
         #[arg(long, value_name = "JSON", requires = "plugin")]
         config: Option<String>,
     },
+    /// Kill leaders of a cluster, and stop them, while clients send
+    #[command(after_help = FAILOVER_EXAMPLES)]
+    Failover(FailoverArguments),
     /// The other end of bare QUIC
     #[command(hide = true)]
     Peer,
+}
+
+/// How often leaders are lost, and of what cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct FailoverArguments {
+    /// How often the leader is killed
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = whole(0..=1_000_u32))]
+    pub(crate) runs: u32,
+    /// How often a leader is told to stop, after that
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole(0..=1_000_u32))]
+    pub(crate) handovers: u32,
+    /// Brokers of the cluster
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(3..=9_u32))]
+    pub(crate) brokers: u32,
+    /// Partitions of the topic
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = whole(1..=PARTITIONS_PER_TOPIC_MAX))]
+    pub(crate) partitions: u32,
+    /// Producers, each of which sends to a partition of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=1_000_u32))]
+    pub(crate) producers: u32,
+    /// When the brokers acknowledge
+    #[arg(long, value_name = "always|every DURATION", env = "FLUMEN_WAL_SYNC")]
+    pub(crate) wal_sync: Option<String>,
+    /// Where the brokers keep their data while they run
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) temporary_dir: PathBuf,
 }
 
 /// How much of what.
@@ -167,6 +201,7 @@ pub(crate) fn run(command: Command, global: &Global) -> Result<()> {
                 plugin,
                 config,
             } => plugin::run(&load, &broker, plugin, config, output).await,
+            Command::Failover(arguments) => failover::run(&arguments, output).await,
             Command::Peer => raw::serve().await,
         }
     })
