@@ -19,7 +19,7 @@ use crate::{client::Client, config::SILENCE};
 const AVOIDED: Duration = Duration::from_secs(10);
 
 /// How often a stream looks whether its broker is silent, and whether it may return to a copy.
-const CHECK: Duration = Duration::from_millis(250);
+const CHECK: Duration = Duration::from_millis(100);
 
 /// Where shards are read from.
 #[derive(Debug)]
