@@ -22,6 +22,6 @@ mod shard_steps;
 mod steward;
 
 pub(crate) use self::{
-    report::{BrokerReport, Reports},
+    report::{BrokerReport, LedShard, ReplicaReport, Reports},
     steward::Steward,
 };

@@ -97,6 +97,11 @@ impl Hooks {
         }
     }
 
+    /// The topics that plugins run on, or should.
+    pub fn topics(&self) -> Vec<TopicId> {
+        self.by_topic.read().keys().copied().collect()
+    }
+
     /// Why the topic's plugins cannot run, if so.
     pub fn blocked(&self, id: TopicId) -> Option<String> {
         match self.by_topic.read().get(&id) {

@@ -22,12 +22,10 @@
 //! | [`join`] | becoming one of a cluster |
 //! | [`node`] | puts the rooms together |
 #![cfg_attr(test, allow(clippy::unwrap_used))]
-#![allow(dead_code, unused_imports)]
 
 pub mod admin;
 pub mod catalog;
 mod clock;
-#[allow(dead_code)]
 mod cluster;
 pub mod config;
 pub mod disk;
@@ -43,7 +41,6 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod mutation;
 pub mod node;
-#[allow(dead_code)]
 mod peer;
 pub mod plugin;
 pub mod plugins;

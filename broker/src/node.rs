@@ -17,10 +17,14 @@
 //! # }
 //! ```
 
+mod answer;
 mod enrol;
 mod health;
+mod lead;
 mod members;
 mod open_files;
+mod overview;
+mod remote;
 
 use std::{
     io,
@@ -33,7 +37,7 @@ use std::{
 use flumen_protocol::{
     error::WireError,
     join::JoinToken,
-    message::{BrokerInfo, BrokerStatus, Metadata, Reply, Response, TopicDescription},
+    message::{BrokerStatus, Metadata},
     topic::TopicName,
 };
 use flumen_transport::endpoint::Network;
@@ -41,7 +45,8 @@ use flumen_transport::endpoint::Network;
 use self::enrol::Enrolments;
 use crate::{
     admin::{Admin, AdminError},
-    catalog::{Catalog, ClusterId},
+    catalog::{CATALOG_SHARD, Catalog, ClusterId},
+    cluster::{Reports, Steward},
     config::{BrokerConfig, ConfigError},
     disk::{Disk, read_file, write_file_atomically},
     environment::Environment,
@@ -50,12 +55,12 @@ use crate::{
     join::{self, JoinError},
     log::{LogStore, LogStoreOptions},
     metrics::Metrics,
-    peer::Peers,
+    peer::{PeerNetwork, PeerService, Peers},
     plugin::{EngineError, PluginEngine},
     plugins::Plugins,
     server::{self, Server, ServerLimits},
     shard::{DataShard, ShardError},
-    shards::{Shards, ShardsOptions, ShardsParts},
+    shards::{Cluster, Services, Shards, ShardsOptions, ShardsParts},
     topics::Topics,
     wal::{Wal, WalObserver, WalOptions},
 };
@@ -74,7 +79,7 @@ pub struct Broker {
 pub(crate) struct Node {
     pub(crate) identity: Identity,
     pub(crate) topics: Topics,
-    pub(crate) plugins: Plugins,
+    pub(crate) plugins: Arc<Plugins>,
     pub(crate) metrics: Metrics,
     address: parking_lot::RwLock<String>,
     zone: Option<String>,
@@ -86,6 +91,13 @@ pub(crate) struct Node {
     logs: LogStore,
     shards: Shards,
     catalog: Catalog,
+    /// The way to the other brokers.
+    network: Arc<dyn PeerNetwork>,
+    peers: Peers,
+    /// What the other brokers told last.
+    reports: Reports,
+    /// Looks after this broker's part of the cluster from [`Node::take_part`] on.
+    steward: parking_lot::Mutex<Option<Steward>>,
 }
 
 /// Why a broker did not start.
@@ -204,19 +216,20 @@ impl Broker {
         let metrics = Metrics::default();
         let server = listen(&config, &*environment.network, &identity, &metrics)?;
         members::introduce(server.peers(), identity.membership());
-        let node = match Node::open(&config, &environment, identity, metrics, started).await {
+        let peers = server.peers().clone();
+        let node = match Node::open(&config, &environment, identity, metrics, started, peers).await
+        {
             Ok(node) => Arc::new(node),
             Err(error) => {
                 server.close().await;
                 return Err(error);
             }
         };
-        server.serve_clients(Arc::clone(&node));
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
         node.address.write().clone_from(&advertised);
-        node.register().await;
-        members::follow(server.peers().clone(), node.catalog.watch());
+        node.take_part().await;
+        server.serve_clients(Arc::clone(&node));
         let profile = node.identity.write_profile(&[advertised])?;
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
@@ -264,6 +277,11 @@ impl Broker {
     /// Finishes what is under way, makes all durable, and stops.
     pub async fn stop(self) {
         tracing::info!("the broker is stopping");
+        // While others take over, clients are still told where to go.
+        let steward = self.node.steward.lock().take();
+        if let Some(steward) = steward {
+            steward.stop().await;
+        }
         self.server.drain(self.shutdown_grace).await;
         self.node.shards.shutdown().await;
         self.server.peers().shutdown().await;
@@ -335,6 +353,7 @@ impl Node {
         identity: Identity,
         metrics: Metrics,
         started: Instant,
+        peers: Peers,
     ) -> Result<Self, StartError> {
         let dir = identity.data_dir().to_owned();
         let disk = Arc::clone(&environment.disk);
@@ -367,17 +386,41 @@ impl Node {
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
-        let parts = ShardsParts::alone(disk, wal.clone(), logs.clone());
+        let services = Services::default();
+        let reports = Reports::default();
+        let replicas = services.replicas.clone();
+        peers.serve(PeerService::Propose, Arc::new(replicas.proposals()));
+        peers.serve(PeerService::Raft, Arc::new(replicas));
+        peers.serve(PeerService::Records, Arc::new(services.records.clone()));
+        peers.serve(PeerService::Status, Arc::new(reports.clone()));
+        let network: Arc<dyn PeerNetwork> = Arc::new(peers.clone());
+        let parts = ShardsParts {
+            disk,
+            wal: wal.clone(),
+            logs: logs.clone(),
+            cluster: Cluster {
+                network: Arc::clone(&network),
+                services,
+                founding: *identity.membership() == Membership::Bootstrap,
+            },
+        };
         let shards = Shards::open(shard_options, parts).await?;
         shards.ready().await?;
         let catalog = shards.catalog().clone();
+        peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
         let topics = Topics::new(catalog.clone(), shards.clone());
-        topics.reconcile().await.map_err(StartError::Reconcile)?;
+        if shards.leader_of(CATALOG_SHARD) == Some(shards.broker()) {
+            topics.reconcile().await.map_err(StartError::Reconcile)?;
+        }
         let engine = PluginEngine::new(&dir.join("plugins"))?;
         let hooks = Hooks::new(metrics.plugin.clone());
-        let plugins = Plugins::new(catalog.clone(), engine, hooks);
+        let plugins = Arc::new(Plugins::new(catalog.clone(), engine, hooks));
         plugins.load().await;
         Ok(Self {
+            network,
+            peers,
+            reports,
+            steward: parking_lot::Mutex::new(None),
             identity,
             topics,
             plugins,
@@ -395,31 +438,14 @@ impl Node {
         })
     }
 
-    /// Tells the cluster where this broker can be reached.
-    async fn register(&self) {
-        let broker = BrokerInfo {
-            id: self.identity.broker_id(),
-            address: self.address.read().clone(),
-            zone: self.zone.clone(),
-        };
-        if let Err(error) = self.catalog.register_broker(broker).await {
-            tracing::warn!(%error, "the cluster does not know yet where this broker is");
-        }
-    }
-
     #[cfg(test)]
     pub(crate) fn brokers(
         &self,
-    ) -> std::collections::BTreeMap<flumen_protocol::ids::BrokerId, BrokerInfo> {
+    ) -> std::collections::BTreeMap<
+        flumen_protocol::ids::BrokerId,
+        flumen_protocol::message::BrokerInfo,
+    > {
         self.catalog.snapshot().brokers.clone()
-    }
-
-    #[cfg(test)]
-    pub(crate) async fn remove_broker(
-        &self,
-        broker: flumen_protocol::ids::BrokerId,
-    ) -> Result<(), WireError> {
-        Ok(self.catalog.remove_broker(broker).await?)
     }
 
     async fn show(self: &Arc<Self>, config: &BrokerConfig) -> Result<Option<Admin>, StartError> {
@@ -435,36 +461,12 @@ impl Node {
     pub(crate) fn metadata(&self, names: &[TopicName]) -> Metadata {
         let topics = names.iter().filter_map(|name| self.topics.metadata(name));
         Metadata {
-            version: self.catalog.status().applied_index,
-            brokers: vec![BrokerInfo {
-                id: self.identity.broker_id(),
-                address: self.address.read().clone(),
-                zone: self.zone.clone(),
-            }],
+            version: self.catalog.snapshot().version,
+            brokers: self.catalog.snapshot().brokers.values().cloned().collect(),
             shards: self.shards.located(),
             topics: topics.collect(),
             batch_bytes_max: self.batch_bytes_max,
         }
-    }
-
-    /// A topic with its partitions and bindings.
-    pub(crate) fn describe_topic(&self, name: &TopicName) -> Result<TopicDescription, WireError> {
-        let topic = self.topics.find(name)?;
-        Ok(TopicDescription {
-            name: name.clone(),
-            id: topic.id,
-            partitions: self.topics.partitions(&topic),
-            bindings: self.plugins.bindings_of(name),
-            created_ms: topic.created_ms,
-            config: topic.config.clone(),
-        })
-    }
-
-    /// Removes a topic, and forgets the plugins that ran on it.
-    pub(crate) async fn delete_topic(&self, name: TopicName) -> Reply {
-        let topic = self.topics.delete(name).await?;
-        self.plugins.topic_deleted(topic);
-        Ok(Response::Done)
     }
 
     /// The state of this broker.

@@ -5,6 +5,8 @@
 //! hooks change. So a command that succeeded is in force when it returns, and a batch that
 //! is produced later never passes a topic unfiltered.
 
+mod follow;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use flumen_protocol::{
     plugin::{BindingConfig, PluginInfo},
     topic::{Name, TopicName},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     catalog::{Catalog, NewPlugin, PluginBytesError, Topic},
@@ -33,6 +35,8 @@ pub struct Plugins {
     hooks: Hooks,
     /// One change at a time: what was tried must still be so when it is committed.
     changing: Mutex<()>,
+    /// The version of the catalog that is in force here.
+    in_step: watch::Sender<u64>,
 }
 
 impl Plugins {
@@ -43,6 +47,7 @@ impl Plugins {
             engine,
             hooks,
             changing: Mutex::new(()),
+            in_step: watch::Sender::new(0),
         }
     }
 
@@ -60,12 +65,17 @@ impl Plugins {
             .values()
             .filter(|topic| !topic.bindings.is_empty())
         {
-            match self.make_all(topic).await {
-                Ok(bindings) => self.hooks.install(topic.id, topic.name.clone(), bindings),
-                Err(error) => {
-                    tracing::error!(topic = %topic.name, %error, "the topic's plugins cannot run");
-                    self.hooks.block(topic.id, error.text);
-                }
+            self.install(topic).await;
+        }
+    }
+
+    /// Runs on a topic what the catalog says; if that cannot be, nothing passes.
+    async fn install(&self, topic: &Topic) {
+        match self.make_all(topic).await {
+            Ok(bindings) => self.hooks.install(topic.id, topic.name.clone(), bindings),
+            Err(error) => {
+                tracing::error!(topic = %topic.name, %error, "the topic's plugins cannot run");
+                self.hooks.block(topic.id, error.text);
             }
         }
     }

@@ -15,8 +15,8 @@ use std::{
 };
 
 use flumen_protocol::{
-    error::{ErrorCode, WireError},
-    ids::{Offset, PartitionId, TopicId},
+    error::{ErrorCode, LeaderHint, WireError},
+    ids::{BrokerId, Offset, PartitionId, TopicId},
     message::{PartitionDescription, TopicMetadata, TopicSummary},
     topic::{NoSuchPartition, TopicChanges, TopicConfig, TopicName},
 };
@@ -100,14 +100,70 @@ impl Topics {
         })
     }
 
-    /// The partitions of a topic as they are now.
-    pub fn partitions(&self, topic: &Topic) -> Vec<PartitionDescription> {
-        (0..topic.config.partitions)
-            .map(|index| self.describe(topic, index))
+    /// The partitions of a topic by the brokers that lead them, as far as this one knows.
+    pub(crate) fn by_leader(&self, topic: &Topic) -> BTreeMap<Option<BrokerId>, Vec<u32>> {
+        let mut by_leader: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for index in 0..topic.config.partitions {
+            let shard = self.shards.shard_of(partition(topic, index));
+            let leader = self.shards.leader_of(shard);
+            by_leader.entry(leader).or_default().push(index);
+        }
+        by_leader
+    }
+
+    /// Partitions of a topic as the replicas here have them now.
+    pub(crate) fn describe(&self, topic: &Topic, indexes: &[u32]) -> Vec<PartitionDescription> {
+        let indexes = indexes.iter();
+        indexes
+            .map(|index| self.describe_one(topic, *index))
             .collect()
     }
 
-    fn describe(&self, topic: &Topic, index: u32) -> PartitionDescription {
+    /// As [`Topics::describe`], if this broker really leads them: what was acknowledged by anyone
+    /// before is in it.
+    pub(crate) async fn describe_led(
+        &self,
+        name: &TopicName,
+        indexes: &[u32],
+    ) -> Result<Vec<PartitionDescription>, WireError> {
+        let topic = self.find(name)?;
+        self.confirm_leadership(name, &topic, indexes).await?;
+        Ok(self.describe(&topic, indexes))
+    }
+
+    /// Makes sure that this broker leads the shards of partitions, and has applied all that was
+    /// acknowledged.
+    async fn confirm_leadership(
+        &self,
+        name: &TopicName,
+        topic: &Topic,
+        indexes: &[u32],
+    ) -> Result<(), WireError> {
+        let mut shards = BTreeSet::new();
+        for index in indexes {
+            check_index(name, topic, *index)?;
+            let partition = partition(topic, *index);
+            if shards.insert(self.shards.shard_of(partition)) {
+                let replica = self.replica(partition)?;
+                let confirmed = replica.group().confirm_leadership().await;
+                confirmed.map_err(|error| self.not_leader(partition, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The refusal of what only the leader can do, with the leader that is known.
+    fn not_leader(&self, partition: PartitionId, error: &ProposeError) -> WireError {
+        let shard = self.shards.shard_of(partition);
+        let (leader, term) = self.shards.leadership(shard);
+        WireError::new(ErrorCode::NotLeader, error.to_string()).led_by(LeaderHint {
+            shard,
+            term,
+            leader: leader.filter(|leader| *leader != self.shards.broker()),
+        })
+    }
+
+    fn describe_one(&self, topic: &Topic, index: u32) -> PartitionDescription {
         let partition = partition(topic, index);
         let shard = self.shards.shard_of(partition);
         let replica = self.shards.data(shard);
@@ -123,16 +179,18 @@ impl Topics {
         }
     }
 
-    /// The first offset at or after a time, for every partition.
+    /// The first offset at or after a time, for partitions that this broker leads.
     pub async fn offsets_for_time(
         &self,
         name: &TopicName,
+        indexes: &[u32],
         time_ms: i64,
     ) -> Result<Vec<Offset>, WireError> {
         let topic = self.find(name)?;
-        let mut offsets = Vec::with_capacity(topic.config.partitions as usize);
-        for index in 0..topic.config.partitions {
-            let reader = self.reader(name, &topic, index)?;
+        self.confirm_leadership(name, &topic, indexes).await?;
+        let mut offsets = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            let reader = self.reader(name, &topic, *index)?;
             offsets.push(consume::offset_for_time(&reader, time_ms).await?);
         }
         Ok(offsets)
@@ -178,10 +236,9 @@ impl Topics {
 
     /// This broker's replica of the shard that a partition lives in.
     fn replica(&self, partition: PartitionId) -> Result<DataShard, WireError> {
-        self.shards.data_of(partition).ok_or_else(|| {
-            let text = format!("this broker has no replica of partition {partition}; ask another");
-            WireError::new(ErrorCode::NotLeader, text)
-        })
+        self.shards
+            .data_of(partition)
+            .ok_or_else(|| self.not_leader(partition, &ProposeError::NotLeader))
     }
 
     fn reader(

@@ -27,8 +27,8 @@ pub(crate) struct BrokerReport {
     pub(crate) version: String,
     /// The shards that it leads.
     pub(crate) leads: Vec<LedShard>,
-    /// The replicas that it has, and up to where each has applied its log.
-    pub(crate) replicas: Vec<(ShardId, u64)>,
+    /// The replicas that it has.
+    pub(crate) replicas: Vec<ReplicaReport>,
     /// Why it takes no produce requests, if it does not.
     pub(crate) degraded: Option<String>,
 }
@@ -44,6 +44,21 @@ pub(crate) struct LedShard {
     pub(crate) matched: BTreeMap<BrokerId, u64>,
     /// Brokers that have a replica by Raft, voting or not.
     pub(crate) members: Vec<BrokerId>,
+    /// Those of them that vote.
+    pub(crate) voters: Vec<BrokerId>,
+}
+
+/// A replica on the broker that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReplicaReport {
+    pub(crate) shard: ShardId,
+    /// Up to where it has applied its log.
+    pub(crate) applied_index: u64,
+    pub(crate) partitions: u64,
+    /// Records that were ever appended to its partitions.
+    pub(crate) records: u64,
+    /// Bytes of their batches.
+    pub(crate) bytes: u64,
 }
 
 /// The last report of each other broker. Cheap to clone.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog_steps,
-    report::{BrokerReport, LedShard, Reports},
+    report::{BrokerReport, LedShard, ReplicaReport, Reports},
     shard_steps::{Situation, Step},
 };
 use crate::{
@@ -83,6 +83,11 @@ impl Steward {
         });
         let task = tokio::spawn(run(Arc::clone(&shared)));
         Self { shared, task }
+    }
+
+    /// What this broker tells the others about itself.
+    pub(crate) fn own_report(&self) -> BrokerReport {
+        self.shared.own_report(&self.shared.views())
     }
 
     /// Ends it at once, as if the process had been killed.
@@ -210,14 +215,23 @@ impl Shared {
             last_index: view.last_index,
             matched: view.matched.clone(),
             members: view.voters.union(&view.learners).copied().collect(),
+            voters: view.voters.iter().copied().collect(),
+        });
+        let data = self.shards.all_data();
+        let replicas = data.iter().map(|shard| {
+            let appended = shard.appended();
+            ReplicaReport {
+                shard: shard.id(),
+                applied_index: shard.group().applied_index(),
+                partitions: appended.partitions,
+                records: appended.records,
+                bytes: appended.bytes,
+            }
         });
         BrokerReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leads: leads.collect(),
-            replicas: views
-                .iter()
-                .map(|(shard, view)| (*shard, view.applied_index))
-                .collect(),
+            replicas: replicas.collect(),
             degraded: (self.degraded)(),
         }
     }
@@ -291,10 +305,41 @@ impl Shared {
     async fn carry_out(&self, shard: ShardId, step: Step) {
         if shard == CATALOG_SHARD {
             // Who votes no longer on the catalog still has it.
-            carry_out(self.shards.catalog().group(), step, true).await;
+            self.carry_out_on(self.shards.catalog().group(), step, true)
+                .await;
         } else if let Some(data) = self.shards.data(shard) {
-            carry_out(data.group(), step, false).await;
+            self.carry_out_on(data.group(), step, false).await;
         }
+    }
+
+    async fn carry_out_on(&self, group: &Group, step: Step, keep_members: bool) {
+        let done = async {
+            match step {
+                Step::None => Ok(()),
+                Step::AddLearners(brokers) => group.add_learners(&self.addressed(brokers)).await,
+                Step::SetVoters(voters) => group.set_voters(&voters, keep_members).await,
+                Step::RemoveLearners(brokers) => group.remove_learners(&brokers).await,
+                Step::TransferLeadership(to) => {
+                    group.transfer_leadership(to).await;
+                    Ok(())
+                }
+            }
+        };
+        match timeout(STEP_TIMEOUT, done).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the next round tries again"),
+            Err(_) => tracing::debug!("a change of replicas takes longer than {STEP_TIMEOUT:?}"),
+        }
+    }
+
+    fn addressed(&self, brokers: BTreeSet<BrokerId>) -> BTreeMap<BrokerId, String> {
+        let state = self.shards.catalog().snapshot();
+        let address = |broker: &BrokerId| {
+            let info = state.brokers.get(broker);
+            info.map(|info| info.address.clone()).unwrap_or_default()
+        };
+        let brokers = brokers.into_iter();
+        brokers.map(|broker| (broker, address(&broker))).collect()
     }
 
     /// Asks another voter to take each shard that this broker leads, and waits until it does.
@@ -327,26 +372,6 @@ async fn hand_over(group: &Group, broker: BrokerId) -> bool {
             true
         }
         _ => false,
-    }
-}
-
-async fn carry_out(group: &Group, step: Step, keep_members: bool) {
-    let done = async {
-        match step {
-            Step::None => Ok(()),
-            Step::AddLearners(brokers) => group.add_learners(&brokers).await,
-            Step::SetVoters(voters) => group.set_voters(&voters, keep_members).await,
-            Step::RemoveLearners(brokers) => group.remove_learners(&brokers).await,
-            Step::TransferLeadership(to) => {
-                group.transfer_leadership(to).await;
-                Ok(())
-            }
-        }
-    };
-    match timeout(STEP_TIMEOUT, done).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "the next round tries again"),
-        Err(_) => tracing::debug!("a change of replicas takes longer than {STEP_TIMEOUT:?}"),
     }
 }
 

@@ -171,6 +171,9 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         return refuse(ErrorCode::TooLarge, text);
     }
     let node = &session.shared.node;
+    if let Err(error) = target.check_leadership(&node.topics) {
+        return Waiting::Decided(Err(error));
+    }
     let producer = batch.header().producer;
     let is_idempotent = producer.producer_id != ProducerId::NONE;
     let processed = node.plugins.hooks().process(target.topic, batch).await;

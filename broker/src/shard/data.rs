@@ -22,6 +22,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub(crate) use self::state::AppendedTotal;
 pub(crate) use self::transfer::{RecordServer, RecordSource};
 use self::{machine::DataMachine, state::Directory, transfer::Served};
 pub use self::{
@@ -331,6 +332,11 @@ impl DataShard {
         self.shared.directory.read().keys().copied().collect()
     }
 
+    /// What was ever appended, as far as it is applied here.
+    pub(crate) fn appended(&self) -> AppendedTotal {
+        self.shared.machine.appended()
+    }
+
     /// The state of the shard.
     pub fn status(&self) -> ShardStatus {
         let (leader, term) = self.shared.group.leader();
@@ -339,7 +345,7 @@ impl DataShard {
             leader,
             term,
             applied_index: self.shared.group.applied_index(),
-            partitions: self.shared.machine.partition_count() as u64,
+            partitions: self.shared.machine.appended().partitions,
         }
     }
 
@@ -368,6 +374,11 @@ impl DataShard {
             .await
             .map_err(|error| ShardError::start(shared.id, &error))?
             .map_err(|error| ShardError::start(shared.id, &error))
+    }
+
+    /// Whether this broker leads the shard, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.shared.group.leads()
     }
 
     pub(crate) fn group(&self) -> &Group {

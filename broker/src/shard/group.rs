@@ -46,6 +46,8 @@ pub(crate) struct Group {
     raft: Raft<TypeConfig, RaftMachine>,
     machine: Arc<dyn Machine>,
     parts: RaftParts,
+    /// Whether nobody else had a vote when it was started.
+    starts_alone: bool,
     checkpointing: tokio::sync::Mutex<()>,
 }
 
@@ -95,21 +97,26 @@ impl Group {
         let raft = Raft::new(parts.broker.0, config, factory, storage, raft_machine)
             .await
             .map_err(|error| failed(&error))?;
-        // Once it answers, it has told what it found in its log.
-        let found = raft.with_raft_state(|_| ()).await;
-        found.map_err(|error| failed(&error))?;
+        let me = parts.broker.0;
+        let is_sole_voter = raft.with_raft_state(move |state| {
+            let mut voters = state.membership_state.effective().voter_ids();
+            voters.next() == Some(me) && voters.next().is_none()
+        });
+        let is_sole_voter = is_sole_voter.await.map_err(|error| failed(&error))?;
+        let founds = is_new && parts.founding;
         let group = Self {
+            starts_alone: founds || is_sole_voter,
             shard,
             raft,
             machine,
             parts,
             checkpointing: tokio::sync::Mutex::new(()),
         };
-        if is_new && group.parts.founding {
+        if founds {
             let founder = BTreeMap::from([(group.parts.broker.0, BasicNode::default())]);
             let founded = group.raft.initialize(founder).await;
             founded.map_err(|error| failed(&error))?;
-        } else if group.is_sole_voter() {
+        } else if is_sole_voter {
             let elected = group.raft.trigger().elect(false).await;
             elected.map_err(|error| failed(&error))?;
         }
@@ -120,7 +127,7 @@ impl Group {
     /// Waits until all that was acknowledged before the start is applied again. Where other
     /// brokers have a say in what that is, nothing is waited for.
     pub(crate) async fn ready(&self) -> Result<(), ShardError> {
-        if !self.is_sole_voter() {
+        if !self.starts_alone {
             return Ok(());
         }
         tokio::select! {
@@ -176,11 +183,9 @@ impl Group {
         self.machine.applied().index().unwrap_or(0)
     }
 
-    /// Waits until entry `index` is applied here.
-    pub(crate) async fn applied(&self, index: u64) -> Result<(), ProposeError> {
-        let wait = self.raft.wait(None);
-        let applied = wait.applied_index_at_least(Some(index), "a caller waits for it");
-        applied.await.map(drop).map_err(|_| ProposeError::Stopped)
+    /// Whether this broker leads, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.raft.is_leader()
     }
 
     /// The leader, if one is known, and its term.
@@ -188,13 +193,6 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         (metrics.current_leader.map(BrokerId), metrics.current_term)
-    }
-
-    fn is_sole_voter(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let mut voters = metrics.membership_config.voter_ids();
-        voters.next() == Some(self.parts.broker.0) && voters.next().is_none()
     }
 
     /// Stops the group. Entries on their way are cut off; their outcome is not known.

@@ -8,7 +8,7 @@ use flumen_protocol::{
 };
 
 use super::{Topics, check_index, partition};
-use crate::shard::{DataShard, PendingAppend};
+use crate::shard::{DataShard, PendingAppend, ProposeError};
 
 /// A partition that is produced to.
 pub struct ProduceTarget {
@@ -20,15 +20,27 @@ pub struct ProduceTarget {
 }
 
 impl ProduceTarget {
+    /// Refuses what would be refused anyway, before plugins have seen it: this broker does not
+    /// lead the partition.
+    pub fn check_leadership(&self, topics: &Topics) -> Result<(), WireError> {
+        if self.shard.leads() {
+            return Ok(());
+        }
+        Err(topics.not_leader(self.partition(), &ProposeError::NotLeader))
+    }
+
+    fn partition(&self) -> PartitionId {
+        PartitionId {
+            topic: self.topic,
+            index: self.index,
+        }
+    }
+
     /// Hands a batch to the shard: batches reach the log in the order of these calls. Waits
     /// while the shard has too much to do.
     pub async fn append(&self, batch: Batch) -> Result<PendingAppend, WireError> {
-        let partition = PartitionId {
-            topic: self.topic,
-            index: self.index,
-        };
         let room = self.shard.make_room(batch.encoded_len()).await?;
-        Ok(room.append(partition, batch))
+        Ok(room.append(self.partition(), batch))
     }
 }
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     manifest::Manifest,
-    state::{Cut, DataState, Directory},
+    state::{AppendedTotal, Cut, DataState, Directory},
     transfer::{RecordSource, Wanted},
 };
 use crate::{
@@ -68,8 +68,8 @@ impl DataMachine {
         })
     }
 
-    pub(super) fn partition_count(&self) -> usize {
-        self.state.lock().partition_count()
+    pub(super) fn appended(&self) -> AppendedTotal {
+        self.state.lock().appended_total()
     }
 
     /// Removes what retention and compaction say. Blocks on the disk.

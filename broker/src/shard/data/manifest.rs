@@ -17,6 +17,10 @@ pub(super) struct Manifest {
     pub(super) applied: Applied,
     pub(super) topics: Vec<SavedTopic>,
     pub(super) producers: Vec<SavedProducer>,
+    /// Records that were ever appended.
+    pub(super) records: u64,
+    /// Bytes of their batches.
+    pub(super) bytes: u64,
 }
 
 /// A topic's partitions in this shard. The settings are kept once for all of them.

@@ -37,6 +37,18 @@ pub(super) struct DataState {
     /// Partitions that the last checkpoint still names, though they were deleted since. Their
     /// files stay until the next one: a start in between opens them again.
     deleted: Vec<PartitionId>,
+    /// Records and bytes that were ever appended: the same on every replica that has applied as
+    /// much.
+    records: u64,
+    bytes: u64,
+}
+
+/// What was ever appended to the partitions of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AppendedTotal {
+    pub(crate) partitions: u64,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
 }
 
 struct Partition {
@@ -72,6 +84,8 @@ impl DataState {
             logs,
             dirty: FxHashSet::default(),
             deleted: Vec::new(),
+            records: manifest.records,
+            bytes: manifest.bytes,
         };
         for topic in manifest.topics {
             for saved in topic.partitions {
@@ -114,6 +128,7 @@ impl DataState {
         }
         self.producers = ProducerTable::restore(manifest.producers, PRODUCERS_MAX);
         self.applied = manifest.applied;
+        (self.records, self.bytes) = (manifest.records, manifest.bytes);
         Ok(())
     }
 
@@ -181,6 +196,8 @@ impl DataState {
             let batch = batch.clone().placed(partition.end_offset, time_ms);
             appended.base_offset = Some(partition.end_offset);
             partition.end_offset = batch.end_offset();
+            self.records += u64::from(stored);
+            self.bytes += batch.encoded_len() as u64;
             partition.log.append(batch);
             if !partition.dirty {
                 partition.dirty = true;
@@ -270,8 +287,12 @@ impl DataState {
         !self.dirty.is_empty() || !self.deleted.is_empty()
     }
 
-    pub(super) fn partition_count(&self) -> usize {
-        self.partitions.len()
+    pub(super) fn appended_total(&self) -> AppendedTotal {
+        AppendedTotal {
+            partitions: self.partitions.len() as u64,
+            records: self.records,
+            bytes: self.bytes,
+        }
     }
 
     /// Notes that a log has changed though nothing was appended to it.
@@ -325,6 +346,8 @@ impl DataState {
             applied: self.applied.clone(),
             topics: topics.into_values().collect(),
             producers: self.producers.save(),
+            records: self.records,
+            bytes: self.bytes,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flumen_protocol::ids::BrokerId;
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, async_runtime::WatchReceiver};
 
 use super::Group;
 
@@ -16,15 +16,26 @@ pub(crate) struct MembersError {
 }
 
 impl Group {
+    /// The members by the last entry of the log that tells, committed or not, with the addresses
+    /// that they had when they were taken in.
+    pub(crate) fn nodes(&self) -> BTreeMap<BrokerId, String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.nodes();
+        nodes
+            .map(|(id, node)| (BrokerId(*id), node.addr.clone()))
+            .collect()
+    }
+
     /// Takes in brokers that get the log and have no vote. Returns when that is committed, not
     /// when they have caught up.
     pub(crate) async fn add_learners(
         &self,
-        brokers: &BTreeSet<BrokerId>,
+        brokers: &BTreeMap<BrokerId, String>,
     ) -> Result<(), MembersError> {
         let nodes: BTreeMap<_, _> = brokers
             .iter()
-            .map(|id| (id.0, BasicNode::default()))
+            .map(|(id, address)| (id.0, BasicNode::new(address)))
             .collect();
         self.change(ChangeMembers::AddNodes(nodes), true).await
     }

@@ -115,14 +115,6 @@ impl Group {
         }
     }
 
-    /// As [`Group::propose`], on this broker only.
-    pub(crate) async fn propose_here(&self, command: Command) -> Result<Response, ProposeError> {
-        let proposed = self.local_proposals();
-        let proposed = proposed.propose(Arc::new(command));
-        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, proposed).await;
-        proposed.unwrap_or(Err(ProposeError::Unknown))
-    }
-
     async fn propose_once(&self, command: &Arc<Command>) -> Result<Response, ProposeError> {
         match self.leader().0 {
             None => Err(ProposeError::NotLeader),

@@ -1,0 +1,229 @@
+//! Answers control requests: what this broker knows at once, the rest where it is decided.
+//!
+//! Any broker may be asked anything. What changes the catalog goes to the broker that leads it;
+//! where partitions end is asked of the brokers that lead them. A change is answered when every
+//! broker that can be reached has it in force.
+
+use bytes::Bytes;
+use flumen_protocol::{
+    error::{ErrorCode, WireError},
+    ids::Offset,
+    message::{Reply, Request, Response, TopicDescription},
+    topic::TopicName,
+};
+use tokio::time::{Instant, sleep};
+
+use super::Node;
+use crate::{
+    catalog::CATALOG_SHARD,
+    node::remote::{self, FOLLOW_TIMEOUT},
+};
+
+/// How long to look for a broker that leads the catalog.
+const LEADER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long to wait before it is looked for again.
+const LEADER_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
+
+impl Node {
+    /// Answers a request of a client.
+    pub(crate) async fn answer(&self, request: Request, payload: Bytes) -> Reply {
+        match request {
+            Request::Metadata { topics } => Ok(Response::Metadata(self.metadata(&topics))),
+            Request::ListTopics => Ok(Response::Topics(self.topics.list())),
+            Request::ListPlugins => Ok(Response::Plugins(self.plugins.list())),
+            Request::DescribeTopic { name } => {
+                self.describe_topic(&name).await.map(Response::Topic)
+            }
+            Request::OffsetsForTime { topic, time_ms } => self
+                .offsets_for_time(&topic, time_ms)
+                .await
+                .map(Response::Offsets),
+            Request::DescribePlugin { name } => self.plugins.describe(&name).map(Response::Plugin),
+            Request::Status => Ok(Response::Status(self.status())),
+            Request::ClusterStatus => Ok(Response::ClusterStatus(self.cluster_status())),
+            change => self.change_where_it_is_led(change, payload).await,
+        }
+    }
+
+    async fn change_where_it_is_led(&self, request: Request, payload: Bytes) -> Reply {
+        let deadline = Instant::now() + LEADER_WAIT_MAX;
+        loop {
+            let reply = match self.shards.leader_of(CATALOG_SHARD) {
+                Some(leader) if leader == self.shards.broker() => {
+                    self.change(request.clone(), payload.clone()).await
+                }
+                Some(leader) => {
+                    let peers = &*self.network;
+                    remote::forward(peers, leader, &request, payload.clone()).await
+                }
+                None => Err(no_leader()),
+            };
+            match reply {
+                Err(error) if error.code == ErrorCode::NotLeader && Instant::now() < deadline => {
+                    sleep(LEADER_RETRY_AFTER).await;
+                }
+                reply => return reply,
+            }
+        }
+    }
+
+    /// Makes a change on the broker that leads the catalog, and waits until the others have it
+    /// in force, too.
+    pub(super) async fn change(&self, request: Request, payload: Bytes) -> Reply {
+        if self.shards.leader_of(CATALOG_SHARD) != Some(self.shards.broker()) {
+            return Err(no_leader());
+        }
+        let reply = self.make_change(request, payload).await?;
+        let version = self.catalog.snapshot().version;
+        let others = self.other_brokers();
+        let others = others
+            .into_iter()
+            .filter(|id| self.reports.is_reachable(*id));
+        remote::followed(&*self.network, others, version).await?;
+        Ok(reply)
+    }
+
+    async fn make_change(&self, request: Request, payload: Bytes) -> Reply {
+        let (topics, plugins, catalog) = (&self.topics, &self.plugins, &self.catalog);
+        match request {
+            Request::CreateTopic { name, config } => done(topics.create(name, config).await),
+            Request::AlterTopic { name, changes } => done(topics.alter(name, changes).await),
+            Request::DeleteTopic { name } => self.delete_topic(name).await,
+            Request::DeployPlugin { name, version } => plugins
+                .deploy(name, version, payload)
+                .await
+                .map(Response::Plugin),
+            Request::UpgradePlugin { name, version } => plugins
+                .upgrade(name, version, payload)
+                .await
+                .map(Response::Plugin),
+            Request::RemovePlugin { name } => done(plugins.remove(name).await),
+            Request::Bind { topic, binding } => done(plugins.bind(topic, binding).await),
+            Request::Unbind { topic, plugin } => done(plugins.unbind(topic, plugin).await),
+            Request::CreateJoinToken { ttl_ms } => self.create_join_token(ttl_ms).await,
+            Request::DrainBroker { broker, undo } => done(
+                catalog
+                    .drain_broker(broker, !undo)
+                    .await
+                    .map_err(Into::into),
+            ),
+            Request::RemoveBroker { broker } => done(self.remove_broker(broker).await),
+            Request::SetReplicationFactor { factor } => done(
+                catalog
+                    .set_replication_factor(factor)
+                    .await
+                    .map_err(Into::into),
+            ),
+            // Placement is even whenever it can be; leaders follow within seconds.
+            Request::Rebalance => Ok(Response::Done),
+            other => Err(WireError::new(
+                ErrorCode::InvalidRequest,
+                format!(
+                    "this broker cannot {}; is it older than the client?",
+                    other.name()
+                ),
+            )),
+        }
+    }
+
+    /// Removes a topic, and forgets the plugins that ran on it.
+    async fn delete_topic(&self, name: TopicName) -> Reply {
+        let topic = self.topics.delete(name).await?;
+        self.plugins.topic_deleted(topic);
+        Ok(Response::Done)
+    }
+
+    /// A topic with its partitions and bindings, as the leaders of its partitions know them.
+    async fn describe_topic(&self, name: &TopicName) -> Result<TopicDescription, WireError> {
+        let topic = self.topics.find(name)?;
+        let mut partitions = Vec::with_capacity(topic.config.partitions as usize);
+        for (leader, indexes) in self.topics.by_leader(&topic) {
+            let described = match leader {
+                Some(leader) if leader != self.shards.broker() => {
+                    let asked = remote::describe(&*self.network, leader, name, &indexes).await;
+                    // What the replica here knows is better than nothing to look at.
+                    match asked {
+                        Ok(described) => described,
+                        Err(_) => self.topics.describe(&topic, &indexes),
+                    }
+                }
+                _ => self.topics.describe(&topic, &indexes),
+            };
+            partitions.extend(described);
+        }
+        partitions.sort_by_key(|partition| partition.index);
+        Ok(TopicDescription {
+            name: name.clone(),
+            id: topic.id,
+            partitions,
+            bindings: self.plugins.bindings_of(name),
+            created_ms: topic.created_ms,
+            config: topic.config.clone(),
+        })
+    }
+
+    async fn offsets_for_time(
+        &self,
+        name: &TopicName,
+        time_ms: i64,
+    ) -> Result<Vec<Offset>, WireError> {
+        let topic = self.topics.find(name)?;
+        let mut offsets = Vec::with_capacity(topic.config.partitions as usize);
+        for (leader, indexes) in self.topics.by_leader(&topic) {
+            let found = match leader {
+                Some(leader) if leader != self.shards.broker() => {
+                    remote::offsets_for_time(&*self.network, leader, name, &indexes, time_ms)
+                        .await?
+                }
+                _ => {
+                    self.topics
+                        .offsets_for_time(name, &indexes, time_ms)
+                        .await?
+                }
+            };
+            offsets.extend(indexes.into_iter().zip(found));
+        }
+        offsets.sort_by_key(|(index, _)| *index);
+        Ok(offsets.into_iter().map(|(_, offset)| offset).collect())
+    }
+
+    /// Waits until this broker has all changes up to `version` of the catalog in force.
+    pub(super) async fn follow(&self, version: u64) -> Result<(), WireError> {
+        let mut applied = self.catalog.watch();
+        let followed = async {
+            applied
+                .wait_for(|state| state.version >= version)
+                .await
+                .map_err(|error| WireError::new(ErrorCode::Unavailable, error.to_string()))?;
+            self.plugins.in_step(version).await;
+            Ok(())
+        };
+        match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {
+            Ok(followed) => followed,
+            Err(_) => Err(WireError::new(
+                ErrorCode::Timeout,
+                format!("the change is made, but not in force here after {FOLLOW_TIMEOUT:?}"),
+            )),
+        }
+    }
+
+    pub(super) fn other_brokers(&self) -> Vec<flumen_protocol::ids::BrokerId> {
+        let state = self.catalog.snapshot();
+        let brokers = state.brokers.keys().copied();
+        let me = self.shards.broker();
+        brokers.filter(|broker| *broker != me).collect()
+    }
+}
+
+fn no_leader() -> WireError {
+    WireError::new(
+        ErrorCode::NotLeader,
+        "no broker leads the cluster's catalog at the moment; try again, and look at `flumen \
+         cluster status` if it stays so",
+    )
+}
+
+fn done(result: Result<(), WireError>) -> Reply {
+    result.map(|()| Response::Done)
+}
