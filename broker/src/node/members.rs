@@ -1,6 +1,6 @@
 //! Keeps the network of brokers in step with the catalog.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use flumen_protocol::ids::BrokerId;
 use tokio::task::JoinHandle;
