@@ -6,7 +6,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 
 use super::{
     placement::{self, Candidate},
-    shard_steps::{CAUGHT_UP_ENTRIES, Step},
+    shard_steps::{Step, is_ready},
 };
 use crate::{catalog::CatalogState, shard::raft::GroupView};
 
@@ -15,7 +15,11 @@ const CATALOG_VOTERS_MAX: usize = 5;
 
 /// Who should have the catalog, and what to do about it next. Every broker has it; an odd number
 /// of them votes, and those that do stay.
-pub(super) fn next_step(state: &CatalogState, view: &GroupView) -> Step {
+pub(super) fn next_step(
+    state: &CatalogState,
+    view: &GroupView,
+    reachable: &BTreeSet<BrokerId>,
+) -> Step {
     let brokers: BTreeSet<_> = state.brokers.keys().copied().collect();
     let missing: BTreeSet<_> = brokers
         .iter()
@@ -27,10 +31,9 @@ pub(super) fn next_step(state: &CatalogState, view: &GroupView) -> Step {
     }
     let voters = voters(state, view);
     if !voters.is_empty() && (view.voters != voters || view.changing) {
-        let ready = voters.iter().all(|broker| {
-            view.leader == Some(*broker)
-                || view.lag(*broker).is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
-        });
+        let ready = voters
+            .iter()
+            .all(|broker| view.leader == Some(*broker) || is_ready(view, reachable, *broker));
         return if ready || view.changing {
             Step::SetVoters(voters)
         } else {

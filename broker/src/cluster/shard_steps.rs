@@ -8,7 +8,7 @@ use flumen_protocol::ids::BrokerId;
 use crate::shard::raft::GroupView;
 
 /// A replica that lacks fewer entries than this has caught up: it may vote.
-pub(super) const CAUGHT_UP_ENTRIES: u64 = 64;
+const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A leader that should not be one stays for so long after its election: a broker that has just
 /// come back, or a shard that has just lost its leader, is not bothered at once.
@@ -72,17 +72,21 @@ impl Situation<'_> {
 
     fn rightful_leader(&self) -> Option<BrokerId> {
         let first = *self.wanted.first()?;
-        let ready = first != self.broker
-            && self.led_for >= LEADER_REST
-            && self.reachable.contains(&first)
-            && self.has_caught_up(first);
+        let ready =
+            first != self.broker && self.led_for >= LEADER_REST && self.has_caught_up(first);
         ready.then_some(first)
     }
 
+    /// Whether a broker is there and has the log: then its vote brings no change to a halt.
     fn has_caught_up(&self, broker: BrokerId) -> bool {
-        let lag = self.view.lag(broker);
-        broker == self.broker || lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
+        broker == self.broker || is_ready(self.view, self.reachable, broker)
     }
+}
+
+/// Whether another broker was heard of lately and lacks hardly anything of the log.
+pub(super) fn is_ready(view: &GroupView, reachable: &BTreeSet<BrokerId>, broker: BrokerId) -> bool {
+    let lag = view.lag(broker);
+    reachable.contains(&broker) && lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
 }
 
 #[cfg(test)]
@@ -142,6 +146,24 @@ mod tests {
         assert_eq!(step(&all, &[2, 1, 3], LEADER_REST), handed);
         let behind = view(&[1, 2, 3], &[], &[(2, 500), (3, 1000)]);
         assert_eq!(step(&behind, &[2, 1, 3], LEADER_REST), Step::None);
+    }
+
+    #[test]
+    fn a_broker_that_never_came_gets_no_vote_however_short_the_log_is() {
+        let mut young = view(&[1], &[2, 4], &[(2, 3)]);
+        young.last_index = 3;
+        let wanted = [1, 2, 4].map(BrokerId);
+        let mut situation = Situation {
+            broker: BrokerId(1),
+            view: &young,
+            wanted: &wanted,
+            led_for: LEADER_REST,
+            reachable: &set(&[1, 2, 4]),
+        };
+        assert_eq!(situation.next_step(), Step::None);
+        let known = view(&[1], &[2, 4], &[(2, 1000), (4, 1000)]);
+        (situation.view, situation.reachable) = (&known, Box::leak(Box::new(set(&[1, 2]))));
+        assert_eq!(situation.next_step(), Step::None);
     }
 
     #[test]

@@ -271,7 +271,7 @@ impl Shared {
         if !view.leads {
             return;
         }
-        let step = catalog_steps::next_step(state, &view);
+        let step = catalog_steps::next_step(state, &view, &self.reachable(state));
         if step != Step::None {
             return self.take(memory, CATALOG_SHARD, step);
         }

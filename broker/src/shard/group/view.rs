@@ -27,7 +27,7 @@ pub(crate) struct GroupView {
     /// The last entry of the log here.
     pub(crate) last_index: u64,
     pub(crate) applied_index: u64,
-    /// At the leader: up to where each replica has the log.
+    /// At the leader: up to where each replica has the log; one that has nothing is missing.
     pub(crate) matched: BTreeMap<BrokerId, u64>,
     /// At the leader: how long ago a majority was heard of last.
     pub(crate) quorum_heard: Option<Duration>,
@@ -50,7 +50,7 @@ impl Group {
             last_index: metrics.last_log_index.unwrap_or(0),
             applied_index: metrics.last_applied.map_or(0, |log_id| log_id.index),
             matched: matched
-                .map(|(id, log_id)| (BrokerId(*id), log_id.map_or(0, |log_id| log_id.index)))
+                .filter_map(|(id, log_id)| Some((BrokerId(*id), log_id.as_ref()?.index)))
                 .collect(),
             quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
         }

@@ -98,7 +98,13 @@ async fn what_a_stop_cuts_off_is_told_to_be_unknown() {
     });
     let batch = sequenced(b"x", 5, 0, 0);
     let room = shard.make_room(batch.encoded_len()).await.unwrap();
+    let log = broker.wal.shard(shard.id());
+    let before = log.state().last;
     let append = room.append(partition(0), batch);
+    while log.state().last == before {
+        tokio::task::yield_now().await;
+    }
+    drop(log);
     broker.kill().await;
     let error = append.await.unwrap_err();
     assert_eq!(error, AppendError::Stopped);
