@@ -95,7 +95,7 @@ impl PeerError {
         Self::Unreachable { broker, reason }
     }
 
-    fn lost(broker: BrokerId, reason: impl Into<String>) -> Self {
+    pub(crate) fn lost(broker: BrokerId, reason: impl Into<String>) -> Self {
         let reason = reason.into();
         Self::Lost { broker, reason }
     }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use flumen_protocol::{
+    batch::Batch,
     ids::{BrokerId, PartitionId, ShardId, TopicId},
     message::ShardMetadata,
     topic::TopicConfig,
@@ -34,14 +35,15 @@ use self::checkpointer::Checkpointer;
 pub(crate) use self::leaders::Leaders;
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
+    clock::now_ms,
     disk::{Disk, read_file, write_file_atomically},
     log::LogStore,
     peer::{Alone, PeerNetwork},
     shard::{
-        DataShard, ProposeError, ShardError,
+        AppendError, Appended, DataShard, ProposeError, ShardError,
         raft::{
             Admission, Command, DataShardParts, Failure, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT,
-            RaftParts, RecordServer, Replicas, forward,
+            RaftParts, RecordServer, Replicas, Response, forward,
         },
     },
     wal::Wal,
@@ -403,16 +405,44 @@ impl Shards {
             .await
     }
 
+    /// Appends a batch at whichever broker leads its partition, which is another one most likely.
+    pub async fn append_at_leader(
+        &self,
+        partition: PartitionId,
+        batch: Batch,
+    ) -> Result<Appended, AppendError> {
+        let command = Command::Append {
+            time_ms: now_ms(),
+            batches: vec![(partition, batch)],
+        };
+        let response = self.propose_for(self.shard_of(partition), command).await;
+        match response.map_err(AppendError::from)? {
+            Response::Appended(outcomes) => match outcomes.into_iter().next() {
+                Some(outcome) => outcome.map_err(|refusal| refusal.into_error(partition)),
+                None => Err(AppendError::Deposed),
+            },
+            _ => Err(AppendError::Deposed),
+        }
+    }
+
     async fn propose_to_all(&self, command: impl Fn() -> Command) -> Result<(), ProposeError> {
         let count = self.shared.catalog.snapshot().shard_count;
         let proposals = (1..=count).map(|id| self.propose(ShardId(id), command()));
         try_join_all(proposals).await.map(drop)
     }
 
-    /// Proposes a command to whichever broker leads the shard.
     async fn propose(&self, shard: ShardId, command: Command) -> Result<(), ProposeError> {
+        self.propose_for(shard, command).await.map(drop)
+    }
+
+    /// Proposes a command to whichever broker leads the shard.
+    async fn propose_for(
+        &self,
+        shard: ShardId,
+        command: Command,
+    ) -> Result<Response, ProposeError> {
         if let Some(data) = self.data(shard) {
-            return data.group().propose(command).await.map(drop);
+            return data.group().propose(command).await;
         }
         let network = &*self.shared.parts.raft.network;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
@@ -425,7 +455,7 @@ impl Shards {
                 Ok(Err(ProposeError::NotLeader)) if Instant::now() < deadline => {
                     tokio::time::sleep(LEADER_RETRY_AFTER).await;
                 }
-                Ok(outcome) => return outcome.map(drop),
+                Ok(outcome) => return outcome,
                 Err(_) => return Err(ProposeError::Unknown),
             }
         }

@@ -23,7 +23,7 @@ use flumen_protocol::{
     size::Size,
 };
 use flumen_transport::stream::{FrameReader, FrameWriter, Payload, ReadError, WriteError};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
@@ -65,7 +65,7 @@ enum Waiting {
     Appending {
         main: PendingAppend,
         /// Records that plugins sent elsewhere; the batch is not acknowledged before them.
-        side: Vec<PendingAppend>,
+        side: Vec<SideAppend>,
         verdict: Verdict,
     },
 }
@@ -209,6 +209,9 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
     }
 }
 
+/// An append to another topic on its way, perhaps at another broker.
+type SideAppend = BoxFuture<'static, Result<(), WireError>>;
+
 fn nothing_stored() -> ProduceReceipt {
     ProduceReceipt {
         base_offset: None,
@@ -271,7 +274,7 @@ async fn finish(counted: &Counted, pending: Pending) -> ProduceOutcome {
     outcome
 }
 
-async fn settle(main: PendingAppend, side: Vec<PendingAppend>, verdict: Verdict) -> ProduceOutcome {
+async fn settle(main: PendingAppend, side: Vec<SideAppend>, verdict: Verdict) -> ProduceOutcome {
     for append in side {
         append.await?;
     }

@@ -169,6 +169,17 @@ impl AppendError {
     }
 }
 
+impl From<ProposeError> for AppendError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader => Self::NotLeader,
+            ProposeError::Unknown => Self::Deposed,
+            ProposeError::Stopped => Self::Stopped,
+            ProposeError::NoRoom { reason } => Self::NoSpace { reason },
+        }
+    }
+}
+
 impl From<AppendError> for WireError {
     fn from(error: AppendError) -> Self {
         Self::new(error.code(), error.to_string())

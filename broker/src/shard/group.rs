@@ -37,6 +37,9 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 300;
 /// read of the log gives.
 const REQUEST_ENTRIES_MAX: u64 = 1024;
 
+/// How long it may take until openraft knows of a snapshot that is there.
+const SNAPSHOT_KNOWN_MAX: Duration = Duration::from_secs(10);
+
 /// How long a shard may take to apply what its log holds when it starts.
 const RECOVERY_MAX: Duration = Duration::from_mins(5);
 
@@ -48,7 +51,8 @@ pub(crate) struct Group {
     parts: RaftParts,
     /// Whether nobody else had a vote when it was started.
     starts_alone: bool,
-    checkpointing: tokio::sync::Mutex<()>,
+    /// Held by the one that takes a checkpoint; up to where the checkpoint before went.
+    checkpointing: tokio::sync::Mutex<Option<u64>>,
 }
 
 /// Checks that log and checkpoint belong together: the log goes on where the checkpoint ends.
@@ -110,7 +114,7 @@ impl Group {
             raft,
             machine,
             parts,
-            checkpointing: tokio::sync::Mutex::new(()),
+            checkpointing: tokio::sync::Mutex::new(None),
         };
         if founds {
             let founder = BTreeMap::from([(group.parts.broker.0, BasicNode::default())]);
@@ -159,19 +163,57 @@ impl Group {
         })
     }
 
-    /// Takes a checkpoint and lets the log before it go, but for what `keep_from` asks to be
-    /// kept. A failure leaves everything as it was.
+    /// Takes a checkpoint and lets the log before it go. Where there are followers, the log since
+    /// the checkpoint before stays for those that are a little behind, until the next one or
+    /// [`Group::release_log`]. A failure leaves everything as it was.
     pub(crate) async fn checkpoint(&self) -> io::Result<()> {
-        let _one = self.checkpointing.lock().await;
+        let mut previous = self.checkpointing.lock().await;
         let machine = Arc::clone(&self.machine);
         crate::executor::spawn_blocking(move || machine.checkpoint())
             .await
             .map_err(io::Error::other)??;
-        self.raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(io::Error::other)
+        let snapshot = self.raft.trigger().snapshot().await;
+        snapshot.map_err(io::Error::other)?;
+        let Some(taken) = self.checkpointed() else {
+            return Ok(());
+        };
+        let up_to = if self.has_followers() {
+            previous.replace(taken)
+        } else {
+            Some(taken)
+        };
+        self.purge(up_to).await
+    }
+
+    /// Lets all of the log go that the last checkpoint covers: its room is needed.
+    pub(crate) async fn release_log(&self) -> io::Result<()> {
+        let mut previous = self.checkpointing.lock().await;
+        *previous = self.checkpointed();
+        self.purge(*previous).await
+    }
+
+    fn checkpointed(&self) -> Option<u64> {
+        let checkpoint = self.machine.last_checkpoint()?;
+        checkpoint.applied.index()
+    }
+
+    async fn purge(&self, up_to: Option<u64>) -> io::Result<()> {
+        let Some(up_to) = up_to else { return Ok(()) };
+        // openraft purges what it knows to be in a snapshot only.
+        let known = self.raft.wait(Some(SNAPSHOT_KNOWN_MAX));
+        let known = known.metrics(
+            |metrics| metrics.snapshot.is_some_and(|at| at.index >= up_to),
+            "the snapshot is known",
+        );
+        known.await.map_err(io::Error::other)?;
+        let purged = self.raft.trigger().purge_log(up_to).await;
+        purged.map_err(io::Error::other)
+    }
+
+    fn has_followers(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.nodes().nth(1).is_some()
     }
 
     /// Whether there is something that the last checkpoint does not hold.
@@ -217,9 +259,9 @@ fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
         enable_pre_vote: Some(true),
         // A leader that comes back must be elected again.
         enable_leader_restore: Some(false),
-        // The shard decides when to take a checkpoint, and keeps nothing that is in it.
+        // The shard decides when to take a checkpoint, and what of the log goes with it.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        max_in_snapshot_log_to_keep: u64::MAX,
         // A follower is sent the log for as long as it is there, however long it is.
         replication_lag_threshold: u64::MAX,
         ..Config::default()

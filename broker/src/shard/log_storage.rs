@@ -33,6 +33,9 @@ use crate::{
     wal::{LogPosition, ShardLog, WalEntry, WalError},
 };
 
+/// Bytes of entries that one request to a follower carries, grown to one entry.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Bytes that one read from the WAL fetches at most, grown to one entry.
 const READ_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -221,7 +224,16 @@ impl RaftLogReader<TypeConfig> for LogStorage {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read_some(self.clamp(start..end)).await
+        let mut entries = self.read_some(self.clamp(start..end)).await?;
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            bytes += command::entry_len(entry);
+            bytes <= REQUEST_BYTES_MAX
+        });
+        // At least one, however large it is.
+        let count = fitting.count().max(1);
+        entries.truncate(count);
+        Ok(entries)
     }
 
     async fn entries_stream<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(

@@ -12,12 +12,12 @@ use rustc_hash::FxHashMap;
 
 use super::{
     group::{
-        Group,
+        Group, ProposeError,
         propose::{self, LocalProposals},
     },
     machine::RaftMachine,
     rpc::{self, AppendReply, Call, CallRequest, Open, Purpose, SnapshotHead},
-    types::{Snapshot, TypeConfig},
+    types::{Response, Snapshot, TypeConfig},
 };
 use crate::peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream};
 
@@ -117,18 +117,33 @@ impl PeerHandler for Replicas {
     }
 }
 
+impl Proposals {
+    async fn propose(&self, request: &Bytes) -> Result<Result<Response, ProposeError>, String> {
+        let (shard, command) = propose::decode_forwarded(request)?;
+        let reached = self.0.reached(shard)?;
+        Ok(reached.proposals.propose(command).await)
+    }
+}
+
 impl PeerHandler for Proposals {
     fn call(&self, _: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let this = self.clone();
-        Box::pin(async move {
-            let (shard, command) = propose::decode_forwarded(&request)?;
-            let reached = this.0.reached(shard)?;
-            Ok(rpc::encode(&reached.proposals.propose(command).await))
-        })
+        Box::pin(async move { Ok(rpc::encode(&this.propose(&request).await?)) })
     }
 
-    fn stream(&self, _: BrokerId, _: Bytes, _: PeerStream) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
+    fn stream(&self, from: BrokerId, _: Bytes, mut stream: PeerStream) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        Box::pin(async move {
+            let proposed = async {
+                let message = stream.receiver.next().await.map_err(text)?;
+                let request = message.and_then(|message| message.parts.into_iter().next());
+                let outcome = this.propose(&request.unwrap_or_default()).await?;
+                answer_last(&mut stream, &outcome).await
+            };
+            if let Err(reason) = proposed.await {
+                tracing::debug!(broker = %from, reason, "a proposal was not made");
+            }
+        })
     }
 }
 

@@ -116,10 +116,13 @@ impl Work {
     /// Checkpoints those shards whose entries the WAL has kept longest.
     async fn relieve_wal(&self) -> io::Result<()> {
         for id in self.wal.shards_to_checkpoint() {
-            if let Some(group) = self.groups.get(id)
-                && group.has_changed()
-            {
+            let Some(group) = self.groups.get(id) else {
+                continue;
+            };
+            if group.has_changed() {
                 self.groups.checkpoint(&group).await?;
+            } else {
+                group.release_log().await?;
             }
         }
         Ok(())

@@ -44,6 +44,16 @@ impl Topics {
     ) -> Result<ConsumeSource, WireError> {
         let topic = self.find(name)?;
         let reader = self.reader(name, &topic, index)?;
+        let known = match at {
+            StartAt::Beginning => true,
+            StartAt::Offset(offset) => offset <= reader.end_offset(),
+            StartAt::End | StartAt::Time(_) => false,
+        };
+        // What this replica does not have may be at the leader, and what this leader has not
+        // applied yet may be acknowledged.
+        if !known {
+            self.confirm_leadership(name, &topic, &[index]).await?;
+        }
         let (start, end) = (reader.start_offset(), reader.end_offset());
         let next_offset = match at {
             StartAt::Beginning => start,
@@ -144,6 +154,12 @@ impl ConsumeSource {
             Some(subscription) => subscription.arm(offset),
             None => self.reader.end_offset() > offset,
         };
+        if has_news && self.reader.has_moved() {
+            return Err(WireError::new(
+                ErrorCode::NotLeader,
+                "the partition is on other brokers now; ask for its leader",
+            ));
+        }
         if has_news && self.reader.is_deleted() {
             return Err(WireError::new(
                 ErrorCode::UnknownTopic,

@@ -7,6 +7,8 @@ use flumen_protocol::{
     topic::TopicName,
 };
 
+use futures_util::future::BoxFuture;
+
 use super::{Topics, check_index, partition};
 use crate::shard::{DataShard, PendingAppend, ProposeError};
 
@@ -64,8 +66,19 @@ impl Topics {
         name: &TopicName,
         index: u32,
         batch: Batch,
-    ) -> Result<PendingAppend, WireError> {
-        let partitions = self.find(name)?.config.partitions;
-        self.target(name, index % partitions)?.append(batch).await
+    ) -> Result<BoxFuture<'static, Result<(), WireError>>, WireError> {
+        let topic = self.find(name)?;
+        let partition = partition(&topic, index % topic.config.partitions);
+        let led_here = self.shards.data_of(partition);
+        if let Some(shard) = led_here.filter(DataShard::leads) {
+            let room = shard.make_room(batch.encoded_len()).await?;
+            let append = room.append(partition, batch);
+            return Ok(Box::pin(async { Ok(append.await.map(drop)?) }));
+        }
+        let shards = self.shards.clone();
+        Ok(Box::pin(async move {
+            let appended = shards.append_at_leader(partition, batch).await;
+            Ok(appended.map(drop)?)
+        }))
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct PartitionShared {
     /// Records below it are applied and may be read.
     end_offset: AtomicU64,
     deleted: AtomicBool,
+    /// The records are on other brokers now.
+    moved: AtomicBool,
     watchers: Mutex<Vec<Weak<Watcher>>>,
 }
 
@@ -38,6 +40,7 @@ impl PartitionShared {
             reader,
             end_offset: AtomicU64::new(end_offset.0),
             deleted: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             watchers: Mutex::new(Vec::new()),
         })
     }
@@ -52,6 +55,12 @@ impl PartitionShared {
     pub(super) fn delete(&self) {
         self.deleted.store(true, Ordering::SeqCst);
         self.wake();
+    }
+
+    /// The replica is given up here; wakes all so that they look for another one.
+    pub(super) fn leave(&self) {
+        self.moved.store(true, Ordering::SeqCst);
+        self.delete();
     }
 
     fn wake(&self) {
@@ -102,6 +111,11 @@ impl PartitionReader {
     /// Whether the partition was deleted; nothing new will ever come.
     pub fn is_deleted(&self) -> bool {
         self.shared.deleted.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is gone from this broker only: other brokers have it.
+    pub fn has_moved(&self) -> bool {
+        self.shared.moved.load(Ordering::SeqCst)
     }
 
     /// Reads batches from the one that holds `offset` on, up to `bytes_max` bytes (grown to one

@@ -267,8 +267,11 @@ impl DataState {
         });
     }
 
-    /// Lets all partitions go, and tells whose logs are to be removed.
+    /// Lets all partitions go, which others have, and tells whose logs are to be removed.
     pub(super) fn discard(&mut self) -> Vec<PartitionId> {
+        for partition in self.partitions.values() {
+            partition.shared.leave();
+        }
         let topics: Vec<_> = self.topics.keys().copied().collect();
         for topic in topics {
             self.delete(topic);

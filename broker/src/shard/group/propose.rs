@@ -13,7 +13,7 @@ use tokio::{
 
 use super::Group;
 use crate::{
-    peer::{PeerError, PeerService},
+    peer::{PeerError, PeerMessage, PeerNetwork, PeerService},
     shard::{
         command::{self, Command},
         machine::RaftMachine,
@@ -25,6 +25,9 @@ use crate::{
 
 /// How long a proposal may take, finding a leader included.
 pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Proposals of more bytes travel on a stream of their own.
+const CALLED_BYTES_MAX: usize = 512 * 1024;
 
 /// How long to wait before the leader is looked for again.
 pub(crate) const LEADER_RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -132,7 +135,7 @@ impl Group {
 
 /// Proposes a command on another broker, which should be the leader.
 pub(crate) async fn forward(
-    network: &dyn crate::peer::PeerNetwork,
+    network: &dyn PeerNetwork,
     leader: BrokerId,
     shard: ShardId,
     command: &Command,
@@ -141,10 +144,15 @@ pub(crate) async fn forward(
         reason: error.to_string(),
     };
     let command = command::encode_command(command).map_err(|error| no_room(&error))?;
-    let request =
-        postcard::to_allocvec(&Forwarded { shard, command }).map_err(|error| no_room(&error))?;
-    let reply = network.call(leader, PeerService::Propose, request.into());
-    match reply.await {
+    let request: Bytes = postcard::to_allocvec(&Forwarded { shard, command })
+        .map_err(|error| no_room(&error))?
+        .into();
+    let reply = if request.len() > CALLED_BYTES_MAX {
+        send(network, leader, request).await
+    } else {
+        network.call(leader, PeerService::Propose, request).await
+    };
+    match reply {
         Ok(reply) => postcard::from_bytes(&reply).unwrap_or(Err(ProposeError::Unknown)),
         // It did nothing.
         Err(PeerError::Unreachable { .. } | PeerError::Refused { .. }) => {
@@ -152,6 +160,26 @@ pub(crate) async fn forward(
         }
         Err(PeerError::Lost { .. }) => Err(ProposeError::Unknown),
     }
+}
+
+/// Sends a proposal that is too large for a call.
+async fn send(
+    network: &dyn PeerNetwork,
+    leader: BrokerId,
+    request: Bytes,
+) -> Result<Bytes, PeerError> {
+    let opened = network.open(leader, PeerService::Propose, Bytes::new());
+    let mut stream = opened.await?;
+    let message = PeerMessage {
+        head: Bytes::new(),
+        parts: vec![request],
+    };
+    stream.sender.send(message).await?;
+    stream.sender.finish();
+    let reply = stream.receiver.next().await?;
+    reply
+        .map(|reply| reply.head)
+        .ok_or_else(|| PeerError::lost(leader, "the stream ended without an answer"))
 }
 
 /// Reads a proposal that another broker sent, and gives the shard that it is for.
