@@ -26,6 +26,13 @@ pub(crate) fn spawn_blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
 }
 
+/// As [`spawn_blocking`], for work on the disk; that it panicked is an error like any other.
+pub(crate) async fn disk_work<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
 /// A loop that runs beside the tasks.
 #[derive(Debug)]
 pub(crate) enum Running {

@@ -42,6 +42,13 @@ pub(crate) const CALL_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one message of a stream, head and parts together.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A message as bytes, for the rooms that put theirs in postcard.
+pub(crate) fn encode(message: &impl Serialize) -> Bytes {
+    postcard::to_allocvec(message)
+        .expect("a message between brokers serializes into memory")
+        .into()
+}
+
 /// Which room of the other broker a call or a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum PeerService {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
+    executor::disk_work,
     peer::PeerNetwork,
     shard::{
         checkpoint_file,
@@ -167,7 +168,7 @@ impl Machine for CatalogMachine {
             others.retain(|broker| *broker != self.broker);
             let this = Arc::clone(&self);
             let wanted: Vec<_> = image.state.digests().collect();
-            let missing = blocking(move || {
+            let missing = disk_work(move || {
                 let missing = wanted
                     .into_iter()
                     .filter(|digest| !this.plugins.has(*digest));
@@ -177,7 +178,7 @@ impl Machine for CatalogMachine {
                 let bytes = plugins::fetch(&*self.network, &others, digest).await;
                 self.plugins.insert(digest, bytes);
             }
-            blocking(move || {
+            disk_work(move || {
                 let _one = self.checkpointing.lock();
                 *self.image.lock() = image.clone();
                 self.published.send_replace(Arc::clone(&image.state));
@@ -186,12 +187,4 @@ impl Machine for CatalogMachine {
             .await
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    crate::executor::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
 }

@@ -6,7 +6,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 
 use super::{
     placement::{self, Candidate},
-    shard_steps::{Step, is_ready},
+    shard_steps::{Step, is_ready, missing},
 };
 use crate::{catalog::CatalogState, shard::raft::GroupView};
 
@@ -21,11 +21,7 @@ pub(super) fn next_step(
     reachable: &BTreeSet<BrokerId>,
 ) -> Step {
     let brokers: BTreeSet<_> = state.brokers.keys().copied().collect();
-    let missing: BTreeSet<_> = brokers
-        .iter()
-        .copied()
-        .filter(|broker| !view.is_member(*broker))
-        .collect();
+    let missing = missing(view, &brokers);
     if !missing.is_empty() {
         return Step::AddLearners(missing);
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::{
-    peer::{PeerHandler, PeerNetwork, PeerService, PeerStream},
+    peer::{PeerHandler, PeerNetwork, PeerService, PeerStream, encode},
     shards::Shards,
 };
 
@@ -140,9 +140,7 @@ impl PeerHandler for Reports {
 impl BrokerReport {
     /// Tells all others; who cannot be reached hears the next one.
     pub(super) async fn send(&self, network: &dyn PeerNetwork, to: Vec<BrokerId>) {
-        let bytes: Bytes = postcard::to_allocvec(self)
-            .expect("a report serializes into memory")
-            .into();
+        let bytes = encode(self);
         let calls = to.into_iter().map(|broker| {
             let call = network.call(broker, PeerService::Status, bytes.clone());
             async move {

@@ -45,11 +45,7 @@ impl Situation<'_> {
         if wanted.is_empty() {
             return Step::None;
         }
-        let missing: BTreeSet<_> = wanted
-            .iter()
-            .copied()
-            .filter(|broker| !view.is_member(*broker))
-            .collect();
+        let missing = missing(view, &wanted);
         if !missing.is_empty() {
             return Step::AddLearners(missing);
         }
@@ -81,6 +77,12 @@ impl Situation<'_> {
     fn has_caught_up(&self, broker: BrokerId) -> bool {
         broker == self.broker || is_ready(self.view, self.reachable, broker)
     }
+}
+
+/// Those that should be members and are not.
+pub(super) fn missing(view: &GroupView, wanted: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
+    let missing = wanted.iter().filter(|broker| !view.is_member(**broker));
+    missing.copied().collect()
 }
 
 /// Whether another broker was heard of lately and lacks hardly anything of the log.

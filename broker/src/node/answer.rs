@@ -141,14 +141,12 @@ impl Node {
         for (leader, indexes) in self.topics.by_leader(&topic) {
             let described = match leader {
                 Some(leader) if leader != self.shards.broker() => {
-                    let asked = remote::describe(&*self.network, leader, name, &indexes).await;
-                    // What the replica here knows is better than nothing to look at.
-                    match asked {
-                        Ok(described) => described,
-                        Err(_) => self.topics.describe(&topic, &indexes),
-                    }
+                    remote::describe(&*self.network, leader, name, &indexes).await?
                 }
-                _ => self.topics.describe(&topic, &indexes),
+                // Led until a moment ago is not enough: another may have gone on since.
+                Some(_) => self.topics.describe_led(name, &indexes).await?,
+                // Nobody takes anything at the moment: what the replica here has is the news.
+                None => self.topics.describe(&topic, &indexes),
             };
             partitions.extend(described);
         }

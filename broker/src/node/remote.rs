@@ -16,7 +16,9 @@ use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Node;
-use crate::peer::{PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream};
+use crate::peer::{
+    PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream, encode,
+};
 
 /// How long a broker may take to have a change in force that is made.
 pub(super) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -228,10 +230,4 @@ fn lost(broker: BrokerId) -> WireError {
          not known"
     );
     WireError::new(ErrorCode::Timeout, text)
-}
-
-fn encode(message: &impl Serialize) -> Bytes {
-    postcard::to_allocvec(message)
-        .expect("a message of this protocol serializes into memory")
-        .into()
 }

@@ -14,6 +14,7 @@ use super::{
     types::{Entry, LogId, SnapshotMeta, TypeConfig, Vote},
 };
 use crate::peer::PeerMessage;
+pub(super) use crate::peer::encode;
 
 /// A call to the replica of a shard on another broker.
 #[derive(Serialize, Deserialize)]
@@ -83,12 +84,6 @@ pub(super) enum RpcError {
     Entry(#[from] DecodeError),
     #[error("the entries end early")]
     Truncated,
-}
-
-pub(super) fn encode(message: &impl Serialize) -> Bytes {
-    postcard::to_allocvec(message)
-        .expect("a message of this protocol serializes into memory")
-        .into()
 }
 
 pub(super) fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M, RpcError> {

@@ -7,7 +7,9 @@ use flumen_protocol::{ids::BrokerId, plugin::Digest};
 use futures_util::future::BoxFuture;
 
 use super::{PluginFiles, digest};
-use crate::peer::{PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream};
+use crate::peer::{
+    PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream, encode,
+};
 
 /// How long to wait before the brokers are asked again, after none had the bytes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -85,8 +87,7 @@ async fn ask(
     broker: BrokerId,
     wanted: Digest,
 ) -> Result<Option<Bytes>, PeerError> {
-    let head = postcard::to_allocvec(&wanted).expect("a digest serializes into memory");
-    let opened = network.open(broker, PeerService::Plugins, head.into());
+    let opened = network.open(broker, PeerService::Plugins, encode(&wanted));
     let mut stream = opened.await?;
     let message = stream.receiver.next().await?;
     Ok(message.and_then(|message| message.parts.into_iter().next()))

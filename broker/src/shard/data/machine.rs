@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
+    executor::disk_work,
     log::{LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
@@ -220,21 +221,13 @@ impl Machine for DataMachine {
             let others = manifest.applied.replicas();
             let others: Vec<_> = others.into_iter().filter(|id| *id != self.broker).collect();
             let this = Arc::clone(&self);
-            let (manifest, wanted) = blocking(move || {
+            let (manifest, wanted) = disk_work(move || {
                 let wanted = this.missing(&manifest)?;
                 Ok((manifest, wanted))
             })
             .await?;
             self.source.fetch(&others, wanted).await;
-            blocking(move || self.replace(manifest)).await
+            disk_work(move || self.replace(manifest)).await
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    crate::executor::spawn_blocking(work)
-        .await
-        .map_err(io::Error::other)?
 }

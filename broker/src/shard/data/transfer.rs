@@ -8,7 +8,6 @@ mod fetch;
 mod pace;
 mod serve;
 
-use bytes::Bytes;
 use flumen_protocol::ids::{Offset, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -45,10 +44,4 @@ enum TransferHead {
     /// The range was sent up to this offset; what it names before is not stored any more. Less
     /// than what was asked for if the replica has not applied more yet.
     RangeEnds(Offset),
-}
-
-fn encode(message: &impl Serialize) -> Bytes {
-    postcard::to_allocvec(message)
-        .expect("a message of this protocol serializes into memory")
-        .into()
 }

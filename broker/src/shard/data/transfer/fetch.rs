@@ -7,10 +7,10 @@ use flumen_protocol::{
     ids::{BrokerId, Offset, PartitionId, ShardId},
 };
 
-use super::{Range, TransferHead, TransferOpen, encode};
+use super::{Range, TransferHead, TransferOpen};
 use crate::{
     log::{LogStore, PartitionLog},
-    peer::{PeerError, PeerNetwork, PeerReceiver, PeerService},
+    peer::{PeerError, PeerNetwork, PeerReceiver, PeerService, encode},
 };
 
 /// How long to wait before the replicas are asked again, after none had all that is missing.

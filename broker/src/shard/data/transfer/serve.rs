@@ -12,12 +12,11 @@ use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
 use super::{
-    CHUNK_BYTES, Range, TRANSFER_BYTES_PER_SECOND_MAX, TransferHead, TransferOpen, encode,
-    pace::Pace,
+    CHUNK_BYTES, Range, TRANSFER_BYTES_PER_SECOND_MAX, TransferHead, TransferOpen, pace::Pace,
 };
 use crate::{
     log::ReadOutcome,
-    peer::{PeerHandler, PeerMessage, PeerStream},
+    peer::{PeerHandler, PeerMessage, PeerStream, encode},
     shard::data::{partition::PartitionReader, state::Directory},
 };
 
