@@ -7,6 +7,7 @@ use std::{
 };
 
 use flumen_protocol::ids::{BrokerId, ShardId};
+use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout},
@@ -33,6 +34,9 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(600);
 
 /// How long one change of members may take before the steward looks again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the heir of a shard may take before it, or another one, is asked again.
+const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(400);
 
 /// How long a broker that stops waits for others to lead its shards.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -344,34 +348,32 @@ impl Shared {
 
     /// Asks another voter to take each shard that this broker leads, and waits until it does.
     async fn hand_over(&self) {
-        loop {
-            let mut left = 0;
-            for shard in self.shards.all_data() {
-                left += u32::from(hand_over(shard.group(), self.broker).await);
-            }
-            let catalog = self.shards.catalog().group();
-            left += u32::from(hand_over(catalog, self.broker).await);
-            if left == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let data = self.shards.all_data();
+        let data = data
+            .iter()
+            .map(|shard| hand_over(shard.group(), self.broker));
+        let catalog = hand_over(self.shards.catalog().group(), self.broker);
+        tokio::join!(join_all(data), catalog);
     }
 }
 
-/// Whether this broker still leads a group that another could lead.
-async fn hand_over(group: &Group, broker: BrokerId) -> bool {
-    let view = group.view();
-    let others = view.voters.iter().filter(|voter| **voter != broker);
-    let best = others
-        .filter_map(|voter| Some((view.matched.get(voter)?, *voter)))
-        .max();
-    match best {
-        Some((_, heir)) if view.leads => {
-            group.transfer_leadership(heir).await;
-            true
+/// Returns when another broker leads the group, or none can.
+async fn hand_over(group: &Group, broker: BrokerId) {
+    loop {
+        let view = group.view();
+        let others = view.voters.iter().filter(|voter| **voter != broker);
+        let best = others
+            .filter_map(|voter| Some((view.matched.get(voter)?, *voter)))
+            .max();
+        let Some((_, heir)) = best.filter(|_| view.leads) else {
+            return;
+        };
+        group.transfer_leadership(heir).await;
+        // Asked too soon again, the heir would begin anew.
+        let handed = group.changed(&view);
+        if timeout(HAND_OVER_RETRY_AFTER, handed).await.is_err() {
+            tracing::debug!(%heir, "a shard is not taken over yet");
         }
-        _ => false,
     }
 }
 
