@@ -254,6 +254,8 @@ impl Disk for SimulatedDisk {
                 state.check_dir(existing)?;
             }
             while let Some(path) = missing.pop() {
+                // It is synced into its parent, and with it whatever happened there before.
+                state.sync_names(parent_of(&path));
                 state.current.insert(path.clone(), Entry::Dir);
                 state.durable.insert(path, Entry::Dir);
             }
@@ -264,14 +266,7 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(|state| {
             state.check_dir(dir)?;
-            let pending = std::mem::take(&mut state.pending);
-            for change in pending {
-                if change.touches(dir) {
-                    change.apply(&mut state.durable);
-                } else {
-                    state.pending.push(change);
-                }
-            }
+            state.sync_names(dir);
             Ok(())
         })
     }

@@ -444,3 +444,17 @@ fn one_sync_of_the_file_system_keeps_files_and_names() {
     assert_eq!(contents(&disk, Path::new("/a")), b"synced");
     assert!(file_system.sync().is_err(), "its life has ended");
 }
+
+#[test]
+fn a_directory_that_is_made_again_stays_with_what_is_synced_in_it() {
+    let disk = SimulatedDisk::new();
+    let (dir, file) = (Path::new("/dir"), Path::new("/dir/file"));
+    disk.create_dir_all(dir).unwrap();
+    disk.remove_dir_all(dir).unwrap();
+    disk.create_dir_all(dir).unwrap();
+    disk.create(file).unwrap();
+    disk.sync_dir(dir).unwrap();
+    for keep in [CrashKeep::Everything, CrashKeep::Nothing] {
+        assert!(disk.crash(keep).open(file).is_ok(), "{keep:?}");
+    }
+}

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Contradictions that are kept; one alone says that something is wrong.
-const CONTRADICTIONS_MAX: usize = 50;
+const CONTRADICTIONS_MAX: usize = 20;
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -65,7 +65,6 @@ struct Simulation {
     trace: Trace,
     rng: StdRng,
     bounds: Bounds,
-    calm: bool,
 }
 
 /// Runs a seed. To be called in a fresh thread of a process that runs no other seed.
@@ -102,7 +101,6 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
         trace: trace.clone(),
         rng,
         bounds,
-        calm: true,
     };
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let mut read = Read::new();
@@ -170,9 +168,7 @@ impl Simulation {
         let topics = self.start_services(&services);
         let length = Duration::from_millis(self.rng.random_range(5_000..25_000));
         let planned = faults::draw(&mut self.rng, self.bounds, length);
-        self.calm = false;
         self.suffer(&planned, system::now(), length);
-        self.calm = true;
         self.heal();
         services.stop.store(true, Ordering::SeqCst);
         let recovered = self.step_until(RECOVERY_MAX, |this| {
@@ -430,6 +426,10 @@ impl Simulation {
     fn heal(&mut self) {
         self.trace.say("all faults end");
         self.network.heal();
+        let now = system::now();
+        for restart in self.restarts.iter_mut().flatten() {
+            *restart = now.min(*restart);
+        }
         for machine in &mut self.machines {
             machine.disk.set_faults(FaultPlan::default());
             machine.host.latencies = Latencies::default();
@@ -516,7 +516,7 @@ impl Simulation {
             let pause = Duration::from_millis(self.rng.random_range(50..1_500));
             self.restarts[at] = Some(now + pause);
         }
-        let is_due = self.restarts[at].is_some_and(|time| time <= now || self.calm);
+        let is_due = self.restarts[at].is_some_and(|time| time <= now);
         if is_due && machine.health() == Health::Down {
             self.restarts[at] = None;
             if machine.host.is_on() {

@@ -59,6 +59,7 @@ impl Trace {
     pub(crate) fn say(&self, line: impl Into<String>) {
         let line = line.into();
         self.add(&line);
+        tracing::info!(target: "simulation", "{line}");
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(text, "{} {line}", Seconds(system::now()));

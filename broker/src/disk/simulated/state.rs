@@ -70,6 +70,17 @@ impl State {
         files.sum()
     }
 
+    /// Makes the changes of names in a directory durable.
+    pub(super) fn sync_names(&mut self, dir: &Path) {
+        for change in mem::take(&mut self.pending) {
+            if change.touches(dir) {
+                change.apply(&mut self.durable);
+            } else {
+                self.pending.push(change);
+            }
+        }
+    }
+
     pub(super) fn change_name(&mut self, change: NameChange) {
         change.apply(&mut self.current);
         self.pending.push(change);
