@@ -102,11 +102,12 @@ impl Group {
             .await
             .map_err(|error| failed(&error))?;
         let me = parts.broker.0;
-        let is_sole_voter = raft.with_raft_state(move |state| {
-            let mut voters = state.membership_state.effective().voter_ids();
-            voters.next() == Some(me) && voters.next().is_none()
+        let voters = raft.with_raft_state(move |state| {
+            let voters: Vec<_> = state.membership_state.effective().voter_ids().collect();
+            voters
         });
-        let is_sole_voter = is_sole_voter.await.map_err(|error| failed(&error))?;
+        let voters = voters.await.map_err(|error| failed(&error))?;
+        let is_sole_voter = voters == [me];
         let founds = is_new && parts.founding;
         let group = Self {
             starts_alone: founds || is_sole_voter,
@@ -123,6 +124,10 @@ impl Group {
         } else if is_sole_voter {
             let elected = group.raft.trigger().elect(false).await;
             elected.map_err(|error| failed(&error))?;
+        }
+        if voters.iter().any(|voter| *voter != me) {
+            // From the catalog it may be known only once its own group has a leader.
+            group.keep_time(true);
         }
         group.parts.replicas.insert(shard, &group);
         Ok(group)

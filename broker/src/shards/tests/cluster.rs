@@ -323,6 +323,23 @@ async fn a_broker_that_missed_more_than_the_log_holds_gets_a_checkpoint_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_that_all_die_before_their_first_checkpoint_find_leaders_again() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(3).await;
+    cluster.append(0, &value(0), 0).await;
+    for at in 0..3 {
+        cluster.kill(at).await;
+    }
+    for at in 0..3 {
+        cluster.start_member(at).await;
+    }
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.append(0, &value(1), 1).await;
+    cluster.everyone_has(0, &numbers(0..2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_replaced() {
     let cluster = TestCluster::start(3).await;
     cluster.settle(&[0, 1, 2]).await;
