@@ -36,7 +36,7 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(600);
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the heir of a shard may take before it, or another one, is asked again.
-const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(400);
+const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a broker that stops waits for others to lead its shards.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
