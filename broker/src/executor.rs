@@ -1,7 +1,7 @@
 //! Where work runs that is no async task: what blocks, and the loops beside the tasks.
 //!
 //! What blocks runs on tokio's pool for it, and a loop has a thread of its own. With the feature
-//! `simulation`, and in a thread that called [`simulation::enter`], both are tasks of the
+//! `simulation`, and in a thread that called `simulation::enter`, both are tasks of the
 //! runtime, so that all that happens is on one thread and follows from the seed of the
 //! simulation. A loop is then driven by another, asynchronous function over the same steps.
 //! Without the feature nothing of that is compiled.

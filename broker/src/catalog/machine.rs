@@ -161,10 +161,14 @@ impl Machine for CatalogMachine {
         self.last_checkpoint.lock().clone()
     }
 
-    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>> {
+    fn install(
+        self: Arc<Self>,
+        checkpoint: Checkpoint,
+        replicas: Vec<BrokerId>,
+    ) -> BoxFuture<'static, io::Result<()>> {
         Box::pin(async move {
             let image: Image = postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
-            let mut others = image.applied.replicas();
+            let mut others = replicas;
             others.retain(|broker| *broker != self.broker);
             let this = Arc::clone(&self);
             let wanted: Vec<_> = image.state.digests().collect();

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     failure::Failure,
     log_storage::LogStorage,
-    types::{Entry, LogId, Response, Snapshot, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{
+        Entry, LogId, Response, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, TypeConfig,
+    },
 };
 
 /// Up to where a machine has applied its log.
@@ -82,8 +84,12 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn last_checkpoint(&self) -> Option<Checkpoint>;
 
     /// Replaces the state by another replica's checkpoint, and makes it durable. What the
-    /// checkpoint only names is fetched from the replicas that have it, however long that takes.
-    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>>;
+    /// checkpoint only names is fetched from `replicas`, whoever answers, however long that takes.
+    fn install(
+        self: Arc<Self>,
+        checkpoint: Checkpoint,
+        replicas: Vec<BrokerId>,
+    ) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// A [`Machine`] under openraft.
@@ -105,7 +111,7 @@ impl RaftMachine {
 }
 
 impl RaftStateMachine<TypeConfig> for RaftMachine {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
@@ -152,15 +158,24 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
         }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> io::Result<()> {
         let checkpoint = Checkpoint {
             applied: Applied {
                 log_id: meta.last_log_id,
                 membership: meta.last_membership.clone(),
             },
-            bytes: data,
+            bytes: data.bytes,
         };
-        let installed = Arc::clone(&self.machine).install(checkpoint).await;
+        // The sender has what the checkpoint names, whoever else was a replica at its time.
+        let mut replicas: Vec<_> = data.sender.into_iter().collect();
+        replicas.extend(checkpoint.applied.replicas());
+        let installed = Arc::clone(&self.machine)
+            .install(checkpoint, replicas)
+            .await;
         installed.inspect_err(|error| {
             self.failure.report(format!(
                 "taking over a checkpoint of another replica: {error}"
@@ -185,7 +200,7 @@ pub(crate) struct Builder {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         if !self.anew
@@ -207,6 +222,9 @@ fn snapshot(checkpoint: Checkpoint) -> Snapshot {
             last_log_id: checkpoint.applied.log_id,
             last_membership: checkpoint.applied.membership,
         },
-        snapshot: checkpoint.bytes,
+        snapshot: SnapshotData {
+            bytes: checkpoint.bytes,
+            sender: None,
+        },
     }
 }

@@ -4,7 +4,6 @@ mod append;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{
     BasicNode,
@@ -20,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     rpc::{self, Call, CallRequest, Open, Purpose, SnapshotHead},
-    types::{Snapshot, TypeConfig, Vote},
+    types::{Snapshot, SnapshotData, TypeConfig, Vote},
 };
 use crate::peer::{PeerError, PeerMessage, PeerNetwork, PeerService};
 
@@ -94,7 +93,7 @@ impl Replica {
         let meta = snapshot.meta;
         let message = PeerMessage {
             head: rpc::encode(&SnapshotHead { vote, meta }),
-            parts: vec![snapshot.snapshot],
+            parts: vec![snapshot.snapshot.bytes],
         };
         stream.sender.send(message).await?;
         stream.sender.finish();
@@ -127,7 +126,7 @@ fn failed(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
 }
 
 impl RaftNetworkV2<TypeConfig> for Replica {
-    type SnapshotData = Bytes;
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,

@@ -17,7 +17,7 @@ use super::{
     },
     machine::RaftMachine,
     rpc::{self, AppendReply, Call, CallRequest, Open, Purpose, SnapshotHead},
-    types::{Response, Snapshot, TypeConfig},
+    types::{Response, Snapshot, SnapshotData, TypeConfig},
 };
 use crate::peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream};
 
@@ -89,7 +89,7 @@ impl Replicas {
             Ok(open) => match self.get(open.shard) {
                 Ok(raft) => match open.purpose {
                     Purpose::Append => take_entries(raft, stream).await,
-                    Purpose::Snapshot => take_snapshot(raft, stream).await,
+                    Purpose::Snapshot => take_snapshot(from, raft, stream).await,
                 },
                 Err(reason) => {
                     let reply: AppendReply = Err(reason.clone());
@@ -194,14 +194,21 @@ async fn next_request(
     }
 }
 
-async fn take_snapshot(raft: ShardRaft, mut stream: PeerStream) -> Result<(), String> {
+async fn take_snapshot(
+    from: BrokerId,
+    raft: ShardRaft,
+    mut stream: PeerStream,
+) -> Result<(), String> {
     let Some(message) = stream.receiver.next().await.map_err(text)? else {
         return Err("the stream ended before the snapshot".to_owned());
     };
     let SnapshotHead { vote, meta } = rpc::decode(&message.head).map_err(text)?;
     let snapshot = Snapshot {
         meta,
-        snapshot: message.parts.into_iter().next().unwrap_or_default(),
+        snapshot: SnapshotData {
+            bytes: message.parts.into_iter().next().unwrap_or_default(),
+            sender: Some(from),
+        },
     };
     let installed = raft.install_full_snapshot(vote, snapshot).await;
     let reply: Result<_, String> = installed.map_err(text);

@@ -54,7 +54,12 @@ pub(crate) type Snapshot = SnapshotOf<TypeConfig, SnapshotData>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
 
 /// What a snapshot carries from one broker to another: the bytes of a checkpoint.
-pub(crate) type SnapshotData = bytes::Bytes;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SnapshotData {
+    pub(crate) bytes: bytes::Bytes,
+    /// Who sent it, where it comes from another broker.
+    pub(crate) sender: Option<flumen_protocol::ids::BrokerId>,
+}
 
 /// What applying an entry answers to the proposer.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -214,12 +214,18 @@ impl Machine for DataMachine {
         self.last_checkpoint.lock().clone()
     }
 
-    fn install(self: Arc<Self>, checkpoint: Checkpoint) -> BoxFuture<'static, io::Result<()>> {
+    fn install(
+        self: Arc<Self>,
+        checkpoint: Checkpoint,
+        replicas: Vec<BrokerId>,
+    ) -> BoxFuture<'static, io::Result<()>> {
         Box::pin(async move {
             let manifest: Manifest =
                 postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
-            let others = manifest.applied.replicas();
-            let others: Vec<_> = others.into_iter().filter(|id| *id != self.broker).collect();
+            let others: Vec<_> = replicas
+                .into_iter()
+                .filter(|id| *id != self.broker)
+                .collect();
             let this = Arc::clone(&self);
             let (manifest, wanted) = disk_work(move || {
                 let wanted = this.missing(&manifest)?;
