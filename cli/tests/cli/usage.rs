@@ -75,7 +75,7 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
         ),
         (
             &["cluster", "replication-factor", "0"],
-            "a whole number from 1 to 9",
+            "a whole number from 1 to 7",
         ),
     ] {
         let said = user.run(arguments).fails(2);
