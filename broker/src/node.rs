@@ -25,8 +25,6 @@ mod members;
 mod open_files;
 mod overview;
 mod remote;
-#[cfg(test)]
-mod tests;
 
 use std::{
     io,
@@ -46,7 +44,7 @@ use flumen_transport::endpoint::Network;
 
 use self::enrol::Enrolments;
 use crate::{
-    admin::{Admin, AdminError, Health as _},
+    admin::{Admin, AdminError},
     catalog::{CATALOG_SHARD, Catalog, ClusterId},
     cluster::{Reports, Steward},
     config::{BrokerConfig, ConfigError},
@@ -87,7 +85,6 @@ pub(crate) struct Node {
     zone: Option<String>,
     enrolments: Enrolments,
     started: Instant,
-    terms: health::Terms,
     wal: Wal,
     wal_sync: String,
     batch_bytes_max: u32,
@@ -148,9 +145,6 @@ pub enum StartError {
     /// What a crash left undone cannot be finished.
     #[error("cannot bring the partitions to what the catalog says: {0}")]
     Reconcile(WireError),
-    /// It failed while it started.
-    #[error("{0}")]
-    Failed(String),
     /// The address for clients cannot be used.
     #[error("cannot listen on {address} (UDP): {source}; choose another address with --listen")]
     Listen {
@@ -233,15 +227,10 @@ impl Broker {
         };
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
-        *node.address.write() = advertised;
-        if let Err(error) = node.take_part().await {
-            node.stop_taking_part().await;
-            server.close().await;
-            return Err(error);
-        }
+        node.address.write().clone_from(&advertised);
+        node.take_part().await;
         server.serve_clients(Arc::clone(&node));
-        let profile = node.identity.write_profile(&node.profile_addresses())?;
-        tokio::spawn(members::keep_profile(Arc::downgrade(&node)));
+        let profile = node.identity.write_profile(&[advertised])?;
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
         tracing::info!(
@@ -289,7 +278,10 @@ impl Broker {
     pub async fn stop(self) {
         tracing::info!("the broker is stopping");
         // While others take over, clients are still told where to go.
-        self.node.stop_taking_part().await;
+        let steward = self.node.steward.lock().take();
+        if let Some(steward) = steward {
+            steward.stop().await;
+        }
         self.server.drain(self.shutdown_grace).await;
         self.node.shards.shutdown().await;
         self.server.peers().shutdown().await;
@@ -394,7 +386,7 @@ impl Node {
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
-        let services = Services::counted(metrics.cluster.transfers.clone());
+        let services = Services::default();
         let reports = Reports::default();
         let replicas = services.replicas.clone();
         peers.serve(PeerService::Propose, Arc::new(replicas.proposals()));
@@ -437,7 +429,6 @@ impl Node {
             zone: config.zone.as_ref().map(ToString::to_string),
             enrolments: Enrolments::default(),
             started,
-            terms: health::Terms::default(),
             wal,
             wal_sync,
             batch_bytes_max: config.limits.batch_bytes_max.as_u64() as u32,
@@ -461,8 +452,6 @@ impl Node {
         let Some(address) = config.admin else {
             return Ok(None);
         };
-        // Elections are counted from now on.
-        self.refresh(&self.metrics);
         let health = Arc::clone(self) as _;
         let admin = Admin::start(address, self.metrics.clone(), health);
         Ok(Some(admin.await?))

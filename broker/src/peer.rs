@@ -16,7 +16,6 @@ mod link;
 #[cfg(test)]
 pub(crate) mod memory;
 mod peers;
-mod refusal;
 mod stream;
 mod wire;
 

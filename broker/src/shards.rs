@@ -9,7 +9,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,8 +37,8 @@ use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
     clock::now_ms,
     disk::{Disk, read_file, write_file_atomically},
+    executor,
     log::LogStore,
-    metrics::TransferMetrics,
     peer::{Alone, PeerNetwork},
     shard::{
         AppendError, Appended, DataShard, ProposeError, ShardError,
@@ -114,16 +114,6 @@ pub(crate) struct Cluster {
 pub(crate) struct Services {
     pub(crate) replicas: Replicas,
     pub(crate) records: RecordServer,
-}
-
-impl Services {
-    /// As the default, with what is transferred counted.
-    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
-        Self {
-            replicas: Replicas::counted(transfers.clone()),
-            records: RecordServer::counted(transfers),
-        }
-    }
 }
 
 impl ShardsParts {
@@ -238,8 +228,7 @@ impl Shards {
         let known = open_known(&options, &catalog, &wal, &parts).await?;
         data.write().extend(known);
         if founding {
-            let marked = write_file_atomically(&*parts.disk, &mark, b"");
-            marked.map_err(|source| ShardError::Dir { dir, source })?;
+            mark_as_founded(&data, wal, &*parts.disk, &mark).await?;
         }
         // Whatever is opened from now on is a replica of something that exists.
         parts.raft.founding = false;
@@ -477,11 +466,6 @@ impl Shards {
         self.shared.parts.raft.failure.get()
     }
 
-    /// Makes the shards fail for a reason that is not theirs.
-    pub(crate) fn fail(&self, why: impl Into<String>) {
-        self.shared.parts.raft.failure.report(why);
-    }
-
     /// Waits for a failure after which the shards cannot go on; the broker should then stop.
     pub async fn failed(&self) -> String {
         self.shared.parts.raft.failure.wait().await
@@ -536,6 +520,23 @@ async fn open_known(
         Ok((id, shard))
     });
     try_join_all(opened).await
+}
+
+/// Remembers that the first shards are made. Whatever the sync policy is, they are durable before:
+/// a shard that a crash forgot and the mark remembers would never have a leader again.
+async fn mark_as_founded(
+    data: &DataShards,
+    wal: Wal,
+    disk: &dyn Disk,
+    mark: &Path,
+) -> Result<(), ShardError> {
+    let shards: Vec<_> = data.read().values().cloned().collect();
+    try_join_all(shards.iter().map(|shard| shard.group().ready())).await?;
+    let synced = executor::spawn_blocking(move || wal.sync()).await;
+    let synced = synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
+    synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
+    let dir = mark.parent().unwrap_or(mark).to_owned();
+    write_file_atomically(disk, mark, b"").map_err(|source| ShardError::Dir { dir, source })
 }
 
 async fn open_data(

@@ -1,20 +1,7 @@
 //! What the admin endpoints show of the broker.
 
-use std::collections::BTreeMap;
-
-use flumen_protocol::ids::ShardId;
-
 use super::Node;
-use crate::{
-    admin::Health,
-    catalog::CATALOG_SHARD,
-    cluster::REPORT_AGE_MAX,
-    metrics::{BrokerLabel, ClusterMetrics, Metrics},
-};
-
-/// The term of each shard when it was last looked at.
-#[derive(Debug, Default)]
-pub(super) struct Terms(parking_lot::Mutex<BTreeMap<ShardId, u64>>);
+use crate::{admin::Health, metrics::Metrics};
 
 impl Health for Node {
     fn failure(&self) -> Option<String> {
@@ -22,7 +9,7 @@ impl Health for Node {
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.degraded().or_else(|| self.leaderless())
+        self.degraded()
     }
 
     fn refresh(&self, metrics: &Metrics) {
@@ -39,82 +26,5 @@ impl Health for Node {
             .set(self.logs.unflushed_bytes() as i64);
         storage.degraded.set(i64::from(self.degraded().is_some()));
         metrics.wal.used_bytes.set(self.wal.usage().bytes as i64);
-        self.refresh_cluster(&metrics.cluster);
-    }
-}
-
-impl Node {
-    /// Why nothing can be decided at the moment, if so.
-    fn leaderless(&self) -> Option<String> {
-        let me = self.shards.broker();
-        match self.shards.leader_of(CATALOG_SHARD) {
-            Some(leader) if leader == me => {
-                let view = self.catalog.group().view();
-                let silence = view.quorum_heard.filter(|_| view.voters.len() > 1)?;
-                (silence > REPORT_AGE_MAX).then(|| {
-                    "this broker leads the catalog and does not reach a majority of the brokers \
-                     that vote on it; are they running?"
-                        .to_owned()
-                })
-            }
-            Some(leader) if self.reports.is_reachable(leader) => None,
-            Some(leader) => Some(format!(
-                "broker {leader}, which led the catalog, cannot be reached, and no other one leads \
-                 it; is a majority of the brokers running?"
-            )),
-            None => Some(
-                "no broker leads the catalog, as far as this one knows; is a majority of the \
-                 brokers running, and can this one reach them?"
-                    .to_owned(),
-            ),
-        }
-    }
-
-    fn refresh_cluster(&self, metrics: &ClusterMetrics) {
-        let times = self.peers.round_trips();
-        let connected = times.iter().filter(|(_, time)| time.is_some()).count();
-        metrics.brokers_connected.set(connected as i64);
-        // Brokers that are gone leave no line behind.
-        metrics.round_trip.clear();
-        for (broker, time) in times {
-            if let Some(time) = time {
-                let label = BrokerLabel { broker: broker.0 };
-                let gauge = metrics.round_trip.get_or_create(&label);
-                gauge.set(time.as_secs_f64());
-            }
-        }
-        let me = self.shards.broker();
-        let status = self.cluster_status();
-        let here = status.broker(me);
-        metrics.shards_led.set(here.map_or(0, |b| b.leaders.into()));
-        metrics
-            .lag_records
-            .set(here.map_or(0, |b| b.lag_records as i64));
-        metrics
-            .lag_bytes
-            .set(here.map_or(0, |b| b.lag_bytes as i64));
-        let replicas = status.shards.iter().flat_map(|shard| &shard.replicas);
-        let entries = replicas.filter(|replica| replica.broker == me);
-        let entries: u64 = entries.filter_map(|replica| replica.lag_entries).sum();
-        metrics.lag_entries.set(entries as i64);
-        self.note_terms(metrics);
-    }
-
-    fn note_terms(&self, metrics: &ClusterMetrics) {
-        let data = self.shards.all_data();
-        let mut shards: Vec<_> = data
-            .iter()
-            .map(|shard| (shard.id(), shard.group().leader().1))
-            .collect();
-        shards.push((CATALOG_SHARD, self.catalog.group().leader().1));
-        let mut terms = self.terms.0.lock();
-        let seen = std::mem::take(&mut *terms);
-        for (shard, term) in shards {
-            let before = seen.get(&shard).copied().unwrap_or(term);
-            metrics.elections.inc_by(term.saturating_sub(before));
-            terms.insert(shard, term);
-        }
-        let highest = terms.values().max().copied().unwrap_or(0);
-        metrics.term.set(highest as i64);
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use flumen_protocol::message::BrokerInfo;
 use tokio::time::sleep;
 
-use super::{Node, StartError, members, remote::Remote};
+use super::{Node, members, remote::Remote};
 use crate::{catalog::CATALOG_SHARD, cluster::Steward, peer::PeerService, shard::raft::GroupView};
 
 /// How long to wait before the cluster is told again where this broker is, after it was not heard.
@@ -18,10 +18,7 @@ const STILL_WAITING: Duration = Duration::from_secs(5);
 impl Node {
     /// Takes part in the cluster from now on. Returns when this broker knows what the cluster
     /// knows: at once, but for one that has just joined.
-    ///
-    /// # Errors
-    /// When the cluster does not take it in because it was removed.
-    pub(super) async fn take_part(self: &Arc<Self>) -> Result<(), StartError> {
+    pub(super) async fn take_part(self: &Arc<Self>) {
         let remote = Arc::new(Remote::new(self));
         self.peers.serve(PeerService::Control, remote);
         let node = Arc::downgrade(self);
@@ -35,45 +32,14 @@ impl Node {
         *self.steward.lock() = Some(steward);
         let membership = self.identity.membership();
         members::follow(self.peers.clone(), self.catalog.clone(), membership);
-        self.fail_when_removed();
         tokio::spawn(Arc::clone(&self.plugins).follow());
         tokio::spawn(reconcile_when_leading(Arc::downgrade(self)));
         let leads = self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker());
         if leads {
             self.register().await;
-            return Ok(());
-        }
-        tokio::spawn(keep_registering(Arc::downgrade(self)));
-        tokio::select! {
-            () = self.wait_for_the_catalog() => Ok(()),
-            failure = self.shards.failed() => Err(StartError::Failed(failure)),
-        }
-    }
-
-    /// A broker that was removed must not go on: nobody talks to it any more, and what it has is
-    /// elsewhere.
-    fn fail_when_removed(self: &Arc<Self>) {
-        let this = self.identity.broker_id();
-        let removed = members::removed(&self.peers, &self.catalog, this);
-        let node = Arc::downgrade(self);
-        tokio::spawn(async move {
-            removed.await;
-            if let Some(node) = node.upgrade() {
-                node.shards.fail(format!(
-                    "this broker, {this}, was removed from the cluster for good, and its replicas \
-                     are on the others; to let it join as a new broker, empty its data directory \
-                     {} and start it with --join and a token of `flumen cluster token`",
-                    node.identity.data_dir().display()
-                ));
-            }
-        });
-    }
-
-    /// Hands what this broker leads to others, and looks after nothing any more.
-    pub(super) async fn stop_taking_part(&self) {
-        let steward = self.steward.lock().take();
-        if let Some(steward) = steward {
-            steward.stop().await;
+        } else {
+            tokio::spawn(keep_registering(Arc::downgrade(self)));
+            self.wait_for_the_catalog().await;
         }
     }
 

@@ -1,14 +1,6 @@
 //! The door of the room: the QUIC network of a broker's peers.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flumen_protocol::ids::BrokerId;
@@ -24,9 +16,8 @@ use super::{
     CALL_BYTES_MAX, PeerError, PeerHandler, PeerNetwork, PeerService, PeerStream, accept,
     dial::Dialer,
     link::Link,
-    refusal::{Refusal, Refusals},
     stream::{MESSAGE_LIMITS, stream},
-    wire::{CLOSE_REPLACED, CLOSE_STOPPING, PeerOpen, reason_of},
+    wire::{CLOSE_REFUSED, CLOSE_REPLACED, CLOSE_STOPPING, PeerOpen, reason_of},
 };
 use crate::identity::PeerCredentials;
 
@@ -40,16 +31,12 @@ pub(crate) struct Peers {
 /// What all connections share.
 pub(super) struct Shared {
     broker: BrokerId,
-    pub(super) dialer: Arc<Dialer>,
+    dialer: Arc<Dialer>,
     handlers: RwLock<HashMap<PeerService, Arc<dyn PeerHandler>>>,
     /// The way to every other member.
     links: RwLock<HashMap<BrokerId, Arc<Link>>>,
     /// Connections that others have made, the last of each broker.
     incoming: Mutex<HashMap<BrokerId, Connection>>,
-    removed: RwLock<BTreeSet<BrokerId>>,
-    /// Whether there may be members that were not named yet.
-    starting: AtomicBool,
-    pub(super) refusals: Refusals,
     serving: TaskTracker,
 }
 
@@ -64,9 +51,6 @@ impl Peers {
                 handlers: RwLock::default(),
                 links: RwLock::default(),
                 incoming: Mutex::default(),
-                removed: RwLock::default(),
-                starting: AtomicBool::new(false),
-                refusals: Refusals::default(),
                 serving: TaskTracker::new(),
             }),
         }
@@ -78,24 +62,6 @@ impl Peers {
         if earlier.is_some() {
             tracing::error!(?service, "a handler was replaced by a second one");
         }
-    }
-
-    /// Whether there may be members that [`Peers::set_members`] was not told of yet: strangers hear
-    /// that they should come again.
-    pub(crate) fn set_starting(&self, starting: bool) {
-        self.shared.starting.store(starting, Ordering::Relaxed);
-    }
-
-    /// The brokers that were removed from the cluster for good: they are told so when they come, and
-    /// when they are no members any more.
-    pub(crate) fn set_removed(&self, removed: BTreeSet<BrokerId>) {
-        *self.shared.removed.write() = removed;
-    }
-
-    /// Waits until another broker says that this one was removed from the cluster, and tells which
-    /// one it was; for ever if none does.
-    pub(crate) fn removed(&self) -> impl Future<Output = BrokerId> + Send + use<> {
-        self.shared.dialer.removed()
     }
 
     /// The brokers of the cluster and their addresses, `host:port`. Connections to and from others
@@ -120,15 +86,13 @@ impl Peers {
             };
             links.insert(broker, link);
         }
-        for (broker, link) in &before {
-            let Refusal { code, reason } = shared.refusal_of(*broker);
-            link.close(code, &reason);
+        for link in before.values() {
+            link.close(CLOSE_REFUSED, NO_MEMBER);
         }
         shared.incoming.lock().retain(|broker, connection| {
             let is_member = links.contains_key(broker);
             if !is_member {
-                let Refusal { code, reason } = shared.refusal_of(*broker);
-                connection.close(VarInt::from_u32(code), reason.as_bytes());
+                connection.close(VarInt::from_u32(CLOSE_REFUSED), NO_MEMBER.as_bytes());
             }
             is_member
         });
@@ -142,13 +106,6 @@ impl Peers {
             return connection.close(VarInt::from_u32(CLOSE_STOPPING), STOPPING);
         }
         serving.spawn(accept::serve(connection, Arc::clone(&self.shared)));
-    }
-
-    /// The other members, and the time to each and back where there is a connection to it.
-    pub(crate) fn round_trips(&self) -> Vec<(BrokerId, Option<Duration>)> {
-        let links = self.shared.links.read();
-        let links = links.iter();
-        links.map(|(id, link)| (*id, link.round_trip())).collect()
     }
 
     /// The time to a broker and back, if there is a connection to it.
@@ -217,6 +174,8 @@ impl Peers {
 /// How long streams of other brokers may take to notice that their connection is closed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
+const NO_MEMBER: &str = "the broker is no member of the cluster";
+
 const STOPPING: &[u8] = b"the broker is stopping";
 
 impl Shared {
@@ -225,36 +184,21 @@ impl Shared {
     }
 
     /// Lets a broker in, in place of an earlier connection of it, or says why not.
-    pub(super) fn admit(
-        &self,
-        broker: BrokerId,
-        connection: &Connection,
-    ) -> Result<BrokerId, Refusal> {
+    pub(super) fn admit(&self, broker: BrokerId, connection: &Connection) -> Result<(), String> {
         // Held until the connection is among those that a change of the members looks at.
         let links = self.links.read();
         if broker == self.broker {
-            let reason = format!("it says that it is this broker itself, {broker}");
-            return Err(Refusal::new(reason));
+            return Err(format!("it says that it is this broker itself, {broker}"));
         }
         if !links.contains_key(&broker) {
-            return Err(self.refusal_of(broker));
+            return Err(format!("broker {broker} is no member of the cluster"));
         }
         let earlier = self.incoming.lock().insert(broker, connection.clone());
         if let Some(earlier) = earlier {
             let code = VarInt::from_u32(CLOSE_REPLACED);
             earlier.close(code, b"the broker has come with another connection");
         }
-        Ok(broker)
-    }
-
-    fn refusal_of(&self, broker: BrokerId) -> Refusal {
-        if self.removed.read().contains(&broker) {
-            Refusal::of_removed(broker)
-        } else if self.starting.load(Ordering::Relaxed) {
-            Refusal::while_starting()
-        } else {
-            Refusal::new(format!("broker {broker} is no member of the cluster"))
-        }
+        Ok(())
     }
 
     /// The connection has ended.

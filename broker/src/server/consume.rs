@@ -85,6 +85,8 @@ async fn start(session: &Session, open: &ConsumeOpen) -> Result<Vec<ConsumeSourc
         return Err(WireError::new(ErrorCode::InvalidRequest, text));
     }
     let topics = &session.shared.node.topics;
+    let indexes = open.partitions.iter().map(|(index, _)| *index);
+    topics.catch_up_as_leader(&open.topic, indexes).await?;
     let mut sources = Vec::with_capacity(open.partitions.len());
     for (index, at) in &open.partitions {
         sources.push(topics.source(&open.topic, *index, *at).await?);

@@ -37,8 +37,11 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 300;
 /// read of the log gives.
 const REQUEST_ENTRIES_MAX: u64 = 1024;
 
-/// How long it may take until openraft knows of a snapshot that is there.
-const SNAPSHOT_KNOWN_MAX: Duration = Duration::from_secs(10);
+/// How long it takes at most, on a machine that is not busy, until openraft knows of a snapshot.
+const SNAPSHOT_KNOWN_AFTER: Duration = Duration::from_millis(100);
+
+/// How often openraft is told of a snapshot before the log is left to the next one.
+const SNAPSHOT_TRIES_MAX: u32 = 20;
 
 /// How long a shard may take to apply what its log holds when it starts.
 const RECOVERY_MAX: Duration = Duration::from_mins(5);
@@ -97,7 +100,6 @@ impl Group {
             broker: parts.broker.0,
             shard,
             network: Arc::clone(&parts.network),
-            snapshots_sent: parts.replicas.transfers().snapshots_sent.clone(),
         };
         let raft = Raft::new(parts.broker.0, config, factory, storage, raft_machine)
             .await
@@ -178,8 +180,6 @@ impl Group {
         crate::executor::spawn_blocking(move || machine.checkpoint())
             .await
             .map_err(io::Error::other)??;
-        let snapshot = self.raft.trigger().snapshot().await;
-        snapshot.map_err(io::Error::other)?;
         let Some(taken) = self.checkpointed() else {
             return Ok(());
         };
@@ -205,15 +205,23 @@ impl Group {
 
     async fn purge(&self, up_to: Option<u64>) -> io::Result<()> {
         let Some(up_to) = up_to else { return Ok(()) };
-        // openraft purges what it knows to be in a snapshot only.
-        let known = self.raft.wait(Some(SNAPSHOT_KNOWN_MAX));
-        let known = known.metrics(
-            |metrics| metrics.snapshot.is_some_and(|at| at.index >= up_to),
-            "the snapshot is known",
-        );
-        known.await.map_err(io::Error::other)?;
-        let purged = self.raft.trigger().purge_log(up_to).await;
-        purged.map_err(io::Error::other)
+        // openraft purges what it knows to be in a snapshot only, and is deaf to the news while
+        // it still takes note of the one before.
+        for _ in 0..SNAPSHOT_TRIES_MAX {
+            let snapshot = self.raft.trigger().snapshot().await;
+            snapshot.map_err(io::Error::other)?;
+            let wait = self.raft.wait(Some(SNAPSHOT_KNOWN_AFTER));
+            let known = wait.metrics(
+                |metrics| metrics.snapshot.is_some_and(|at| at.index >= up_to),
+                "the snapshot is known",
+            );
+            if known.await.is_ok() {
+                let purged = self.raft.trigger().purge_log(up_to).await;
+                return purged.map_err(io::Error::other);
+            }
+        }
+        tracing::debug!(shard = %self.shard, "the log is purged with the next checkpoint");
+        Ok(())
     }
 
     fn has_followers(&self) -> bool {
