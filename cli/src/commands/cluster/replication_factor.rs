@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// More than this no majority is worth waiting for.
-const REPLICAS_MAX: u32 = 9;
+const REPLICAS_MAX: u32 = 7;
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let factor = arguments.factor;
