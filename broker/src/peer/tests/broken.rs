@@ -93,12 +93,14 @@ async fn a_cut_loses_what_is_under_way_then_nothing_is_sent_and_mended_it_goes_o
         assert!(matches!(broken, Err(PeerError::Lost { .. })), "{broken:?}");
         let unreachable = ask(&one, TWO, b"").await;
         assert!(matches!(unreachable, Err(PeerError::Unreachable { .. })));
-        // From now on, nobody waits for an attempt to fail.
+        // From now on, nobody waits for an attempt to fail: a hundred who did would wait for a
+        // hundred seconds. A busy machine may hold up a few.
         let at_once = Instant::now();
         for _ in 0..100 {
             assert!(ask(&one, TWO, b"").await.is_err());
         }
-        assert!(at_once.elapsed() < Duration::from_secs(1));
+        let elapsed = at_once.elapsed();
+        assert!(elapsed < 3 * PEER_IDLE_TIMEOUT, "{elapsed:?}");
         relay.pass(true, true);
     }
 }
