@@ -13,6 +13,7 @@
 //! | [`shard`] | a Raft group |
 //! | [`catalog`] | the metadata of the cluster |
 //! | [`shards`] | all shards of a broker |
+//! | `cluster` | who should have and lead which replica |
 //! | [`plugin`] | the WebAssembly engine |
 //! | [`hooks`] | which plugins run on which topic |
 //! | [`plugins`] | deploy, bind, upgrade |
