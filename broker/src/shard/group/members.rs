@@ -17,12 +17,15 @@ pub(crate) struct MembersError {
 
 impl Group {
     /// The members by the last entry of the log that tells, committed or not, with the addresses
-    /// that they had when they were taken in.
+    /// that they had when they were taken in. The founder, who took itself in, had none: openraft
+    /// puts a name without a port in its place, and whoever believed that would look for the
+    /// founder in vain.
     pub(crate) fn nodes(&self) -> BTreeMap<BrokerId, String> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let nodes = metrics.membership_config.nodes();
         nodes
+            .filter(|(_, node)| node.addr.contains(':'))
             .map(|(id, node)| (BrokerId(*id), node.addr.clone()))
             .collect()
     }
