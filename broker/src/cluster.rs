@@ -22,6 +22,6 @@ mod shard_steps;
 mod steward;
 
 pub(crate) use self::{
-    report::{BrokerReport, LedShard, ReplicaReport, Reports},
+    report::{BrokerReport, LedShard, REPORT_AGE_MAX, ReplicaReport, Reports},
     steward::Steward,
 };

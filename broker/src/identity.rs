@@ -331,8 +331,8 @@ impl Identity {
             path: path.clone(),
             error: io::Error::other(error),
         })?;
-        let about = "# How to reach this broker, as its operator. Keep it secret: whoever holds it\n\
-                     # may do everything. Use it with --profile FILE or FLUMEN_PROFILE=FILE.\n";
+        let about = "# How to reach this broker and its cluster, as the operator. Keep it secret:\n\
+                     # whoever holds it may do everything. Use it with --profile FILE or FLUMEN_PROFILE=FILE.\n";
         let text = format!("{about}{text}");
         // A full disk has no room for what is there already.
         let before = files::read_private(&path).ok().flatten();

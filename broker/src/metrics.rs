@@ -61,6 +61,13 @@ pub struct CounterLabel {
     pub name: String,
 }
 
+/// Another broker as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BrokerLabel {
+    /// Its id.
+    pub broker: u64,
+}
+
 /// The metrics of a broker; clones share the same values.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
@@ -72,6 +79,8 @@ pub struct Metrics {
     pub plugin: PluginMetrics,
     /// What is kept.
     pub storage: StorageMetrics,
+    /// The other brokers, and the replicas that this one has.
+    pub cluster: ClusterMetrics,
 }
 
 /// What clients do.
@@ -194,6 +203,42 @@ pub struct StorageMetrics {
     pub degraded: Gauge,
 }
 
+/// The other brokers, and the replicas that this one has.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterMetrics {
+    /// Brokers that this one is connected to.
+    pub brokers_connected: Gauge,
+    /// The time to each of them and back, in seconds.
+    pub round_trip: Family<BrokerLabel, Gauge<f64, AtomicU64>>,
+    /// Data shards that this broker leads.
+    pub shards_led: Gauge,
+    /// The highest term of its shards.
+    pub term: Gauge,
+    /// Terms that began: each is an election, or a planned change of the leader.
+    pub elections: Counter,
+    /// Entries that its replicas lack, as the leaders know it.
+    pub lag_entries: Gauge,
+    /// Records that they lack.
+    pub lag_records: Gauge,
+    /// Bytes that they lack.
+    pub lag_bytes: Gauge,
+    /// What brings replicas up that lack more than the log has.
+    pub transfers: TransferMetrics,
+}
+
+/// What brings replicas up that lack more than the log has.
+#[derive(Clone, Debug, Default)]
+pub struct TransferMetrics {
+    /// Snapshots sent to other brokers.
+    pub snapshots_sent: Counter,
+    /// Snapshots of other brokers that were installed here.
+    pub snapshots_received: Counter,
+    /// Bytes of batches sent to replicas that lacked them.
+    pub sent_bytes: Counter,
+    /// Bytes of batches that replicas here lacked and got.
+    pub received_bytes: Counter,
+}
+
 /// 10 µs to 10 s, in steps of about two.
 fn latency_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.000_01, 2.0, 21))
@@ -218,6 +263,7 @@ impl Metrics {
         self.register_wal(&mut registry);
         self.register_plugin(&mut registry);
         self.register_storage(&mut registry);
+        self.register_cluster(&mut registry);
         registry
     }
 
@@ -321,6 +367,75 @@ impl Metrics {
             "degraded",
             "1 while no produce requests are taken for want of room",
             m.degraded,
+        );
+    }
+}
+
+impl Metrics {
+    fn register_cluster(&self, registry: &mut Registry) {
+        let m = self.cluster.clone();
+        let registry = registry.sub_registry_with_prefix("cluster");
+        registry.register(
+            "brokers_connected",
+            "Other brokers that this one is connected to",
+            m.brokers_connected,
+        );
+        registry.register_with_unit(
+            "round_trip",
+            "The time to another broker and back",
+            Unit::Seconds,
+            m.round_trip,
+        );
+        registry.register("shards_led", "Data shards that are led here", m.shards_led);
+        registry.register("term", "The highest term of the shards here", m.term);
+        registry.register(
+            "elections",
+            "Terms that began in the shards here: elections and planned changes of the leader",
+            m.elections,
+        );
+        registry.register(
+            "lag_entries",
+            "Log entries that the replicas here lack",
+            m.lag_entries,
+        );
+        registry.register(
+            "lag_records",
+            "Records that the replicas here lack",
+            m.lag_records,
+        );
+        registry.register_with_unit(
+            "lag",
+            "Bytes of records that the replicas here lack",
+            Unit::Bytes,
+            m.lag_bytes,
+        );
+        m.transfers.register(registry);
+    }
+}
+
+impl TransferMetrics {
+    fn register(self, registry: &mut Registry) {
+        registry.register(
+            "snapshots_sent",
+            "Snapshots sent to other brokers",
+            self.snapshots_sent,
+        );
+        registry.register(
+            "snapshots_received",
+            "Snapshots of other brokers that were installed",
+            self.snapshots_received,
+        );
+        registry.register_with_unit(
+            "transfer_sent",
+            "Bytes of batches sent to replicas that lacked them",
+            Unit::Bytes,
+            self.sent_bytes,
+        );
+        registry.register_with_unit(
+            "transfer_received",
+            "Bytes of batches that replicas here lacked and got",
+            Unit::Bytes,
+            self.received_bytes,
         );
     }
 }

@@ -25,6 +25,8 @@ mod members;
 mod open_files;
 mod overview;
 mod remote;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -44,7 +46,7 @@ use flumen_transport::endpoint::Network;
 
 use self::enrol::Enrolments;
 use crate::{
-    admin::{Admin, AdminError},
+    admin::{Admin, AdminError, Health as _},
     catalog::{CATALOG_SHARD, Catalog, ClusterId},
     cluster::{Reports, Steward},
     config::{BrokerConfig, ConfigError},
@@ -85,6 +87,7 @@ pub(crate) struct Node {
     zone: Option<String>,
     enrolments: Enrolments,
     started: Instant,
+    shown: health::Shown,
     wal: Wal,
     wal_sync: String,
     batch_bytes_max: u32,
@@ -145,6 +148,9 @@ pub enum StartError {
     /// What a crash left undone cannot be finished.
     #[error("cannot bring the partitions to what the catalog says: {0}")]
     Reconcile(WireError),
+    /// It failed while it started.
+    #[error("{0}")]
+    Failed(String),
     /// The address for clients cannot be used.
     #[error("cannot listen on {address} (UDP): {source}; choose another address with --listen")]
     Listen {
@@ -227,10 +233,17 @@ impl Broker {
         };
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
-        node.address.write().clone_from(&advertised);
-        node.take_part().await;
+        *node.address.write() = advertised;
+        if let Err(error) = node.take_part().await {
+            node.stop_taking_part().await;
+            node.shards.shutdown().await;
+            server.close().await;
+            return Err(error);
+        }
         server.serve_clients(Arc::clone(&node));
-        let profile = node.identity.write_profile(&[advertised])?;
+        let addresses = node.profile_addresses();
+        let profile = node.identity.write_profile(&addresses)?;
+        tokio::spawn(members::keep_profile(Arc::downgrade(&node), addresses));
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
         tracing::info!(
@@ -278,10 +291,7 @@ impl Broker {
     pub async fn stop(self) {
         tracing::info!("the broker is stopping");
         // While others take over, clients are still told where to go.
-        let steward = self.node.steward.lock().take();
-        if let Some(steward) = steward {
-            steward.stop().await;
-        }
+        self.node.stop_taking_part().await;
         self.server.drain(self.shutdown_grace).await;
         self.node.shards.shutdown().await;
         self.server.peers().shutdown().await;
@@ -386,7 +396,7 @@ impl Node {
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
-        let services = Services::default();
+        let services = Services::counted(metrics.cluster.transfers.clone());
         let reports = Reports::default();
         let replicas = services.replicas.clone();
         peers.serve(PeerService::Propose, Arc::new(replicas.proposals()));
@@ -429,6 +439,7 @@ impl Node {
             zone: config.zone.as_ref().map(ToString::to_string),
             enrolments: Enrolments::default(),
             started,
+            shown: health::Shown::default(),
             wal,
             wal_sync,
             batch_bytes_max: config.limits.batch_bytes_max.as_u64() as u32,
@@ -452,6 +463,8 @@ impl Node {
         let Some(address) = config.admin else {
             return Ok(None);
         };
+        // Elections are counted from now on.
+        self.refresh(&self.metrics);
         let health = Arc::clone(self) as _;
         let admin = Admin::start(address, self.metrics.clone(), health);
         Ok(Some(admin.await?))

@@ -16,6 +16,7 @@ mod link;
 #[cfg(test)]
 pub(crate) mod memory;
 mod peers;
+mod refusal;
 mod stream;
 mod wire;
 

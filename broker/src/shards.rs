@@ -39,6 +39,7 @@ use crate::{
     disk::{Disk, read_file, write_file_atomically},
     executor,
     log::LogStore,
+    metrics::TransferMetrics,
     peer::{Alone, PeerNetwork},
     shard::{
         AppendError, Appended, DataShard, ProposeError, ShardError,
@@ -114,6 +115,16 @@ pub(crate) struct Cluster {
 pub(crate) struct Services {
     pub(crate) replicas: Replicas,
     pub(crate) records: RecordServer,
+}
+
+impl Services {
+    /// As the default, with what is transferred counted.
+    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
+        Self {
+            replicas: Replicas::counted(transfers.clone()),
+            records: RecordServer::counted(transfers),
+        }
+    }
 }
 
 impl ShardsParts {
@@ -464,6 +475,11 @@ impl Shards {
     /// Why the shards can go on no longer, if so.
     pub fn failure(&self) -> Option<String> {
         self.shared.parts.raft.failure.get()
+    }
+
+    /// Makes the shards fail for a reason that is not theirs.
+    pub(crate) fn fail(&self, why: impl Into<String>) {
+        self.shared.parts.raft.failure.report(why);
     }
 
     /// Waits for a failure after which the shards cannot go on; the broker should then stop.

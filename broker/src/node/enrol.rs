@@ -80,12 +80,8 @@ impl Node {
         Ok(Response::JoinToken(JoinTokenText(token.to_string())))
     }
 
-    /// This broker's address first, then those of others.
     fn addresses(&self, state: &CatalogState) -> Vec<String> {
-        let own = self.address.read().clone();
-        let others = state.brokers.values().map(|broker| broker.address.clone());
-        let mut addresses = vec![own.clone()];
-        addresses.extend(others.filter(|address| *address != own));
+        let mut addresses = self.addresses_in(state);
         addresses.truncate(JOIN_ADDRESSES_MAX);
         addresses
     }

@@ -4,13 +4,21 @@
 use std::{sync::Arc, time::Duration};
 
 use flumen_protocol::message::BrokerInfo;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::{Node, members, remote::Remote};
-use crate::{catalog::CATALOG_SHARD, cluster::Steward, peer::PeerService, shard::raft::GroupView};
+use super::{Node, StartError, members, remote::Remote};
+use crate::{
+    catalog::{CATALOG_SHARD, Catalog},
+    cluster::Steward,
+    peer::PeerService,
+    shard::raft::GroupView,
+};
 
 /// How long to wait before the cluster is told again where this broker is, after it was not heard.
 const REGISTER_RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How often a broker that waits for its cluster knocks at the others.
+const KNOCK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often it is said that the broker waits for its cluster.
 const STILL_WAITING: Duration = Duration::from_secs(5);
@@ -18,7 +26,10 @@ const STILL_WAITING: Duration = Duration::from_secs(5);
 impl Node {
     /// Takes part in the cluster from now on. Returns when this broker knows what the cluster
     /// knows: at once, but for one that has just joined.
-    pub(super) async fn take_part(self: &Arc<Self>) {
+    ///
+    /// # Errors
+    /// When the cluster does not take it in because it was removed.
+    pub(super) async fn take_part(self: &Arc<Self>) -> Result<(), StartError> {
         let remote = Arc::new(Remote::new(self));
         self.peers.serve(PeerService::Control, remote);
         let node = Arc::downgrade(self);
@@ -32,55 +43,110 @@ impl Node {
         *self.steward.lock() = Some(steward);
         let membership = self.identity.membership();
         members::follow(self.peers.clone(), self.catalog.clone(), membership);
+        self.fail_when_removed();
         tokio::spawn(Arc::clone(&self.plugins).follow());
         tokio::spawn(reconcile_when_leading(Arc::downgrade(self)));
         let leads = self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker());
         if leads {
             self.register().await;
-        } else {
-            tokio::spawn(keep_registering(Arc::downgrade(self)));
-            self.wait_for_the_catalog().await;
+            return Ok(());
+        }
+        tokio::spawn(keep_registering(Arc::downgrade(self)));
+        tokio::select! {
+            () = self.wait_for_the_catalog() => Ok(()),
+            failure = self.shards.failed() => Err(StartError::Failed(failure)),
+        }
+    }
+
+    /// A broker that was removed must not go on: nobody talks to it any more, and what it has is
+    /// elsewhere.
+    fn fail_when_removed(self: &Arc<Self>) {
+        let this = self.identity.broker_id();
+        let removed = members::removed(&self.peers, &self.catalog, this);
+        let node = Arc::downgrade(self);
+        tokio::spawn(async move {
+            removed.await;
+            if let Some(node) = node.upgrade() {
+                node.shards.fail(format!(
+                    "this broker, {this}, was removed from the cluster for good, and its replicas \
+                     are on the others; to let it join as a new broker, empty its data directory \
+                     {} and start it with --join and a token of `flumen cluster token`",
+                    node.identity.data_dir().display()
+                ));
+            }
+        });
+    }
+
+    /// Hands what this broker leads to others, and looks after nothing any more.
+    pub(super) async fn stop_taking_part(&self) {
+        let steward = self.steward.lock().take();
+        if let Some(steward) = steward {
+            steward.stop().await;
         }
     }
 
     async fn wait_for_the_catalog(&self) {
         let mut catalog = self.catalog.watch();
+        let arrived = catalog.wait_for(|state| state.cluster_id.is_some());
+        tokio::select! {
+            _ = arrived => {}
+            () = self.knock_at_the_others() => {}
+        }
+    }
+
+    /// Who waits is usually sent the catalog. One that was removed while it knew nothing yet is
+    /// sent nothing, and hears why only when it comes by itself. Goes on for ever.
+    async fn knock_at_the_others(&self) {
+        let mut told = Instant::now();
         loop {
-            let arrived = catalog.wait_for(|state| state.cluster_id.is_some());
-            match tokio::time::timeout(STILL_WAITING, arrived).await {
-                Ok(_) => return,
-                Err(_) => tracing::warn!(
+            self.peers.knock().await;
+            sleep(KNOCK_INTERVAL).await;
+            if told.elapsed() >= STILL_WAITING {
+                told = Instant::now();
+                tracing::warn!(
                     "waiting for the cluster to take this broker in; are its other brokers \
                      running, and can they reach {}?",
                     self.address.read()
-                ),
+                );
             }
         }
     }
 
-    /// Tells the cluster where this broker can be reached; true if that is known now.
-    async fn register(&self) -> bool {
-        let broker = BrokerInfo {
+    /// Tells the cluster where this broker can be reached.
+    async fn register(&self) {
+        tell(&self.catalog, self.info()).await;
+    }
+
+    fn info(&self) -> BrokerInfo {
+        BrokerInfo {
             id: self.identity.broker_id(),
             address: self.address.read().clone(),
             zone: self.zone.clone(),
-        };
-        match self.catalog.register_broker(broker).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(%error, "the cluster does not know yet where this broker is");
-                false
-            }
+        }
+    }
+}
+
+/// Tells the cluster of a broker; true if that is known now.
+async fn tell(catalog: &Catalog, broker: BrokerInfo) -> bool {
+    match catalog.register_broker(broker).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::debug!(%error, "the cluster does not know yet where this broker is");
+            false
         }
     }
 }
 
 async fn keep_registering(node: std::sync::Weak<Node>) {
-    while let Some(node) = node.upgrade() {
-        if node.register().await {
+    // An answer may take long: the node must not be kept by it.
+    while let Some((catalog, info)) = node
+        .upgrade()
+        .map(|node| (node.catalog.clone(), node.info()))
+    {
+        if tell(&catalog, info).await {
             return;
         }
-        drop(node);
+        drop(catalog);
         sleep(REGISTER_RETRY_AFTER).await;
     }
 }

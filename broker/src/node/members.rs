@@ -1,15 +1,21 @@
 //! Keeps the network of brokers in step with the catalog.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Weak};
 
 use flumen_protocol::ids::BrokerId;
 use tokio::task::JoinHandle;
 
-use crate::{catalog::Catalog, identity::Membership, peer::Peers};
+use super::Node;
+use crate::{
+    catalog::{Catalog, CatalogState},
+    identity::Membership,
+    peer::Peers,
+};
 
 /// The brokers to begin with, until the catalog is heard: those that were members when this one
 /// joined.
 pub(super) fn introduce(peers: &Peers, membership: &Membership) {
+    peers.set_starting(true);
     if let Membership::Joined { members, .. } = membership {
         let members = members
             .iter()
@@ -31,12 +37,83 @@ pub(super) fn follow(peers: Peers, catalog: Catalog, membership: &Membership) ->
     tokio::spawn(async move {
         loop {
             states.borrow_and_update();
+            peers.set_removed(catalog.snapshot().removed_brokers.clone());
             peers.set_members(members(&catalog, &joined_with));
+            peers.set_starting(false);
             if states.changed().await.is_err() {
                 return;
             }
         }
     })
+}
+
+impl Node {
+    /// This broker's address first, then those of the others.
+    pub(super) fn addresses_in(&self, state: &CatalogState) -> Vec<String> {
+        let own = self.address.read().clone();
+        let others = state.brokers.values().map(|broker| broker.address.clone());
+        let others: Vec<_> = others.filter(|address| *address != own).collect();
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Where a client finds the cluster, also while some of its brokers are away.
+    pub(super) fn profile_addresses(&self) -> Vec<String> {
+        self.addresses_in(&self.catalog.snapshot())
+    }
+}
+
+/// Keeps `client.toml`, which names the brokers `written`, in step with who is in the cluster, for
+/// as long as the node is there.
+pub(super) async fn keep_profile(node: Weak<Node>, mut written: Vec<String>) {
+    let Some(mut states) = node.upgrade().map(|node| node.catalog.watch()) else {
+        return;
+    };
+    // What has changed since it was written counts, too.
+    states.mark_changed();
+    while states.changed().await.is_ok() {
+        let Some(node) = node.upgrade() else { return };
+        let addresses = node.profile_addresses();
+        if addresses == written {
+            continue;
+        }
+        let write = {
+            let addresses = addresses.clone();
+            move || node.identity.write_profile(&addresses).map(drop)
+        };
+        match crate::executor::spawn_blocking(write).await {
+            Ok(Ok(())) => written = addresses,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the profile for clients does not name all brokers");
+            }
+            Err(error) => tracing::error!("writing the profile for clients has failed: {error}"),
+        }
+    }
+}
+
+/// Waits until this broker is no part of its cluster any more, by what the others or the log say.
+/// For ever if it stays one.
+pub(super) fn removed(
+    peers: &Peers,
+    catalog: &Catalog,
+    this: BrokerId,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (by_the_others, mut states) = (peers.removed(), catalog.watch());
+    let by_the_log = async move {
+        let removed = states
+            .wait_for(|state| state.is_removed(this))
+            .await
+            .map(drop);
+        // The catalog is closed, and says nothing more.
+        if removed.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    async move {
+        tokio::select! {
+            () = by_the_log => {}
+            by = by_the_others => tracing::debug!(%by, "told that this broker was removed"),
+        }
+    }
 }
 
 /// All that may be members. What is applied may be old after a start, and the news comes from

@@ -19,10 +19,11 @@ use super::{
         self, CallHead, ENVELOPES_PER_FRAME_MAX, FRAME_BYTES_ENOUGH, FRAME_LIMITS, ReplyHead,
     },
     peers::Shared,
+    refusal::Refusal,
     stream::{MESSAGE_LIMITS, stream},
     wire::{
-        CLOSE_REFUSED, CLOSE_VIOLATION, Hello, OPEN_LIMITS, OPEN_TIMEOUT, PeerOpen,
-        RESET_NOT_READY, RESET_VIOLATION, read_reason,
+        CLOSE_VIOLATION, Hello, OPEN_LIMITS, OPEN_TIMEOUT, PeerOpen, RESET_NOT_READY,
+        RESET_VIOLATION, read_reason,
     },
 };
 use crate::identity::broker_in_certificate;
@@ -36,15 +37,17 @@ const PEER_STREAMS_MAX: u32 = 1024;
 /// Serves a connection of another broker until it ends.
 pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     let address = connection.remote_address();
-    let admitted = broker_of(&connection).and_then(|broker| {
-        shared.admit(broker, &connection)?;
-        Ok(broker)
-    });
+    let admitted = broker_of(&connection).and_then(|broker| shared.admit(broker, &connection));
     let from = match admitted {
         Ok(broker) => broker,
-        Err(reason) => {
-            tracing::warn!(from = %address, reason, "a connection of a broker was refused");
-            return connection.close(VarInt::from_u32(CLOSE_REFUSED), reason.as_bytes());
+        Err(refusal) => {
+            // Who is refused comes again, every second for as long as it runs.
+            if refusal.is_notable() && shared.refusals.is_news(&refusal.reason) {
+                let reason = &refusal.reason;
+                tracing::warn!(from = %address, reason, "a connection of a broker was refused");
+            }
+            let code = VarInt::from_u32(refusal.code);
+            return connection.close(code, refusal.reason.as_bytes());
         }
     };
     tracing::debug!(broker = %from, %address, "a broker has connected");
@@ -59,19 +62,22 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
         streams.spawn(incoming.serve_stream(send, receive));
     }
     shared.forget(from, &connection);
+    if let Some(error) = connection.close_reason() {
+        shared.dialer.note_end(from, &error);
+    }
     tracing::debug!(broker = %from, %address, "a broker has gone");
     streams.close();
     streams.wait().await;
 }
 
 /// The broker that the certificate of a connection names. TLS has verified who signed it.
-fn broker_of(connection: &Connection) -> Result<BrokerId, String> {
+fn broker_of(connection: &Connection) -> Result<BrokerId, Refusal> {
     let certificates = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
     match certificates.as_deref().and_then(|chain| chain.first()) {
-        Some(certificate) => broker_in_certificate(certificate),
-        None => Err("it shows no certificate".to_owned()),
+        Some(certificate) => broker_in_certificate(certificate).map_err(Refusal::new),
+        None => Err(Refusal::new("it shows no certificate")),
     }
 }
 

@@ -4,14 +4,16 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use flumen_protocol::ids::BrokerId;
 use flumen_transport::{
-    quinn::{ClientConfig, Connection, Endpoint},
+    quinn::{ClientConfig, Connection, ConnectionError, Endpoint},
     stream::{FrameReader, FrameWriter, Payload},
     tuning,
 };
 
+use tokio::sync::watch;
+
 use super::{
     envelope::FRAME_LIMITS,
-    wire::{Hello, PeerOpen, reason_of},
+    wire::{Hello, PeerOpen, reason_of, says_removed},
 };
 use crate::identity::PeerCredentials;
 
@@ -28,6 +30,8 @@ const SERVER_NAME: &str = "broker.flumen";
 pub(super) struct Dialer {
     endpoint: Endpoint,
     credentials: PeerCredentials,
+    /// The broker that has said that this one was removed from the cluster.
+    removed_by: watch::Sender<Option<BrokerId>>,
 }
 
 /// A connection whose other side has introduced itself, with its stream of calls.
@@ -42,6 +46,26 @@ impl Dialer {
         Self {
             endpoint,
             credentials,
+            removed_by: watch::Sender::new(None),
+        }
+    }
+
+    /// Takes note of how a connection with another broker has ended.
+    pub(super) fn note_end(&self, by: BrokerId, error: &ConnectionError) {
+        if says_removed(error) {
+            self.removed_by.send_replace(Some(by));
+        }
+    }
+
+    /// Waits until a broker says that this one was removed from the cluster; for ever if none does.
+    pub(super) fn removed(&self) -> impl Future<Output = BrokerId> + Send + use<> {
+        let mut removed_by = self.removed_by.subscribe();
+        async move {
+            let by = removed_by.wait_for(Option::is_some).await;
+            if let Ok(Some(by)) = by.map(|by| *by) {
+                return by;
+            }
+            std::future::pending().await
         }
     }
 
@@ -66,7 +90,11 @@ impl Dialer {
             .endpoint
             .connect_with(config, address, SERVER_NAME)
             .map_err(|error| error.to_string())?;
-        let connection = connecting.await.map_err(|error| reason_of(&error))?;
+        let ended = |error: &ConnectionError| {
+            self.note_end(to, error);
+            reason_of(error)
+        };
+        let connection = connecting.await.map_err(|error| ended(&error))?;
         match introduce(&connection).await {
             Ok((writer, reader)) => Ok(Dialed {
                 connection,
@@ -74,7 +102,7 @@ impl Dialer {
                 reader,
             }),
             Err(error) => Err(match connection.close_reason() {
-                Some(error) => reason_of(&error),
+                Some(error) => ended(&error),
                 None => error,
             }),
         }

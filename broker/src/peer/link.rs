@@ -186,6 +186,9 @@ impl Link {
         tracing::info!(broker = %self.to, address, "connected");
         let since = Instant::now();
         let reason = driver.run(writer, reader).await;
+        if let Some(error) = connection.close_reason() {
+            self.dialer.note_end(self.to, &error);
+        }
         connection.close(VarInt::from_u32(0), b"the calls have ended");
         if since.elapsed() < SETTLED_AFTER {
             return self.failed(reason);

@@ -1,6 +1,14 @@
 //! The door of the room: the QUIC network of a broker's peers.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flumen_protocol::ids::BrokerId;
@@ -16,8 +24,9 @@ use super::{
     CALL_BYTES_MAX, PeerError, PeerHandler, PeerNetwork, PeerService, PeerStream, accept,
     dial::Dialer,
     link::Link,
+    refusal::{Refusal, Refusals},
     stream::{MESSAGE_LIMITS, stream},
-    wire::{CLOSE_REFUSED, CLOSE_REPLACED, CLOSE_STOPPING, PeerOpen, reason_of},
+    wire::{CLOSE_REPLACED, CLOSE_STOPPING, PeerOpen, reason_of},
 };
 use crate::identity::PeerCredentials;
 
@@ -31,12 +40,16 @@ pub(crate) struct Peers {
 /// What all connections share.
 pub(super) struct Shared {
     broker: BrokerId,
-    dialer: Arc<Dialer>,
+    pub(super) dialer: Arc<Dialer>,
     handlers: RwLock<HashMap<PeerService, Arc<dyn PeerHandler>>>,
     /// The way to every other member.
     links: RwLock<HashMap<BrokerId, Arc<Link>>>,
     /// Connections that others have made, the last of each broker.
     incoming: Mutex<HashMap<BrokerId, Connection>>,
+    removed: RwLock<BTreeSet<BrokerId>>,
+    /// Whether there may be members that were not named yet.
+    starting: AtomicBool,
+    pub(super) refusals: Refusals,
     serving: TaskTracker,
 }
 
@@ -51,6 +64,9 @@ impl Peers {
                 handlers: RwLock::default(),
                 links: RwLock::default(),
                 incoming: Mutex::default(),
+                removed: RwLock::default(),
+                starting: AtomicBool::new(false),
+                refusals: Refusals::default(),
                 serving: TaskTracker::new(),
             }),
         }
@@ -62,6 +78,24 @@ impl Peers {
         if earlier.is_some() {
             tracing::error!(?service, "a handler was replaced by a second one");
         }
+    }
+
+    /// Whether there may be members that [`Peers::set_members`] was not told of yet: strangers hear
+    /// that they should come again.
+    pub(crate) fn set_starting(&self, starting: bool) {
+        self.shared.starting.store(starting, Ordering::Relaxed);
+    }
+
+    /// The brokers that were removed from the cluster for good: they are told so when they come, and
+    /// when they are no members any more.
+    pub(crate) fn set_removed(&self, removed: BTreeSet<BrokerId>) {
+        *self.shared.removed.write() = removed;
+    }
+
+    /// Waits until another broker says that this one was removed from the cluster, and tells which
+    /// one it was; for ever if none does.
+    pub(crate) fn removed(&self) -> impl Future<Output = BrokerId> + Send + use<> {
+        self.shared.dialer.removed()
     }
 
     /// The brokers of the cluster and their addresses, `host:port`. Connections to and from others
@@ -86,13 +120,15 @@ impl Peers {
             };
             links.insert(broker, link);
         }
-        for link in before.values() {
-            link.close(CLOSE_REFUSED, NO_MEMBER);
+        for (broker, link) in &before {
+            let Refusal { code, reason } = shared.refusal_of(*broker);
+            link.close(code, &reason);
         }
         shared.incoming.lock().retain(|broker, connection| {
             let is_member = links.contains_key(broker);
             if !is_member {
-                connection.close(VarInt::from_u32(CLOSE_REFUSED), NO_MEMBER.as_bytes());
+                let Refusal { code, reason } = shared.refusal_of(*broker);
+                connection.close(VarInt::from_u32(code), reason.as_bytes());
             }
             is_member
         });
@@ -106,6 +142,21 @@ impl Peers {
             return connection.close(VarInt::from_u32(CLOSE_STOPPING), STOPPING);
         }
         serving.spawn(accept::serve(connection, Arc::clone(&self.shared)));
+    }
+
+    /// Makes connections to the members that there are none to, and waits until each was tried. Who
+    /// refuses this broker says so, even if nobody has anything to ask.
+    pub(crate) async fn knock(&self) {
+        let links: Vec<_> = self.shared.links.read().values().cloned().collect();
+        let tried = links.iter().map(|link| link.outgoing());
+        futures_util::future::join_all(tried).await;
+    }
+
+    /// The other members, and the time to each and back where there is a connection to it.
+    pub(crate) fn round_trips(&self) -> Vec<(BrokerId, Option<Duration>)> {
+        let links = self.shared.links.read();
+        let links = links.iter();
+        links.map(|(id, link)| (*id, link.round_trip())).collect()
     }
 
     /// The time to a broker and back, if there is a connection to it.
@@ -174,8 +225,6 @@ impl Peers {
 /// How long streams of other brokers may take to notice that their connection is closed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-const NO_MEMBER: &str = "the broker is no member of the cluster";
-
 const STOPPING: &[u8] = b"the broker is stopping";
 
 impl Shared {
@@ -184,21 +233,36 @@ impl Shared {
     }
 
     /// Lets a broker in, in place of an earlier connection of it, or says why not.
-    pub(super) fn admit(&self, broker: BrokerId, connection: &Connection) -> Result<(), String> {
+    pub(super) fn admit(
+        &self,
+        broker: BrokerId,
+        connection: &Connection,
+    ) -> Result<BrokerId, Refusal> {
         // Held until the connection is among those that a change of the members looks at.
         let links = self.links.read();
         if broker == self.broker {
-            return Err(format!("it says that it is this broker itself, {broker}"));
+            let reason = format!("it says that it is this broker itself, {broker}");
+            return Err(Refusal::new(reason));
         }
         if !links.contains_key(&broker) {
-            return Err(format!("broker {broker} is no member of the cluster"));
+            return Err(self.refusal_of(broker));
         }
         let earlier = self.incoming.lock().insert(broker, connection.clone());
         if let Some(earlier) = earlier {
             let code = VarInt::from_u32(CLOSE_REPLACED);
             earlier.close(code, b"the broker has come with another connection");
         }
-        Ok(())
+        Ok(broker)
+    }
+
+    fn refusal_of(&self, broker: BrokerId) -> Refusal {
+        if self.removed.read().contains(&broker) {
+            Refusal::of_removed(broker)
+        } else if self.starting.load(Ordering::Relaxed) {
+            Refusal::while_starting()
+        } else {
+            Refusal::new(format!("broker {broker} is no member of the cluster"))
+        }
     }
 
     /// The connection has ended.

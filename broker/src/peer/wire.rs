@@ -57,6 +57,19 @@ pub(super) const CLOSE_REPLACED: u32 = 3;
 /// The connection closes: the other side broke the protocol; the reason says how.
 pub(super) const CLOSE_VIOLATION: u32 = 4;
 
+/// The connection closes: the broker on the other side was removed from the cluster, for good.
+pub(super) const CLOSE_REMOVED: u32 = 5;
+
+/// The connection closes: this broker has just started, and does not know who its peers are.
+pub(super) const CLOSE_STARTING: u32 = 6;
+
+/// Whether the other side says that this broker was removed from the cluster.
+pub(super) fn says_removed(error: &ConnectionError) -> bool {
+    let removed = u64::from(CLOSE_REMOVED);
+    matches!(error, ConnectionError::ApplicationClosed(close)
+        if close.error_code.into_inner() == removed)
+}
+
 /// The stream is abandoned.
 pub(super) const RESET_DROPPED: u32 = 0;
 

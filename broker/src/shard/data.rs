@@ -246,6 +246,7 @@ impl DataShard {
                 network: Arc::clone(&raft.network),
                 shard: id,
                 logs: parts.logs,
+                received_bytes: parts.records.transfers().received_bytes.clone(),
             };
             let directory = Arc::clone(&directory);
             let disk = parts.disk;

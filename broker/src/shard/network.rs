@@ -15,6 +15,7 @@ use openraft::{
         TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
+use prometheus_client::metrics::counter::Counter;
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -30,6 +31,7 @@ pub(super) struct Factory {
     pub(super) broker: u64,
     pub(super) shard: ShardId,
     pub(super) network: Arc<dyn PeerNetwork>,
+    pub(super) snapshots_sent: Counter,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Factory {
@@ -41,6 +43,7 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
             shard: self.shard,
             broker: BrokerId(target),
             network: Arc::clone(&self.network),
+            snapshots_sent: self.snapshots_sent.clone(),
         }
     }
 }
@@ -51,6 +54,7 @@ pub(super) struct Replica {
     shard: ShardId,
     broker: BrokerId,
     network: Arc<dyn PeerNetwork>,
+    snapshots_sent: Counter,
 }
 
 impl Replica {
@@ -105,7 +109,9 @@ impl Replica {
         let reply = reply.ok_or_else(|| lost("the stream ended without an answer".to_owned()))?;
         let reply: Result<SnapshotResponse<TypeConfig>, String> =
             rpc::decode(&reply.head).map_err(|error| lost(error.to_string()))?;
-        reply.map_err(lost)
+        let taken = reply.map_err(lost)?;
+        self.snapshots_sent.inc();
+        Ok(taken)
     }
 }
 

@@ -19,7 +19,10 @@ use super::{
     rpc::{self, AppendReply, Call, CallRequest, Open, Purpose, SnapshotHead},
     types::{Response, Snapshot, SnapshotData, TypeConfig},
 };
-use crate::peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream};
+use crate::{
+    metrics::TransferMetrics,
+    peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream},
+};
 
 type ShardRaft = Raft<TypeConfig, RaftMachine>;
 
@@ -27,6 +30,7 @@ type ShardRaft = Raft<TypeConfig, RaftMachine>;
 #[derive(Clone, Default)]
 pub(crate) struct Replicas {
     groups: Arc<RwLock<FxHashMap<ShardId, Reached>>>,
+    transfers: TransferMetrics,
 }
 
 /// What other brokers reach of a group.
@@ -41,6 +45,19 @@ struct Reached {
 pub(crate) struct Proposals(Replicas);
 
 impl Replicas {
+    /// Without groups, and with what is transferred counted.
+    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
+        Self {
+            groups: Arc::default(),
+            transfers,
+        }
+    }
+
+    /// What is transferred between the replicas.
+    pub(super) fn transfers(&self) -> &TransferMetrics {
+        &self.transfers
+    }
+
     pub(super) fn insert(&self, shard: ShardId, group: &Group) {
         let reached = Reached {
             raft: group.raft().clone(),
@@ -89,7 +106,13 @@ impl Replicas {
             Ok(open) => match self.get(open.shard) {
                 Ok(raft) => match open.purpose {
                     Purpose::Append => take_entries(raft, stream).await,
-                    Purpose::Snapshot => take_snapshot(from, raft, stream).await,
+                    Purpose::Snapshot => {
+                        let taken = take_snapshot(from, raft, stream).await;
+                        if taken.is_ok() {
+                            self.transfers.snapshots_received.inc();
+                        }
+                        taken
+                    }
                 },
                 Err(reason) => {
                     let reply: AppendReply = Err(reason.clone());

@@ -2,7 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{super::*, Authority, ONE, Room, TWO, TestBroker, ask, pair};
+use futures_util::FutureExt as _;
+use tokio::time::timeout;
+
+use super::{super::*, Authority, LONG, ONE, Room, TWO, TestBroker, ask, pair};
 
 fn any_port() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
@@ -22,7 +25,15 @@ async fn a_broker_that_is_no_member_is_refused_and_told_so() {
     let two = TestBroker::start(&authority, TWO);
     two.serve(Room::default());
     one.peers.set_members(vec![two.member()]);
-    assert_unreachable(ask(&one, TWO, b"").await, "broker 1 is no member");
+    two.peers.set_starting(true);
+    assert_unreachable(ask(&one, TWO, b"").await, "just started");
+    two.peers.set_starting(false);
+    let mut error = ask(&one, TWO, b"").await.unwrap_err();
+    while error.to_string().contains("just started") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        error = ask(&one, TWO, b"").await.unwrap_err();
+    }
+    assert_unreachable(Err(error), "broker 1 is no member");
     two.peers.set_members(vec![one.member()]);
     let mut reply = ask(&one, TWO, b"now").await;
     while reply.is_err() {
@@ -50,6 +61,36 @@ async fn a_removed_member_loses_its_connections_both_ways() {
         error = ask(&two, ONE, b"").await;
     }
     assert_unreachable(error, "no member");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_removed_learns_it_over_a_connection_that_stands_and_over_a_new_one() {
+    let (one, two) = pair().await;
+    ask(&one, TWO, b"").await.unwrap();
+    // No member is not yet removed.
+    let mut told = std::pin::pin!(two.peers.removed());
+    one.peers.set_members(vec![one.member()]);
+    assert!(ask(&two, ONE, b"").await.is_err());
+    assert!(told.as_mut().now_or_never().is_none());
+    one.peers.set_removed([TWO].into());
+    let told = timeout(LONG, async {
+        tokio::select! {
+            by = told => by,
+            () = async {
+                loop {
+                    let _ = ask(&two, ONE, b"").await;
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            } => unreachable!(),
+        }
+    });
+    assert_eq!(told.await.unwrap(), ONE);
+
+    let (one, two) = pair().await;
+    ask(&two, ONE, b"").await.unwrap();
+    one.peers.set_removed([TWO].into());
+    one.peers.set_members(vec![one.member()]);
+    assert_eq!(timeout(LONG, two.peers.removed()).await.unwrap(), ONE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,8 @@ use flumen_protocol::{
     ids::{BrokerId, Offset, PartitionId, ShardId},
 };
 
+use prometheus_client::metrics::counter::Counter;
+
 use super::{Range, TransferHead, TransferOpen};
 use crate::{
     log::{LogStore, PartitionLog},
@@ -25,6 +27,7 @@ pub(crate) struct RecordSource {
     pub(crate) network: Arc<dyn PeerNetwork>,
     pub(crate) shard: ShardId,
     pub(crate) logs: LogStore,
+    pub(crate) received_bytes: Counter,
 }
 
 /// A log that lacks records before `to`.
@@ -66,6 +69,7 @@ impl RecordSource {
         replicas: &[BrokerId],
         mut wanted: Vec<Wanted>,
     ) {
+        let mut is_told = false;
         loop {
             for replica in replicas {
                 wanted.retain(|wanted| wanted.from < wanted.to);
@@ -73,13 +77,19 @@ impl RecordSource {
                     return;
                 }
                 if let Err(error) = self.fetch_from(*replica, &mut wanted).await {
-                    tracing::warn!(shard = %self.shard, broker = %replica, %error,
+                    // One of them may be dead or removed meanwhile.
+                    tracing::debug!(shard = %self.shard, broker = %replica, %error,
                         "records that this replica misses did not come; trying another one");
                 }
             }
             wanted.retain(|wanted| wanted.from < wanted.to);
             if wanted.is_empty() {
                 return;
+            }
+            if !is_told {
+                is_told = true;
+                tracing::warn!(shard = %self.shard, ?replicas,
+                    "no other replica has sent all the records that this one misses; asking on");
             }
             tokio::time::sleep(RETRY_AFTER).await;
         }
@@ -121,6 +131,7 @@ impl RecordSource {
                 TransferHead::RangeEnds(end) => return Ok(end.min(range.to)),
             };
             let mut bytes = message.parts.into_iter().next().unwrap_or_default();
+            self.received_bytes.inc_by(bytes.len() as u64);
             for length in lengths {
                 if bytes.len() < length as usize {
                     return Err(FetchError::Ended);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     log::ReadOutcome,
+    metrics::TransferMetrics,
     peer::{PeerHandler, PeerMessage, PeerStream, encode},
     shard::data::{partition::PartitionReader, state::Directory},
 };
@@ -29,6 +30,7 @@ pub(crate) struct RecordServer {
 struct Shared {
     shards: RwLock<FxHashMap<ShardId, Directory>>,
     pace: Pace,
+    transfers: TransferMetrics,
 }
 
 /// Keeps a shard's records available to others until it is dropped.
@@ -45,17 +47,28 @@ impl Drop for Served {
 
 impl Default for RecordServer {
     fn default() -> Self {
+        Self::counted(TransferMetrics::default())
+    }
+}
+
+impl RecordServer {
+    /// Without shards, and with what is transferred counted.
+    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
         let shared = Shared {
             shards: RwLock::default(),
             pace: Pace::new(TRANSFER_BYTES_PER_SECOND_MAX),
+            transfers,
         };
         Self {
             shared: Arc::new(shared),
         }
     }
-}
 
-impl RecordServer {
+    /// What is transferred.
+    pub(in crate::shard::data) fn transfers(&self) -> &TransferMetrics {
+        &self.shared.transfers
+    }
+
     pub(in crate::shard::data) fn add(&self, shard: ShardId, directory: Directory) -> Served {
         self.shared.shards.write().insert(shard, directory);
         Served {
@@ -114,14 +127,16 @@ impl RecordServer {
 
     async fn send_batches(&self, stream: &mut PeerStream, batches: &[Batch]) -> Result<(), String> {
         let lengths: Vec<u32> = batches.iter().map(|b| b.encoded_len() as u32).collect();
-        let bytes = lengths.iter().map(|length| *length as usize).sum();
+        let bytes: usize = lengths.iter().map(|length| *length as usize).sum();
         self.shared.pace.spend(bytes).await;
         let mut parts = Vec::with_capacity(2 * batches.len());
         for batch in batches {
             parts.push(Bytes::copy_from_slice(&batch.header().encode()));
             parts.push(batch.body().clone());
         }
-        send(stream, &TransferHead::Batches(lengths), parts).await
+        send(stream, &TransferHead::Batches(lengths), parts).await?;
+        self.shared.transfers.sent_bytes.inc_by(bytes as u64);
+        Ok(())
     }
 }
 

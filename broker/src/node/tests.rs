@@ -1,0 +1,155 @@
+//! Two real brokers: what one tells of the other, and what it does once it was removed.
+
+use std::{path::Path, time::Duration};
+
+use bytes::Bytes;
+use flumen_protocol::{
+    ids::BrokerId,
+    join::JoinToken,
+    message::{Request, Response},
+};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+/// Longer than anything here may take, on a busy machine.
+const LONG: Duration = Duration::from_mins(1);
+
+fn config(dir: &Path) -> BrokerConfig {
+    BrokerConfig {
+        data_dir: dir.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        admin: None,
+        shards: 2,
+        ..BrokerConfig::default()
+    }
+}
+
+async fn pair(one: &Path, two: &Path) -> (Broker, Broker) {
+    let founder = Broker::bootstrap(config(one)).await.unwrap();
+    let reply = founder.node().create_join_token(60_000).await;
+    let Ok(Response::JoinToken(token)) = reply else {
+        panic!("{reply:?}");
+    };
+    let token: JoinToken = token.0.parse().unwrap();
+    let joined = Broker::join(config(two), &token).await.unwrap();
+    (founder, joined)
+}
+
+/// Starts a broker on a directory that the last one may not have let go yet: its tasks end soon.
+async fn start_again(dir: &Path) -> Result<Broker, StartError> {
+    let starting = async {
+        loop {
+            match Broker::start(config(dir)).await {
+                Err(StartError::Identity(IdentityError::InUse { .. })) => {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    timeout(LONG, starting)
+        .await
+        .expect("a start takes a while")
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(LONG, waiting).await.is_ok(), "still not: {what}");
+}
+
+fn metrics(broker: &Broker) -> String {
+    let metrics = &broker.node().metrics;
+    broker.node().refresh(metrics);
+    metrics.encode()
+}
+
+fn brokers_in(profile: &Path) -> usize {
+    let text = std::fs::read_to_string(profile).unwrap();
+    let profile: flumen_protocol::profile::Profile = toml::from_str(&text).unwrap();
+    profile.brokers.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_tells_of_its_cluster_and_is_not_ready_without_a_leader_of_the_catalog() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    eventually("each is connected to the other, and ready", || {
+        [&founder, &joined].into_iter().all(|broker| {
+            let text = metrics(broker);
+            text.contains("flumen_cluster_brokers_connected 1\n")
+                && text.contains("flumen_cluster_round_trip_seconds{broker=\"")
+                && broker.node().not_ready().is_none()
+        })
+    })
+    .await;
+    let text = metrics(&founder);
+    for name in [
+        "shards_led",
+        "term",
+        "elections_total",
+        "lag_entries",
+        "lag_records",
+        "lag_bytes",
+        "snapshots_sent_total",
+        "snapshots_received_total",
+        "transfer_sent_bytes_total",
+        "transfer_received_bytes_total",
+    ] {
+        assert!(
+            text.contains(&format!("\nflumen_cluster_{name} ")),
+            "{name}: {text}"
+        );
+    }
+    eventually("both profiles name both brokers", || {
+        brokers_in(founder.profile()) == 2 && brokers_in(joined.profile()) == 2
+    })
+    .await;
+    // Of two brokers, one votes on the catalog: the founder.
+    founder.stop().await;
+    eventually("the other one says that nobody leads the catalog", || {
+        let reason = joined.node().not_ready();
+        reason.is_some_and(|reason| reason.contains("catalog"))
+    })
+    .await;
+    joined.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_removed_stops_with_what_to_do_and_does_so_at_every_start() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let broker: BrokerId = joined.node().status().id;
+    let undo = false;
+    let drain = Request::DrainBroker { broker, undo };
+    founder.node().answer(drain, Bytes::new()).await.unwrap();
+    let removed = timeout(LONG, async {
+        while founder.node().remove_broker(broker).await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    removed.await.unwrap();
+    let assert_tells = |why: &str| {
+        assert!(
+            why.contains("was removed from the cluster for good"),
+            "{why}"
+        );
+        assert!(why.contains("--join"), "{why}");
+    };
+    assert_tells(&timeout(LONG, joined.failed()).await.unwrap());
+    joined.stop().await;
+
+    match start_again(two.path()).await {
+        Ok(again) => {
+            assert_tells(&timeout(LONG, again.failed()).await.unwrap());
+            again.stop().await;
+        }
+        Err(error) => assert_tells(&error.to_string()),
+    }
+    assert!(founder.node().not_ready().is_none());
+    founder.stop().await;
+}

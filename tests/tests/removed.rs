@@ -1,0 +1,91 @@
+//! A broker that was removed from its cluster is told so, and ends with what to do.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use flumen_client::{Admin, BrokerId};
+use flumen_tests::{
+    admin::{free_address, get},
+    broker::Broker,
+    wait::until,
+};
+
+const TOKEN_TTL: Duration = Duration::from_mins(10);
+
+/// A founder and a broker that has joined it.
+async fn pair() -> (Broker, Broker, std::net::SocketAddr) {
+    let admin = free_address();
+    let founder = Broker::start_with(&["--shards=2", &format!("--admin={admin}")]).await;
+    let client = founder.client().await;
+    let token = client.admin().create_join_token(TOKEN_TTL).await.unwrap();
+    let joined = Broker::start_with(&["--join", &token]).await;
+    (founder, joined, admin)
+}
+
+/// By its address: which broker answers a client is not up to the client's profile.
+async fn id_of(admin: &Admin, broker: &Broker) -> BrokerId {
+    let address = broker.address().to_string();
+    let status = admin.cluster_status().await.unwrap();
+    let found = status.brokers.iter().find(|it| it.address == address);
+    found.unwrap().id
+}
+
+async fn drain(admin: &Admin, broker: BrokerId) {
+    admin.drain_broker(broker).await.unwrap();
+    until("nothing is left on the drained broker", || async {
+        let status = admin.cluster_status().await.unwrap();
+        let found = status.broker(broker);
+        found.is_some_and(|found| found.replicas == 0) && status.moves_left == 0
+    })
+    .await;
+}
+
+/// Waits until the process has ended, and checks how.
+fn assert_told(broker: &mut Broker, logged_before: usize) {
+    assert_eq!(broker.wait_for_exit().code(), Some(1));
+    let said = broker.log()[logged_before..].to_owned();
+    for part in [
+        "was removed from the cluster for good",
+        "empty its data directory",
+        "--join",
+    ] {
+        assert!(said.contains(part), "{part} is missing in:\n{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_removed_ends_with_code_1_and_what_to_do_and_so_does_every_start() {
+    let (founder, mut joined, admin_address) = pair().await;
+    let client = founder.client().await;
+    let admin = client.admin();
+    let id = id_of(&admin, &joined).await;
+    drain(&admin, id).await;
+    admin.remove_broker(id).await.unwrap();
+    assert_told(&mut joined, 0);
+
+    let before = joined.log().len();
+    joined.spawn();
+    assert_told(&mut joined, before);
+    assert!(get(admin_address, "/readyz").starts_with("HTTP/1.0 200"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back() {
+    let (founder, mut joined, _) = pair().await;
+    let client = founder.client().await;
+    let admin = client.admin();
+    let id = id_of(&admin, &joined).await;
+    drain(&admin, id).await;
+    joined.kill();
+    until("the broker that is away is removed", || async {
+        // A request that reached nobody but the dead one has an outcome that is not known.
+        let _ = admin.remove_broker(id).await;
+        let status = admin.cluster_status().await;
+        status.is_ok_and(|status| status.broker(id).is_none())
+    })
+    .await;
+
+    let before = joined.log().len();
+    joined.spawn();
+    assert_told(&mut joined, before);
+}
