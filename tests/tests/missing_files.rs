@@ -95,3 +95,31 @@ async fn a_checkpoint_that_is_gone_is_missed() {
     broker.restart().await;
     assert_eq!(count(&broker.client().await).await, RECORDS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_is_gone_is_missed_with_what_to_do() {
+    let mut broker = filled().await;
+    assert!(broker.stop().success());
+    let topics = std::fs::read_dir(broker.data_dir().join("log")).unwrap();
+    let files = topics.flat_map(|topic| std::fs::read_dir(topic.unwrap().path()).unwrap());
+    let mut paths = files.map(|file| file.unwrap().path());
+    let path = paths
+        .find(|path| path.extension().is_some_and(|kind| kind == "segment"))
+        .unwrap();
+    let elsewhere = path.with_extension("elsewhere");
+    std::fs::rename(&path, &elsewhere).unwrap();
+    let said = refusal(&mut broker);
+    let name = path.to_str().unwrap();
+    for part in [
+        name,
+        "is missing",
+        "restore the file",
+        "flumen cluster remove",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+
+    std::fs::rename(&elsewhere, &path).unwrap();
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+}

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use flumen_protocol::frame::FrameLimits;
+use flumen_protocol::{ALPN_PEER, frame::FrameLimits};
 use flumen_transport::{
-    quinn::{self, ConnectionError},
+    quinn::{self, ConnectionError, TransportErrorCode},
     stream::ReadError,
 };
 use serde::{Deserialize, Serialize};
@@ -79,11 +79,23 @@ pub(super) const RESET_NOT_READY: u32 = 1;
 /// The stream's first frame is none.
 pub(super) const RESET_VIOLATION: u32 = 2;
 
+/// The alert of TLS by which a side refuses all protocols that it is offered (RFC 7301).
+const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;
+
 /// Why a connection ended, as people read it.
 pub(super) fn reason_of(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
             String::from_utf8_lossy(&close.reason).into_owned()
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::crypto(ALERT_NO_APPLICATION_PROTOCOL) =>
+        {
+            let ours = String::from_utf8_lossy(ALPN_PEER);
+            format!(
+                "it speaks another version of the protocol between brokers than {ours}; run \
+                 releases on both that have one in common"
+            )
         }
         ConnectionError::TimedOut => "nothing was heard of it in time".to_owned(),
         ConnectionError::Reset => "it has restarted".to_owned(),

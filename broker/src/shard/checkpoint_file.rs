@@ -38,7 +38,11 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The bytes are not those that were written.
-    #[error("the checkpoint {path} is damaged ({reason}); restore the data directory from a copy")]
+    #[error(
+        "the checkpoint {path} is damaged ({reason}); restore the file; in a cluster, \
+         `flumen cluster remove` this broker, empty its data directory, and let it join as a new \
+         one"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -110,8 +110,9 @@ pub enum OpenError {
     /// A file is damaged where it had been durable.
     #[error(
         "the write-ahead log segment {path} is damaged at byte {position}: {reason}; acknowledged \
-         records would be lost, so the broker does not start: restore the file, or move this \
-         broker's data away and let it join anew"
+         records would be lost, so the broker does not start: restore the file; in a cluster, \
+         `flumen cluster remove` this broker, empty its data directory, and let it join as a new \
+         one"
     )]
     Damaged {
         /// The file.
@@ -123,8 +124,9 @@ pub enum OpenError {
     },
     /// A file between two others, or before the first, is not there.
     #[error(
-        "the write-ahead log segment {path} is missing: {reason}; restore it, or move this \
-         broker's data away and let it join anew"
+        "the write-ahead log segment {path} is missing: {reason}; restore it; in a cluster, \
+         `flumen cluster remove` this broker, empty its data directory, and let it join as a new \
+         one"
     )]
     Missing {
         /// The file that should be there.

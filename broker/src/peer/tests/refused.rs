@@ -147,6 +147,18 @@ async fn a_broker_cannot_pass_for_the_one_that_it_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_speaks_another_version_is_told_from_one_that_is_not_there() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let alpns: [&[u8]; 2] = [flumen_protocol::ALPN_CLIENT, b"flumen-peer/2"];
+    let credentials = authority.of_broker(TWO);
+    let two = TestBroker::start_speaking(credentials, TWO, any_port(), &alpns);
+    one.meet(&two);
+    let reply = ask(&one, TWO, b"").await;
+    assert_unreachable(reply, "another version of the protocol between brokers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_certificate_is_closed_with_the_reason() {
     let (one, _two) = pair().await;
     let authority_pem = one.authority_pem.clone();

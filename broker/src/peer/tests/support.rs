@@ -154,12 +154,21 @@ impl TestBroker {
         id: BrokerId,
         address: SocketAddr,
     ) -> Self {
+        Self::start_speaking(credentials, id, address, &[ALPN_CLIENT, ALPN_PEER])
+    }
+
+    /// A broker that speaks other protocols than ours when it is called.
+    pub(super) fn start_speaking(
+        credentials: PeerCredentials,
+        id: BrokerId,
+        address: SocketAddr,
+        alpns: &[&[u8]],
+    ) -> Self {
         let identity = tls::Identity {
             cert_pem: &credentials.certificate,
             key_pem: &credentials.key,
         };
-        let alpns = [ALPN_CLIENT, ALPN_PEER];
-        let tls = tls::server_config(identity, &credentials.authority, &alpns).unwrap();
+        let tls = tls::server_config(identity, &credentials.authority, alpns).unwrap();
         let mut config = ServerConfig::with_crypto(Arc::new(tls));
         config.transport_config(tuning::transport_config(100));
         let endpoint = endpoint::server_with_secret(address, config, &id.0.to_le_bytes()).unwrap();
