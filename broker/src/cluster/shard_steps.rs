@@ -45,6 +45,11 @@ impl Situation<'_> {
         if wanted.is_empty() {
             return Step::None;
         }
+        // It is no replica any more and leads until another takes over, which is to make the next
+        // change: one of the leader that was left out ends openraft's core for the shard.
+        if !view.is_member(self.broker) {
+            return Step::None;
+        }
         let missing = missing(view, &wanted);
         if !missing.is_empty() {
             return Step::AddLearners(missing);
@@ -174,5 +179,14 @@ mod tests {
         joint.changing = true;
         let finished = Step::SetVoters(set(&[1, 2, 3]));
         assert_eq!(step(&joint, &[1, 2, 3], Duration::ZERO), finished);
+    }
+
+    #[test]
+    fn a_leader_that_was_left_out_changes_nothing_even_if_it_is_wanted_back() {
+        let left_out = view(&[2], &[], &[(2, 1000)]);
+        assert_eq!(step(&left_out, &[2, 3, 1], LEADER_REST), Step::None);
+        let learner = view(&[2], &[1], &[(2, 1000)]);
+        let next = Step::AddLearners(set(&[3]));
+        assert_eq!(step(&learner, &[2, 3, 1], LEADER_REST), next);
     }
 }
