@@ -53,14 +53,30 @@ impl Broker {
     }
 
     async fn start_home(dir: Home, args: &[&str]) -> Self {
+        let mut broker = Self::prepare(dir, args);
+        broker.restart().await;
+        broker
+    }
+
+    /// As [`Broker::start_in`], but nothing is started yet.
+    pub fn prepare_in(dir: &Path, args: &[&str]) -> Self {
+        Self::prepare(Home::Given(dir.to_owned()), args)
+    }
+
+    fn prepare(dir: Home, args: &[&str]) -> Self {
         let mut broker = Self {
             dir,
             listen: free_address(),
-            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            args: Vec::new(),
             child: None,
         };
-        broker.restart().await;
+        broker.set_arguments(args);
         broker
+    }
+
+    /// Sets the further arguments of later starts.
+    pub fn set_arguments(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     }
 
     /// Starts the process again, on the same address and data, and waits until it serves.
@@ -69,6 +85,14 @@ impl Broker {
     /// When it does not start; its log is in the message.
     pub async fn restart(&mut self) {
         self.spawn();
+        self.until_serving().await;
+    }
+
+    /// Waits until the process, once spawned, serves.
+    ///
+    /// # Panics
+    /// When it does not start; its log is in the message.
+    pub async fn until_serving(&mut self) {
         if let Err(error) = self.wait_until_serving().await {
             panic!("{error:#}\nthe broker's log:\n{}", self.log());
         }
@@ -168,6 +192,11 @@ impl Broker {
     /// Its address for clients.
     pub fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Whether the process is there, as far as was done to it here; it may be paused.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// The process.

@@ -19,6 +19,23 @@ pub struct Seen {
     pub offset: u64,
 }
 
+impl Seen {
+    /// Reads a value of the form `producer number`.
+    ///
+    /// # Panics
+    /// When it is none: no producer of a test has written that.
+    pub fn parse(value: &[u8], partition: u32, offset: u64) -> Self {
+        let text = std::str::from_utf8(value).unwrap();
+        let (producer, number) = text.split_once(' ').unwrap();
+        Self {
+            producer: producer.parse().unwrap(),
+            number: number.parse().unwrap(),
+            partition,
+            offset,
+        }
+    }
+}
+
 /// A record that was acknowledged.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged {

@@ -6,12 +6,12 @@ use anyhow::{Context, Result};
 use flumen_client::Profile;
 use flumen_protocol::{
     ALPN_CLIENT,
-    message::{Reply, Request, StreamOpen},
+    message::{ConsumeOpen, Reply, Request, StreamOpen},
 };
 use flumen_transport::{
     endpoint,
     quinn::{ClientConfig, Connection, Endpoint},
-    stream::{FrameReader, FrameWriter, Payload, REPLY_LIMITS},
+    stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload, REPLY_LIMITS},
     tls, tuning,
 };
 
@@ -54,6 +54,13 @@ impl RawClient {
         let mut writer = FrameWriter::new(send);
         writer.send(&open, Payload::None).await?;
         Ok((writer, FrameReader::new(receive, REPLY_LIMITS)))
+    }
+
+    /// Opens a consume stream. It ends when the writer is dropped.
+    pub async fn consume(&self, open: ConsumeOpen) -> Result<(FrameWriter, FrameReader)> {
+        let (writer, mut reader) = self.open(StreamOpen::Consume(open)).await?;
+        reader.set_limits(DATA_LIMITS);
+        Ok((writer, reader))
     }
 
     /// Makes a control request.

@@ -127,14 +127,8 @@ async fn read_all(client: &Client) -> Vec<Seen> {
     let mut seen = Vec::new();
     while let Some(received) = consumer.next().await {
         let received = received.unwrap();
-        let text = std::str::from_utf8(&received.value).unwrap();
-        let (producer, number) = text.split_once(' ').unwrap();
-        seen.push(Seen {
-            producer: producer.parse().unwrap(),
-            number: number.parse().unwrap(),
-            partition: received.partition,
-            offset: received.offset.0,
-        });
+        let (partition, offset) = (received.partition, received.offset.0);
+        seen.push(Seen::parse(&received.value, partition, offset));
     }
     seen
 }

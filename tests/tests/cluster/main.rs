@@ -1,0 +1,22 @@
+//! Three brokers as real processes, under load, while everything is done to them that is done to
+//! brokers: what was acknowledged is there, once and in order, on every broker that should have
+//! it, and clients go on by themselves.
+//!
+//! | module | what is done |
+//! | --- | --- |
+//! | `kills` | brokers are killed and paused |
+//! | `restarts` | brokers are restarted in order, one after the other |
+//! | `members` | brokers come and go for good |
+//! | `catalog` | topics and plugins are made through one broker and used through others |
+#![allow(clippy::unwrap_used)]
+
+mod catalog;
+mod kills;
+mod members;
+mod restarts;
+
+/// Rounds of what is done again and again. More by `FLUMEN_TEST_ROUNDS`.
+fn rounds() -> u32 {
+    let rounds = std::env::var("FLUMEN_TEST_ROUNDS").ok();
+    rounds.and_then(|text| text.parse().ok()).unwrap_or(4)
+}
