@@ -6,6 +6,9 @@ use crate::shell::{self, cargo, step};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// How often tests that kill and restart brokers do so, for a longer run than by default
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Passed on to `cargo test`, such as `-p flumen-broker wal::`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     cargo_test: Vec<String>,
@@ -32,6 +35,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     test.args(["test", "--locked", "--no-fail-fast"]);
     if arguments.cargo_test.is_empty() {
         test.arg("--workspace");
+    }
+    if let Some(rounds) = arguments.rounds {
+        test.env("FLUMEN_TEST_ROUNDS", rounds.to_string());
     }
     shell::run(test.args(&arguments.cargo_test))
 }
