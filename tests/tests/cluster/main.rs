@@ -8,6 +8,16 @@
 //! | `restarts` | brokers are restarted in order, one after the other |
 //! | `members` | brokers come and go for good |
 //! | `catalog` | topics and plugins are made through one broker and used through others |
+//!
+//! Run them by `cargo xtask test --workspace --test cluster -- --ignored --test-threads 1`. They
+//! are not part of every run yet, since they find two faults of the broker that are not mended:
+//!
+//! - After all brokers were killed at once, a consumer may be told that a topic is unknown that
+//!   was acknowledged (in two of five runs). Most likely a broker answers before its catalog has
+//!   applied what was committed; it should answer with an error that can be retried.
+//! - Once, while a cluster was starting, a follower's log was shorter than what it had confirmed
+//!   ("follower log reversion is not allowed"). Most likely `Steward::close_replicas` removed a
+//!   replica that was wanted again, by a report that was old.
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
