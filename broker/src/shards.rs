@@ -271,13 +271,30 @@ impl Shards {
         Ok(())
     }
 
-    /// Gives up this broker's replica of a data shard, with its records: it is elsewhere now.
-    pub(crate) async fn close_replica(&self, id: ShardId) -> Result<(), ShardError> {
-        let _one = self.shared.opening.lock().await;
-        let closed = self.shared.data.write().remove(&id);
-        let Some(shard) = closed else { return Ok(()) };
-        shard.discard().await?;
-        remove_checkpoint(&self.shared.options, id, &*self.shared.parts.disk)
+    /// Gives up this broker's replica of a data shard, with its records, if the leader confirms
+    /// that it is elsewhere now. Otherwise it stays as it is.
+    pub(crate) async fn give_replica_up(
+        &self,
+        id: ShardId,
+        leader: BrokerId,
+    ) -> Result<(), ShardError> {
+        let Some(shard) = self.data(id) else {
+            return Ok(());
+        };
+        let Some(left) = shard.group().leave(leader).await else {
+            return Ok(());
+        };
+        let shared = Arc::clone(&self.shared);
+        // A removal that has begun is finished, even if nobody waits for it any more.
+        let removed = tokio::spawn(async move {
+            let (_one, _left) = (shared.opening.lock().await, left);
+            shared.data.write().remove(&id);
+            shard.discard().await?;
+            remove_checkpoint(&shared.options, id, &*shared.parts.disk)
+        });
+        removed
+            .await
+            .map_err(|error| ShardError::start(id, &error))?
     }
 
     /// Whether there are other brokers: then leaders have to show that they are alive.
@@ -505,6 +522,8 @@ impl Shards {
     }
 
     async fn stop_groups(&self) {
+        // Whoever opens or removes a replica gets it done before.
+        let _one = self.shared.opening.lock().await;
         for shard in self.all_data() {
             shard.group().stop().await;
         }

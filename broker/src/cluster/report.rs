@@ -115,12 +115,16 @@ impl Reports {
             .is_some_and(|(at, _)| at.elapsed() < REPORT_AGE_MAX)
     }
 
-    /// What the leader of a shard told of it last.
-    pub(crate) fn led(&self, shard: ShardId) -> Option<LedShard> {
+    /// The leader of a shard, and what it told of it last.
+    pub(super) fn led(&self, shard: ShardId) -> Option<(BrokerId, LedShard)> {
         let heard = self.shared.heard.read();
-        let led = heard.values().flat_map(|(_, report)| &report.leads);
-        let led = led.filter(|led| led.shard == shard);
-        led.max_by_key(|led| led.term).cloned()
+        let led = heard.iter().flat_map(|(broker, (_, report))| {
+            let leads = report.leads.iter();
+            leads.map(|led| (*broker, led))
+        });
+        let led = led.filter(|(_, led)| led.shard == shard);
+        let (broker, led) = led.max_by_key(|(_, led)| led.term)?;
+        Some((broker, led.clone()))
     }
 }
 

@@ -148,7 +148,7 @@ impl Shared {
         if state.brokers.len() > 1 {
             self.look_after_shards(memory, &state, &views);
             self.look_after_catalog(memory, &state);
-            self.close_replicas(&state, &views).await;
+            self.give_replicas_up(memory, &state, &views);
         }
     }
 
@@ -167,21 +167,35 @@ impl Shared {
         }
     }
 
-    async fn close_replicas(&self, state: &CatalogState, views: &BTreeMap<ShardId, GroupView>) {
+    /// Begins to give up the replicas that are elsewhere now, by the catalog and by their leader.
+    /// Both may be old news: whether it is so is made sure of then.
+    fn give_replicas_up(
+        &self,
+        memory: &mut Memory,
+        state: &CatalogState,
+        views: &BTreeMap<ShardId, GroupView>,
+    ) {
         for (shard, view) in views {
             let placed = state.placement.get(shard);
             let placed = placed.is_none_or(|placed| placed.contains(&self.broker));
             if placed || *shard == CATALOG_SHARD || view.leads {
                 continue;
             }
-            // Its leader says that it is no replica any more, in a term that is not over.
-            let left = self
-                .reports
-                .led(*shard)
-                .is_some_and(|led| led.term >= view.term && !led.members.contains(&self.broker));
-            if left && let Err(error) = self.shards.close_replica(*shard).await {
-                tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
+            let Some((leader, led)) = self.reports.led(*shard) else {
+                continue;
+            };
+            let left = led.term >= view.term && !led.members.contains(&self.broker);
+            let reachable = self.reports.is_reachable(leader);
+            if !left || !reachable || !memory.busy_shards.insert(*shard) {
+                continue;
             }
+            let (shards, shard) = (self.shards.clone(), *shard);
+            memory.busy.spawn(async move {
+                if let Err(error) = shards.give_replica_up(shard, leader).await {
+                    tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
+                }
+                shard
+            });
         }
     }
 

@@ -1,5 +1,6 @@
 //! One Raft group: openraft over a log and a machine, started, watched and stopped.
 
+pub(super) mod leave;
 mod members;
 pub(super) mod propose;
 mod view;

@@ -1,6 +1,8 @@
 //! The shards of this broker, as the other brokers call them: hands what comes from a replica
 //! elsewhere to the Raft group here.
 
+mod gate;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,9 +12,12 @@ use openraft::Raft;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
+pub(crate) use self::gate::ClosedGate;
+use self::gate::Gate;
 use super::{
     group::{
         Group, ProposeError,
+        leave::Standing,
         propose::{self, LocalProposals},
     },
     machine::RaftMachine,
@@ -38,6 +43,7 @@ pub(crate) struct Replicas {
 struct Reached {
     raft: ShardRaft,
     proposals: LocalProposals,
+    gate: Gate,
 }
 
 /// Makes the proposals that other brokers send. Cheap to clone.
@@ -62,12 +68,20 @@ impl Replicas {
         let reached = Reached {
             raft: group.raft().clone(),
             proposals: group.local_proposals(),
+            gate: Gate::default(),
         };
         self.groups.write().insert(shard, reached);
     }
 
     pub(super) fn remove(&self, shard: ShardId) {
         self.groups.write().remove(&shard);
+    }
+
+    /// Lets nothing that other brokers send reach a group, and no answer of it leave, for as long
+    /// as the gate is kept. `None` if there is no such group.
+    pub(super) async fn silence(&self, shard: ShardId) -> Option<ClosedGate> {
+        let gate = self.reached(shard).ok()?.gate;
+        Some(gate.close().await)
     }
 
     /// What makes the proposals for these groups that other brokers send.
@@ -80,34 +94,19 @@ impl Replicas {
         found.ok_or_else(|| format!("shard {shard} has no replica here"))
     }
 
-    fn get(&self, shard: ShardId) -> Result<ShardRaft, String> {
-        Ok(self.reached(shard)?.raft)
-    }
-
-    async fn answer(&self, request: Bytes) -> Result<Bytes, String> {
+    async fn answer(&self, from: BrokerId, request: Bytes) -> Result<Bytes, String> {
         let Call { shard, request } = rpc::decode(&request).map_err(text)?;
-        let raft = self.get(shard)?;
-        Ok(match request {
-            CallRequest::Append(request) => {
-                rpc::encode(&raft.append_entries(request).await.map_err(text)?)
-            }
-            CallRequest::Vote(request) => rpc::encode(&raft.vote(request).await.map_err(text)?),
-            CallRequest::PreVote(request) => {
-                rpc::encode(&raft.pre_vote(request).await.map_err(text)?)
-            }
-            CallRequest::TransferLeader(request) => {
-                rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
-            }
-        })
+        let Reached { raft, gate, .. } = self.reached(shard)?;
+        gate.pass(answer(from, &raft, request)).await
     }
 
     async fn serve(&self, from: BrokerId, head: Bytes, mut stream: PeerStream) {
         let served = match rpc::decode::<Open>(&head).map_err(text) {
-            Ok(open) => match self.get(open.shard) {
-                Ok(raft) => match open.purpose {
-                    Purpose::Append => take_entries(raft, stream).await,
+            Ok(open) => match self.reached(open.shard) {
+                Ok(Reached { raft, gate, .. }) => match open.purpose {
+                    Purpose::Append => gate.pass(take_entries(raft, stream)).await,
                     Purpose::Snapshot => {
-                        let taken = take_snapshot(from, raft, stream).await;
+                        let taken = gate.pass(take_snapshot(from, raft, stream)).await;
                         if taken.is_ok() {
                             self.transfers.snapshots_received.inc();
                         }
@@ -129,9 +128,9 @@ impl Replicas {
 }
 
 impl PeerHandler for Replicas {
-    fn call(&self, _: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn call(&self, from: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let this = self.clone();
-        Box::pin(async move { this.answer(request).await })
+        Box::pin(async move { this.answer(from, request).await })
     }
 
     fn stream(&self, from: BrokerId, head: Bytes, stream: PeerStream) -> BoxFuture<'static, ()> {
@@ -168,6 +167,20 @@ impl PeerHandler for Proposals {
             }
         })
     }
+}
+
+async fn answer(from: BrokerId, raft: &ShardRaft, request: CallRequest) -> Result<Bytes, String> {
+    Ok(match request {
+        CallRequest::Append(request) => {
+            rpc::encode(&raft.append_entries(request).await.map_err(text)?)
+        }
+        CallRequest::Vote(request) => rpc::encode(&raft.vote(request).await.map_err(text)?),
+        CallRequest::PreVote(request) => rpc::encode(&raft.pre_vote(request).await.map_err(text)?),
+        CallRequest::TransferLeader(request) => {
+            rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
+        }
+        CallRequest::Standing => rpc::encode(&Standing::of(from, raft).await?),
+    })
 }
 
 /// Appends what the leader sends. Answers leave in the order of the requests, each once its

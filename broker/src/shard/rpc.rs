@@ -31,6 +31,8 @@ pub(super) enum CallRequest {
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     TransferLeader(TransferLeaderRequest<TypeConfig>),
+    /// What the caller is to the replica that is called.
+    Standing,
 }
 
 /// What a stream to another replica is for.

@@ -424,3 +424,64 @@ async fn replicas_move_away_from_a_broker_that_is_drained() {
         .await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_its_leader_counts_on_is_not_given_up() {
+    let cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(1).await;
+    cluster.append(0, &value(0), 0).await;
+    cluster.everyone_has(0, &numbers(0..1)).await;
+    let shard = cluster.shard_of(partition(0));
+    let leader = cluster.leader(shard).unwrap();
+    for at in (0..3).filter(|at| *at != leader) {
+        for asked in 0..3 {
+            let kept = cluster.shards(at).give_replica_up(shard, id(asked));
+            kept.await.unwrap();
+            assert_eq!(cluster.values_at(at, 0), numbers(0..1));
+        }
+    }
+    cluster.append(0, &value(1), 1).await;
+    cluster.everyone_has(0, &numbers(0..2)).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_wanted_back_while_they_leave_lose_nothing_that_they_confirmed() {
+    let cluster = TestCluster::start(4).await;
+    cluster
+        .wait_for("all shards to have three replicas", || {
+            let state = cluster.shards(0).catalog().snapshot();
+            state.placement.values().all(|placed| placed.len() == 3)
+        })
+        .await;
+    cluster.create_topic(3).await;
+    for round in 0..24 {
+        for (drained, back) in [(1, 2), (2, 1)] {
+            let catalog = cluster.shards(0).catalog();
+            catalog.drain_broker(id(back), false).await.unwrap();
+            catalog.drain_broker(id(drained), true).await.unwrap();
+            for index in 0..3 {
+                cluster.append(index, &value(round), round).await;
+            }
+            sleep(Duration::from_millis(round * 17 % 200)).await;
+        }
+    }
+    for drained in [1, 2] {
+        let undone = cluster.shards(0).catalog().drain_broker(id(drained), false);
+        undone.await.unwrap();
+    }
+    let settled = || {
+        let state = cluster.shards(0).catalog().snapshot();
+        let mut shards = state.placement.iter();
+        shards.all(|(shard, placed)| {
+            placed.iter().all(|broker| {
+                let at = broker.0 as usize - 1;
+                let index = (0..3).find(|i| cluster.shard_of(partition(*i)) == *shard);
+                index.is_none_or(|index| cluster.values_at(at, index) == numbers(0..24))
+            })
+        })
+    };
+    cluster.wait_for("all replicas to have all", settled).await;
+    cluster.end().await;
+}
