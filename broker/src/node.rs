@@ -18,6 +18,7 @@
 //! ```
 
 mod answer;
+mod ends;
 mod enrol;
 mod health;
 mod lead;

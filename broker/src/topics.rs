@@ -152,26 +152,6 @@ impl Topics {
         Ok(())
     }
 
-    /// Where this broker leads partitions, makes sure that it has applied all that was
-    /// acknowledged: their ends, as a consumer is told them, are not before that. Without a
-    /// majority that cannot be known, and what is here can be read all the same.
-    pub(crate) async fn catch_up_as_leader(
-        &self,
-        name: &TopicName,
-        indexes: impl Iterator<Item = u32>,
-    ) -> Result<(), WireError> {
-        let topic = self.find(name)?;
-        let led = indexes.filter(|index| {
-            let replica = self.shards.data_of(partition(&topic, *index));
-            replica.is_some_and(|replica| replica.leads())
-        });
-        let led: Vec<_> = led.collect();
-        if let Err(error) = self.confirm_leadership(name, &topic, &led).await {
-            tracing::debug!(topic = %name, %error, "the ends of partitions may be behind");
-        }
-        Ok(())
-    }
-
     /// The refusal of what only the leader can do, with the leader that is known.
     fn not_leader(&self, partition: PartitionId, error: &ProposeError) -> WireError {
         let shard = self.shards.shard_of(partition);

@@ -1,12 +1,17 @@
 //! Two real brokers: what one tells of the other, and what it does once it was removed.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flumen_protocol::{
-    ids::BrokerId,
+    ids::{BrokerId, Offset, PartitionId},
     join::JoinToken,
     message::{Request, Response},
+    topic::{TopicConfig, TopicName},
 };
 use tokio::time::{sleep, timeout};
 
@@ -151,5 +156,52 @@ async fn a_broker_that_was_removed_stops_with_what_to_do_and_does_so_at_every_st
         Err(error) => assert_tells(&error.to_string()),
     }
     assert!(founder.node().not_ready().is_none());
+    founder.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let name: TopicName = "orders".parse().unwrap();
+    let request = Request::CreateTopic {
+        name: name.clone(),
+        config: TopicConfig {
+            partitions: 4,
+            ..TopicConfig::default()
+        },
+    };
+    let created = founder.node().answer(request, Bytes::new()).await;
+    assert!(created.is_ok(), "{created:?}");
+    let topic = founder.node().topics.find(&name).unwrap();
+    eventually("the shards are on both brokers", || {
+        let led = joined.node().topics.by_leader(&topic);
+        led.len() == 2 && !led.contains_key(&None)
+    })
+    .await;
+    let mut expected = BTreeMap::new();
+    for index in 0..4 {
+        let partition = PartitionId {
+            topic: topic.id,
+            index,
+        };
+        for _ in 0..=index {
+            let record = crate::shards::tests::batch(&[b"order"]);
+            let appended = founder.node().shards.append_at_leader(partition, record);
+            appended.await.unwrap();
+        }
+        expected.insert(index, Offset(u64::from(index) + 1));
+    }
+    let wanted: BTreeSet<_> = expected.keys().copied().chain([9]).collect();
+    for broker in [&founder, &joined] {
+        let ends = broker.node().ends(&name, wanted.clone()).await.unwrap();
+        assert_eq!(ends, expected);
+    }
+    let led = joined.node().topics.by_leader(&topic);
+    let elsewhere = &led[&Some(joined.node().shards.broker())];
+    joined.stop().await;
+    let ends = founder.node().ends(&name, wanted).await.unwrap();
+    expected.retain(|index, _| !elsewhere.contains(index));
+    assert_eq!(ends, expected);
     founder.stop().await;
 }

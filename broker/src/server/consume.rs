@@ -84,12 +84,16 @@ async fn start(session: &Session, open: &ConsumeOpen) -> Result<Vec<ConsumeSourc
         );
         return Err(WireError::new(ErrorCode::InvalidRequest, text));
     }
-    let topics = &session.shared.node.topics;
+    let node = &session.shared.node;
     let indexes = open.partitions.iter().map(|(index, _)| *index);
-    topics.catch_up_as_leader(&open.topic, indexes).await?;
+    let ends = node.ends(&open.topic, indexes.collect()).await?;
     let mut sources = Vec::with_capacity(open.partitions.len());
     for (index, at) in &open.partitions {
-        sources.push(topics.source(&open.topic, *index, *at).await?);
+        let mut source = node.topics.source(&open.topic, *index, *at).await?;
+        if let Some(end) = ends.get(index) {
+            source.reaches(*end);
+        }
+        sources.push(source);
     }
     Ok(sources)
 }

@@ -22,6 +22,8 @@ pub struct ConsumeSource {
     index: u32,
     next_offset: Offset,
     reader: PartitionReader,
+    /// Where the partition ended at its leader, when that was asked.
+    end_at_leader: Offset,
     subscription: Option<Subscription>,
 }
 
@@ -71,6 +73,7 @@ impl Topics {
             index,
             next_offset,
             reader,
+            end_at_leader: Offset(0),
             subscription: None,
         })
     }
@@ -98,15 +101,20 @@ impl ConsumeSource {
         self.next_offset
     }
 
-    /// The partition's end.
+    /// The partition's end, as far as it is known: what lies before it may not be here yet.
     pub fn end_offset(&self) -> Offset {
-        self.reader.end_offset()
+        self.reader.end_offset().max(self.end_at_leader)
+    }
+
+    /// Takes note of where the partition ends at its leader.
+    pub(crate) fn reaches(&mut self, end_at_leader: Offset) {
+        self.end_at_leader = end_at_leader;
     }
 
     /// Takes the next batches, of about `bytes_max` together and at least one if there is
     /// any. Reads from the disk wait on a thread of their own.
     pub async fn fetch(&mut self, bytes_max: usize) -> Result<Fetched, WireError> {
-        let end_offset = self.reader.end_offset();
+        let end_offset = self.end_offset();
         let batches = match self.reader.read(self.next_offset, bytes_max) {
             ReadOutcome::Memory(batches) => batches,
             ReadOutcome::Disk(read) => match unless_panicked(move || read.run()).await? {
