@@ -55,6 +55,7 @@ mod partition;
 mod read;
 mod recover;
 mod retention;
+mod salvage;
 mod scan;
 mod segment;
 mod store;

@@ -3,6 +3,7 @@
 
 mod checkpointer;
 mod leaders;
+mod repair;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -24,7 +25,7 @@ use flumen_protocol::{
     topic::TopicConfig,
 };
 use futures_util::future::try_join_all;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::Notify,
@@ -32,7 +33,7 @@ use tokio::{
 };
 
 use self::checkpointer::Checkpointer;
-pub(crate) use self::leaders::Leaders;
+pub(crate) use self::{leaders::Leaders, repair::others_of};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
     clock::now_ms,
@@ -164,6 +165,8 @@ struct Shared {
     logs: LogStore,
     leaders: Leaders,
     checkpointer: Checkpointer,
+    /// Data shards that are not open, since their files are damaged.
+    damaged: Mutex<BTreeSet<ShardId>>,
     /// Held by the one that opens or closes a replica.
     opening: tokio::sync::Mutex<()>,
     clustered: AtomicBool,
@@ -237,7 +240,7 @@ impl Shards {
             records: cluster.services.records,
         };
         let known = open_known(&options, &catalog, &wal, &parts).await?;
-        data.write().extend(known);
+        data.write().extend(known.open);
         if founding {
             mark_as_founded(&data, wal, &*parts.disk, &mark).await?;
         }
@@ -253,6 +256,7 @@ impl Shards {
                 logs,
                 leaders: Leaders::default(),
                 checkpointer,
+                damaged: Mutex::new(known.damaged),
                 opening: tokio::sync::Mutex::new(()),
                 clustered: AtomicBool::new(false),
             }),
@@ -261,7 +265,7 @@ impl Shards {
 
     /// Opens this broker's replica of a data shard. A new one is empty until a leader takes it in.
     pub(crate) async fn open_replica(&self, id: ShardId) -> Result<(), ShardError> {
-        if self.data(id).is_some() {
+        if self.data(id).is_some() || self.damaged().contains(&id) {
             return Ok(());
         }
         let _one = self.shared.opening.lock().await;
@@ -317,6 +321,9 @@ impl Shards {
     pub async fn ready(&self) -> Result<(), ShardError> {
         let data = self.all_data();
         try_join_all(data.iter().map(|shard| shard.group().ready())).await?;
+        if !self.damaged().is_empty() {
+            return Ok(());
+        }
         // All partitions are open now; what else there is belongs to deleted ones.
         let logs = self.shared.logs.clone();
         let cleaned = crate::executor::spawn_blocking(move || logs.remove_unopened()).await;
@@ -538,23 +545,41 @@ impl Shards {
     }
 }
 
+/// The shards of a broker that starts.
+#[derive(Default)]
+struct Known {
+    open: Vec<(ShardId, DataShard)>,
+    /// They have damaged files, and replicas elsewhere.
+    damaged: BTreeSet<ShardId>,
+}
+
 /// Opens the shards that were here before, or are here by the catalog.
 async fn open_known(
     options: &ShardsOptions,
     catalog: &Catalog,
     wal: &Wal,
     parts: &DataShardParts,
-) -> Result<Vec<(ShardId, DataShard)>, ShardError> {
+) -> Result<Known, ShardError> {
     let state = catalog.snapshot();
     let here = state.shards_of(parts.raft.broker);
     let before = wal.shards().into_iter();
     let before = before.filter(|id| *id != CATALOG_SHARD && wal.shard(*id).state().last.is_some());
     let known: BTreeSet<_> = here.chain(before).collect();
-    let opened = known.into_iter().map(|id| async move {
-        let shard = open_data(options, id, parts.clone()).await?;
-        Ok((id, shard))
+    let opened = known.into_iter().map(|id| {
+        let elsewhere = repair::others_of(&state, id, parts.raft.broker);
+        async move {
+            let opened = repair::open_unless_damaged(options, id, parts, !elsewhere.is_empty());
+            Ok::<_, ShardError>((id, opened.await?))
+        }
     });
-    try_join_all(opened).await
+    let mut known = Known::default();
+    for (id, shard) in try_join_all(opened).await? {
+        match shard {
+            Some(shard) => known.open.push((id, shard)),
+            None => drop(known.damaged.insert(id)),
+        }
+    }
+    Ok(known)
 }
 
 /// Remembers that the first shards are made. Whatever the sync policy is, they are durable before:

@@ -10,7 +10,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 use futures_util::future::join_all;
 use tokio::{
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,7 @@ use crate::{
     catalog::{CATALOG_SHARD, CatalogState},
     peer::PeerNetwork,
     shard::raft::{Group, GroupView},
-    shards::Shards,
+    shards::{Shards, others_of},
 };
 
 /// How often a steward looks at everything.
@@ -37,6 +37,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the heir of a shard may take before it, or another one, is asked again.
 const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// How long to wait before a replica whose repair has failed is repaired again.
+const REPAIR_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a broker that stops waits for others to lead its shards.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,6 +145,7 @@ impl Shared {
         let state = self.shards.catalog().snapshot();
         self.shards.set_clustered(state.brokers.len() > 1);
         self.open_replicas(&state).await;
+        self.repair_replicas(memory, &state);
         let views = self.views();
         memory.note_leadership(&views);
         self.report(memory, &state, &views);
@@ -167,6 +171,40 @@ impl Shared {
         }
     }
 
+    /// Begins to repair the replicas with damaged files that others have, too. First they must not
+    /// lead any more.
+    fn repair_replicas(self: &Arc<Self>, memory: &mut Memory, state: &CatalogState) {
+        for shard in self.shards.with_damage() {
+            let others = others_of(state, shard, self.broker);
+            let Some(data) = self.shards.data(shard).filter(|_| !others.is_empty()) else {
+                continue;
+            };
+            let this = Arc::clone(self);
+            memory.begin(shard, async move {
+                let handed = timeout(HAND_OVER_TIMEOUT, hand_over(data.group(), this.broker));
+                if handed.await.is_err() || data.leads() {
+                    tracing::warn!(%shard, "files are damaged, and no other broker can lead yet");
+                    sleep(REPAIR_RETRY_AFTER).await;
+                } else if let Err(error) = this.shards.close_damaged(shard).await {
+                    tracing::error!(%shard, %error, "a damaged replica does not close");
+                }
+            });
+        }
+        for shard in self.shards.damaged() {
+            let others = others_of(state, shard, self.broker);
+            if others.is_empty() {
+                continue;
+            }
+            let this = Arc::clone(self);
+            memory.begin(shard, async move {
+                if let Err(error) = this.shards.repair(shard, others).await {
+                    tracing::error!(%shard, %error, "a damaged replica is not repaired");
+                    sleep(REPAIR_RETRY_AFTER).await;
+                }
+            });
+        }
+    }
+
     /// Begins to give up the replicas that are elsewhere now, by the catalog and by their leader.
     /// Both may be old news: whether it is so is made sure of then.
     fn give_replicas_up(
@@ -186,15 +224,14 @@ impl Shared {
             };
             let left = led.term >= view.term && !led.members.contains(&self.broker);
             let reachable = self.reports.is_reachable(leader);
-            if !left || !reachable || !memory.busy_shards.insert(*shard) {
+            if !left || !reachable {
                 continue;
             }
             let (shards, shard) = (self.shards.clone(), *shard);
-            memory.busy.spawn(async move {
+            memory.begin(shard, async move {
                 if let Err(error) = shards.give_replica_up(shard, leader).await {
                     tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
                 }
-                shard
             });
         }
     }
@@ -294,29 +331,27 @@ impl Shared {
             return self.take(memory, CATALOG_SHARD, step);
         }
         let replaced = catalog_steps::replaced(state);
-        if replaced.is_empty() || !memory.busy_shards.insert(CATALOG_SHARD) {
+        if replaced.is_empty() {
             return;
         }
         let catalog = self.shards.catalog().clone();
-        memory.busy.spawn(async move {
+        memory.begin(CATALOG_SHARD, async move {
             let placed = timeout(STEP_TIMEOUT, catalog.place(replaced)).await;
             if let Ok(Err(error)) = placed {
                 tracing::warn!(%error, "the replicas of shards were not placed anew");
             }
-            CATALOG_SHARD
         });
     }
 
     /// Begins a step, unless one of the shard is under way.
     fn take(self: &Arc<Self>, memory: &mut Memory, shard: ShardId, step: Step) {
-        if step == Step::None || !memory.busy_shards.insert(shard) {
+        if step == Step::None {
             return;
         }
-        tracing::debug!(%shard, ?step, "replicas change");
         let this = Arc::clone(self);
-        memory.busy.spawn(async move {
+        memory.begin(shard, async move {
+            tracing::debug!(%shard, ?step, "replicas change");
             this.carry_out(shard, step).await;
-            shard
         });
     }
 
@@ -392,6 +427,16 @@ async fn hand_over(group: &Group, broker: BrokerId) {
 }
 
 impl Memory {
+    /// Begins a step of a shard, unless one is under way.
+    fn begin(&mut self, shard: ShardId, step: impl Future<Output = ()> + Send + 'static) {
+        if self.busy_shards.insert(shard) {
+            self.busy.spawn(async move {
+                step.await;
+                shard
+            });
+        }
+    }
+
     fn note_leadership(&mut self, views: &BTreeMap<ShardId, GroupView>) {
         self.led_since.retain(|shard, (term, _)| {
             views.get(shard).is_some_and(|v| v.leads && v.term == *term)

@@ -7,6 +7,7 @@
 //! <dir>/<topic>/p7-00000000000000001234-0.segment   batches from offset 1234 on
 //! <dir>/<topic>/p7-00000000000000001234-0.index     its sparse index, once it is sealed
 //! <dir>/<topic>/p7-00000000000000001000-5.start     retention removed what came before 1000
+//! <dir>/<topic>/p7-…-0.segment.damaged              set aside until its records are here again
 //! ```
 //!
 //! The last number of a segment is its generation: compaction never changes a file, it writes
@@ -68,6 +69,22 @@ impl StartMark {
         let name = format!("p{}-{offset:020}-{version}.start", partition.index);
         topic_dir(dir, partition.topic).join(name)
     }
+}
+
+/// Ends the names of files that were set aside.
+const DAMAGED: &str = ".damaged";
+
+/// What a file is called that was set aside, since it is damaged or lies behind one that is.
+pub(super) fn set_aside_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(DAMAGED);
+    name.into()
+}
+
+/// The partition that a file was of before it was set aside. `None` if it was not.
+pub(super) fn parse_set_aside(topic: TopicId, name: &str) -> Option<PartitionId> {
+    let (partition, _) = parse(topic, name.strip_suffix(DAMAGED)?)?;
+    Some(partition)
 }
 
 /// What a file in a topic's directory is.

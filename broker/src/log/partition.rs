@@ -210,23 +210,34 @@ impl Log {
     /// Ends the log and removes its files.
     pub(super) fn remove(&self) {
         let _maintenance = self.maintenance.lock();
-        let _writer = self.writer.lock();
-        let (segments, marks) = {
-            let mut state = self.state.lock();
-            state.removed = true;
-            state.start = state.end;
-            state.unsynced.clear();
-            let (flushed, unflushed) = state.tail.clear();
-            self.store.budget.dropped(flushed);
-            self.store.flusher.flushed(unflushed);
-            let obsolete = std::mem::take(&mut state.obsolete);
-            let mut segments: Vec<_> = std::mem::take(&mut state.segments).into();
-            segments.extend(obsolete.into_iter().map(|(_, segment)| segment));
-            (segments, std::mem::take(&mut state.start_marks))
-        };
+        let (segments, marks) = self.end();
         for segment in segments {
             self.store.remove_files(&segment);
         }
         self.remove_marks(&marks);
+    }
+
+    /// Ends the log and leaves its files.
+    pub(super) fn close(&self) {
+        let _maintenance = self.maintenance.lock();
+        for segment in self.end().0 {
+            self.store.files.forget(&segment);
+        }
+    }
+
+    /// Takes no more and has nothing any more. Gives what it had.
+    fn end(&self) -> (Vec<Arc<Segment>>, Vec<StartMark>) {
+        let _writer = self.writer.lock();
+        let mut state = self.state.lock();
+        state.removed = true;
+        state.start = state.end;
+        state.unsynced.clear();
+        let (flushed, unflushed) = state.tail.clear();
+        self.store.budget.dropped(flushed);
+        self.store.flusher.flushed(unflushed);
+        let obsolete = std::mem::take(&mut state.obsolete);
+        let mut segments: Vec<_> = std::mem::take(&mut state.segments).into();
+        segments.extend(obsolete.into_iter().map(|(_, segment)| segment));
+        (segments, std::mem::take(&mut state.start_marks))
     }
 }

@@ -64,7 +64,7 @@ pub enum ReadError {
     /// The file does not hold what was written to it.
     #[error(
         "{} is damaged at byte {position}: {source}; \
-         restore the partition from another replica, or skip the offsets in it",
+         other replicas repair it, and where there are none, restore the file or skip the offsets",
         path.display()
     )]
     Damaged {
@@ -204,7 +204,11 @@ impl DiskRead {
 
     fn run_once(&self, end: u64) -> Result<Vec<Batch>, ReadError> {
         let files = &self.reader.log.store.files;
-        let open = files.get(&self.segment)?;
+        let open = files.get(&self.segment).inspect_err(|error| {
+            if matches!(error, ReadError::Damaged { .. }) {
+                self.note_damage();
+            }
+        })?;
         let floor = open.floor(files, &self.segment, self.offset)?;
         let mut position = floor.position;
         let mut bytes_wanted = self.bytes_max.max(READ_BYTES_MIN);
@@ -351,7 +355,13 @@ impl DiskRead {
     }
 
     fn damaged(&self, position: u64, source: FrameError) -> ReadError {
+        self.note_damage();
         ReadError::damaged(self.path(), position, source)
+    }
+
+    fn note_damage(&self) {
+        let log = &self.reader.log;
+        log.store.note_damage(log.id);
     }
 
     fn path(&self) -> PathBuf {

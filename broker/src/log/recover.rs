@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use flumen_protocol::ids::PartitionId;
+use flumen_protocol::ids::{Offset, PartitionId};
 use parking_lot::Mutex;
 
 use super::{
@@ -23,8 +23,7 @@ pub enum OpenError {
     /// A file that the checkpoint names is not there.
     #[error(
         "{} is missing: the checkpoint of partition {partition} has {bytes} bytes of it; \
-         restore the file; in a cluster, `flumen cluster remove` this broker, empty its data \
-         directory, and let it join as a new one",
+         restore the file",
         path.display()
     )]
     Missing {
@@ -38,8 +37,7 @@ pub enum OpenError {
     /// A file is shorter than the checkpoint promises.
     #[error(
         "{} ends at byte {len}, but the checkpoint of partition {partition} has {bytes} bytes of \
-         it; restore the file; in a cluster, `flumen cluster remove` this broker, empty its data \
-         directory, and let it join as a new one",
+         it; restore the file",
         path.display()
     )]
     Short {
@@ -71,9 +69,7 @@ pub(super) fn recover(
     found: &[FileKind],
 ) -> Result<Log, OpenError> {
     let marks = retention_marks(found, checkpoint);
-    let marked = marks.iter().map(|mark| mark.offset).max();
-    // What lies behind the checkpoint is appended again, and then removed again.
-    let removed_to = marked.unwrap_or_default().min(checkpoint.end_offset);
+    let removed_to = removed_to(found, checkpoint);
     let mut segments = Vec::new();
     for promised in &checkpoint.segments {
         let key = SegmentKey {
@@ -130,6 +126,14 @@ pub(super) fn recover(
             removed: false,
         }),
     })
+}
+
+/// Up to where retention has removed what the checkpoint names.
+pub(super) fn removed_to(found: &[FileKind], checkpoint: &LogCheckpoint) -> Offset {
+    let marks = retention_marks(found, checkpoint);
+    let marked = marks.iter().map(|mark| mark.offset).max();
+    // What lies behind the checkpoint is appended again, and then removed again.
+    marked.unwrap_or_default().min(checkpoint.end_offset)
 }
 
 /// What retention has removed since the checkpoint. Removing does not wait for a checkpoint, since

@@ -60,6 +60,8 @@ pub(super) struct StoreShared {
     pub(super) failed: OnceLock<String>,
     /// Directories of topics that exist.
     topic_dirs: Mutex<FxHashSet<PathBuf>>,
+    /// Open partitions of which a read found something damaged.
+    damaged: Mutex<FxHashSet<PartitionId>>,
 }
 
 impl LogStore {
@@ -86,6 +88,7 @@ impl LogStore {
             checkpointing: Mutex::default(),
             failed: OnceLock::new(),
             topic_dirs: Mutex::new(topic_dirs),
+            damaged: Mutex::default(),
         });
         let thread = shared.flusher.start()?;
         Ok(Self {
@@ -124,6 +127,25 @@ impl LogStore {
         Ok(logs.entry(id).or_insert(log).clone())
     }
 
+    pub(super) fn shared(&self) -> &Arc<StoreShared> {
+        &self.inner.shared
+    }
+
+    /// Files of a partition that is not open.
+    pub(super) fn found(&self, id: PartitionId) -> Vec<FileKind> {
+        self.inner
+            .found
+            .lock()
+            .get(&id)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Open partitions of which a read found something damaged.
+    pub fn damaged(&self) -> Vec<PartitionId> {
+        self.inner.shared.damaged.lock().iter().copied().collect()
+    }
+
     /// An open partition.
     pub fn get(&self, id: PartitionId) -> Option<PartitionLog> {
         self.inner.logs.read().get(&id).cloned()
@@ -146,10 +168,37 @@ impl LogStore {
         if let Some(log) = log {
             log.log.remove();
         }
+        self.inner.shared.damaged.lock().remove(&id);
         if let Some(found) = self.inner.found.lock().remove(&id) {
             self.inner.shared.remove_found(id, &found);
         }
         self.remove_topic_dir_if_unused(id.topic);
+    }
+
+    /// Ends the logs of partitions and leaves their files, so that they can be opened again as of
+    /// their checkpoints. Blocks.
+    ///
+    /// # Errors
+    /// When a directory cannot be read. The logs are ended all the same.
+    pub fn close(&self, partitions: &[PartitionId]) -> io::Result<()> {
+        let topics: FxHashSet<_> = partitions.iter().map(|id| id.topic).collect();
+        for id in partitions {
+            let log = self.inner.logs.write().remove(id);
+            if let Some(log) = log {
+                log.log.close();
+            }
+            self.inner.shared.damaged.lock().remove(id);
+        }
+        for topic in topics {
+            let dir = topic_dir(&self.inner.shared.dir, topic);
+            let mut found = match scan_topic(&*self.inner.shared.disk, &dir, topic) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            found.retain(|id, _| partitions.contains(id));
+            self.inner.found.lock().extend(found);
+        }
+        Ok(())
     }
 
     /// Removes the files of partitions that were not opened: leftovers of those that were removed
@@ -295,6 +344,11 @@ impl StoreShared {
         }
     }
 
+    /// Remembers that a partition has damaged files.
+    pub(super) fn note_damage(&self, partition: PartitionId) {
+        self.damaged.lock().insert(partition);
+    }
+
     /// Removes a file if it is there.
     pub(super) fn remove_file(&self, path: &Path) {
         ignore_failure(path, self.disk.remove_file(path));
@@ -311,11 +365,12 @@ fn ignore_failure(path: &Path, result: io::Result<()>) {
     }
 }
 
-type Found = (FxHashMap<PartitionId, Vec<FileKind>>, FxHashSet<PathBuf>);
+type Files = FxHashMap<PartitionId, Vec<FileKind>>;
+type Found = (Files, FxHashSet<PathBuf>);
 
 /// Lists the files of all partitions: one pass over the directories, however many there are.
 fn scan(disk: &dyn Disk, dir: &Path) -> io::Result<Found> {
-    let mut found: FxHashMap<PartitionId, Vec<FileKind>> = FxHashMap::default();
+    let mut found = Files::default();
     let mut topic_dirs = FxHashSet::default();
     for entry in disk.list(dir)? {
         let Some(topic) = entry.name().and_then(|name| name.parse().ok()).map(TopicId) else {
@@ -324,12 +379,19 @@ fn scan(disk: &dyn Disk, dir: &Path) -> io::Result<Found> {
         if !entry.is_dir {
             continue;
         }
-        for file in disk.list(&entry.path)? {
-            if let Some((partition, kind)) = file.name().and_then(|name| parse(topic, name)) {
-                found.entry(partition).or_default().push(kind);
-            }
-        }
+        found.extend(scan_topic(disk, &entry.path, topic)?);
         topic_dirs.insert(entry.path);
     }
     Ok((found, topic_dirs))
+}
+
+/// Lists the files of a topic's partitions.
+fn scan_topic(disk: &dyn Disk, dir: &Path, topic: TopicId) -> io::Result<Files> {
+    let mut found = Files::default();
+    for file in disk.list(dir)? {
+        if let Some((partition, kind)) = file.name().and_then(|name| parse(topic, name)) {
+            found.entry(partition).or_default().push(kind);
+        }
+    }
+    Ok(found)
 }

@@ -12,13 +12,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use flumen_protocol::{
     batch::Batch,
     error::{ErrorCode, WireError},
-    ids::{Offset, PartitionId, ShardId, TopicId},
+    ids::{BrokerId, Offset, PartitionId, ShardId, TopicId},
     message::ShardStatus,
     size::Size,
     topic::TopicConfig,
 };
-use parking_lot::RwLock;
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -35,6 +33,7 @@ use super::{
     command::Command,
     failure::Failure,
     group::Group,
+    machine::Machine,
     proposer::Proposer,
     raft_parts::RaftParts,
 };
@@ -231,6 +230,18 @@ pub(crate) struct DataShardParts {
     pub(crate) records: RecordServer,
 }
 
+impl DataShardParts {
+    /// Where the records of a shard come from that are missing here.
+    fn source(&self, shard: ShardId) -> RecordSource {
+        RecordSource {
+            network: Arc::clone(&self.raft.network),
+            shard,
+            logs: self.logs.clone(),
+            received_bytes: self.records.transfers().received_bytes.clone(),
+        }
+    }
+}
+
 impl DataShard {
     /// Opens a shard as of its last checkpoint.
     pub(crate) async fn open(
@@ -238,22 +249,53 @@ impl DataShard {
         checkpoint: PathBuf,
         parts: DataShardParts,
     ) -> Result<Self, ShardError> {
-        let directory: Directory = Arc::new(RwLock::new(FxHashMap::default()));
-        let raft = parts.raft;
+        let directory = Directory::default();
         let machine = {
-            let broker = raft.broker;
-            let source = RecordSource {
-                network: Arc::clone(&raft.network),
-                shard: id,
-                logs: parts.logs,
-                received_bytes: parts.records.transfers().received_bytes.clone(),
-            };
-            let directory = Arc::clone(&directory);
-            let disk = parts.disk;
+            let (broker, disk) = (parts.raft.broker, Arc::clone(&parts.disk));
+            let (source, directory) = (parts.source(id), Arc::clone(&directory));
             let open = move || DataMachine::open(broker, disk, checkpoint, source, directory);
             let opened = crate::executor::spawn_blocking(open).await;
             Arc::new(opened.map_err(|error| ShardError::start(id, &error))??)
         };
+        Self::start(id, machine, directory, parts).await
+    }
+
+    /// As [`DataShard::open`], with files that are damaged. What is whole is kept, and the rest
+    /// comes from `others`, which are asked until it is all there: only then is the shard started,
+    /// so that it neither leads nor answers anybody with a hole.
+    pub(crate) async fn repair(
+        id: ShardId,
+        checkpoint: PathBuf,
+        parts: DataShardParts,
+        others: Vec<BrokerId>,
+    ) -> Result<Self, ShardError> {
+        let failed = |error: &dyn std::fmt::Display| ShardError::start(id, &error);
+        let directory = Directory::default();
+        let (machine, promised) = {
+            let (broker, disk) = (parts.raft.broker, Arc::clone(&parts.disk));
+            let (source, directory) = (parts.source(id), Arc::clone(&directory));
+            let open = move || DataMachine::salvage(broker, disk, checkpoint, source, directory);
+            let opened = crate::executor::spawn_blocking(open).await;
+            opened.map_err(|error| failed(&error))??
+        };
+        let machine = Arc::new(machine);
+        if let Some(promised) = promised {
+            let installed = Arc::clone(&machine).install(promised, others).await;
+            installed.map_err(|error| failed(&error))?;
+        }
+        let shard = Self::start(id, Arc::clone(&machine), directory, parts).await?;
+        let clean_up = crate::executor::spawn_blocking(move || machine.remove_set_aside());
+        clean_up.await.map_err(|error| failed(&error))?;
+        Ok(shard)
+    }
+
+    async fn start(
+        id: ShardId,
+        machine: Arc<DataMachine>,
+        directory: Directory,
+        parts: DataShardParts,
+    ) -> Result<Self, ShardError> {
+        let raft = parts.raft;
         let group = Group::start(id, Arc::clone(&machine) as _, raft.clone()).await?;
         let shared = Shared {
             id,
@@ -386,6 +428,22 @@ impl DataShard {
             .await
             .map_err(|error| ShardError::start(shared.id, &error))?
             .map_err(|error| ShardError::start(shared.id, &error))
+    }
+
+    /// Stops the shard and leaves all files as they are, to be opened again.
+    pub(crate) async fn close(&self) -> Result<(), ShardError> {
+        let shared = &self.shared;
+        let failed = |error: &dyn std::fmt::Display| ShardError::start(shared.id, &error);
+        shared.group.stop().await;
+        let (machine, wal) = (Arc::clone(&shared.machine), shared.wal.clone());
+        // Who opens it takes for durable what is in the log.
+        let close = move || -> std::io::Result<()> {
+            wal.sync().map_err(std::io::Error::other)?;
+            machine.close()
+        };
+        let closed = crate::executor::spawn_blocking(close).await;
+        let closed = closed.map_err(|error| failed(&error))?;
+        closed.map_err(|error| failed(&error))
     }
 
     /// Whether this broker leads the shard, as far as it knows.

@@ -155,3 +155,89 @@ fn a_damaged_active_segment_does_not_keep_new_batches_from_the_disk() {
     let first = log.checkpoint.segments[active].base_offset;
     assert!(read_all(&opened.reader(), first).is_err());
 }
+
+/// Salvages the log, checks that it is the batches before the damage, and gives it back whole.
+fn salvage(log: &Damaged, what: &str) {
+    let store = open_store(&log.disk, manual());
+    let salvaged = store.salvage(partition(0), small(), &log.checkpoint);
+    let salvaged = salvaged.unwrap();
+    let end = salvaged.reader().end_offset();
+    let kept = end.0 as usize / 2;
+    assert_eq!(
+        read_all(&salvaged.reader(), Offset(0)).unwrap(),
+        log.batches[..kept],
+        "{what}"
+    );
+    let aside = files_of(&log.disk, "damaged").len();
+    let lost = log.checkpoint.segments.iter();
+    let lost = lost.filter(|segment| segment.end_offset > end).count();
+    assert!(
+        aside == lost || aside + 1 == lost,
+        "{what}: {aside} files of {lost}"
+    );
+    append_all(&salvaged, &log.batches[kept..]);
+    let again = salvaged.checkpoint().unwrap();
+    store.remove_set_aside(&[partition(0)]);
+    assert_eq!(files_of(&log.disk, "damaged"), [] as [&str; 0]);
+    drop((salvaged, store));
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &again).unwrap();
+    assert_eq!(
+        read_all(&opened.reader(), Offset(0)).unwrap(),
+        log.batches,
+        "{what}"
+    );
+}
+
+#[test]
+fn whatever_is_damaged_what_lies_before_it_is_salvaged_and_the_rest_set_aside() {
+    for segment in 0..2 {
+        for at in (0..Damaged::new().checkpoint.segments[segment].bytes).step_by(7) {
+            let log = Damaged::new();
+            let file = log.disk.open(&log.path(segment)).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[byte[0] ^ 0x20], at).unwrap();
+            salvage(&log, &format!("byte {at} of segment {segment}"));
+        }
+        let log = Damaged::new();
+        let bytes = log.checkpoint.segments[segment].bytes;
+        let file = log.disk.open(&log.path(segment)).unwrap();
+        file.set_len(bytes / 2).unwrap();
+        salvage(&log, &format!("half of segment {segment}"));
+        let log = Damaged::new();
+        log.disk.remove_file(&log.path(segment)).unwrap();
+        salvage(&log, &format!("no segment {segment}"));
+    }
+    salvage(&Damaged::new(), "nothing");
+}
+
+#[test]
+fn a_log_that_is_closed_is_opened_again_with_what_its_checkpoint_says() {
+    let log = Damaged::new();
+    let store = open_store(&log.disk, manual());
+    let open = || store.open_partition(partition(0), small(), &log.checkpoint);
+    let opened = open().unwrap();
+    opened.append(batch(24, &[b"behind the checkpoint"]));
+    opened.flush().unwrap();
+    store.close(&[partition(0)]).unwrap();
+    assert!(store.is_empty() && opened.reader().is_removed());
+    let again = open().unwrap();
+    assert_eq!(read_all(&again.reader(), Offset(0)).unwrap(), log.batches);
+}
+
+#[test]
+fn a_partition_in_which_a_read_finds_damage_is_known_until_it_is_closed() {
+    let log = Damaged::new();
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &log.checkpoint);
+    let reader = opened.unwrap().reader();
+    read_all(&reader, Offset(0)).unwrap();
+    assert_eq!(store.damaged(), []);
+    let file = log.disk.open(&log.path(0)).unwrap();
+    file.write_all_at(b"x", 100).unwrap();
+    assert!(read_all(&reader, Offset(0)).is_err());
+    assert_eq!(store.damaged(), [partition(0)]);
+    store.close(&[partition(0)]).unwrap();
+    assert_eq!(store.damaged(), []);
+}

@@ -1,7 +1,11 @@
 //! A data shard under Raft: applies entries to the state, takes checkpoints, and looks after the
 //! partition logs from time to time.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, PartitionId};
@@ -47,15 +51,9 @@ impl DataMachine {
         directory: Directory,
     ) -> Result<Self, ShardError> {
         let logs = source.logs.clone();
-        let saved = checkpoint_file::load(&*disk, &path)?;
-        let manifest: Manifest = match &saved {
-            Some(body) => checkpoint_file::decode(&path, body)?,
-            None => Manifest::default(),
-        };
-        let last_checkpoint = saved.map(|bytes| Checkpoint {
-            applied: manifest.applied.clone(),
-            bytes,
-        });
+        let saved = load(&*disk, &path)?;
+        let (manifest, last_checkpoint) = saved.unzip();
+        let manifest = manifest.unwrap_or_default();
         let state = DataState::open(manifest, logs.clone(), directory)?;
         Ok(Self {
             broker,
@@ -67,6 +65,52 @@ impl DataMachine {
             last_checkpoint: Mutex::new(last_checkpoint),
             checkpointing: Mutex::new(()),
         })
+    }
+
+    /// Opens the shard with nothing in it, beside logs of which what is whole is kept. Gives the
+    /// checkpoint that tells what should be there, for [`Machine::install`]; `None` if nothing
+    /// should. Reads all that there is, and blocks.
+    pub(super) fn salvage(
+        broker: BrokerId,
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        source: RecordSource,
+        directory: Directory,
+    ) -> Result<(Self, Option<Checkpoint>), ShardError> {
+        let logs = source.logs.clone();
+        let saved = load(&*disk, &path)?;
+        for topic in saved.iter().flat_map(|(manifest, _)| &manifest.topics) {
+            for saved in &topic.partitions {
+                let options = LogOptions::from(&topic.config);
+                logs.salvage(topic.partition(saved), options, &saved.checkpoint)?;
+            }
+        }
+        let promised = saved.map(|(_, checkpoint)| checkpoint);
+        let machine = Self {
+            broker,
+            disk,
+            path,
+            source,
+            logs: logs.clone(),
+            state: Mutex::new(DataState::open(Manifest::default(), logs, directory)?),
+            last_checkpoint: Mutex::default(),
+            checkpointing: Mutex::default(),
+        };
+        Ok((machine, promised))
+    }
+
+    /// Ends the logs and leaves their files as they are. Blocks on the disk.
+    pub(super) fn close(&self) -> io::Result<()> {
+        let _one = self.checkpointing.lock();
+        let closed = self.state.lock().close();
+        self.logs.close(&closed)
+    }
+
+    /// Removes what was set aside as damaged. Blocks on the disk.
+    pub(super) fn remove_set_aside(&self) {
+        let logs = self.state.lock().logs();
+        let ids: Vec<_> = logs.iter().map(PartitionLog::id).collect();
+        self.logs.remove_set_aside(&ids);
     }
 
     pub(super) fn appended(&self) -> AppendedTotal {
@@ -104,10 +148,7 @@ impl DataMachine {
         let mut wanted = Vec::new();
         for topic in &manifest.topics {
             for saved in &topic.partitions {
-                let id = PartitionId {
-                    topic: topic.id,
-                    index: saved.index,
-                };
+                let id = topic.partition(saved);
                 let options = LogOptions::from(&topic.config);
                 let log = self
                     .logs
@@ -162,6 +203,16 @@ impl DataMachine {
             bytes,
         })
     }
+}
+
+/// The last checkpoint, decoded and as it was saved.
+fn load(disk: &dyn Disk, path: &Path) -> Result<Option<(Manifest, Checkpoint)>, ShardError> {
+    let Some(bytes) = checkpoint_file::load(disk, path)? else {
+        return Ok(None);
+    };
+    let manifest: Manifest = checkpoint_file::decode(path, &bytes)?;
+    let applied = manifest.applied.clone();
+    Ok(Some((manifest, Checkpoint { applied, bytes })))
 }
 
 /// Whether the log's files have changed.

@@ -2,7 +2,7 @@
 //! the Raft log that is.
 
 use flumen_protocol::{
-    ids::{Offset, TopicId},
+    ids::{Offset, PartitionId, TopicId},
     topic::TopicConfig,
 };
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,16 @@ pub(super) struct SavedTopic {
     pub(super) id: TopicId,
     pub(super) config: TopicConfig,
     pub(super) partitions: Vec<SavedPartition>,
+}
+
+impl SavedTopic {
+    /// Which partition it is that is saved.
+    pub(super) fn partition(&self, saved: &SavedPartition) -> PartitionId {
+        PartitionId {
+            topic: self.id,
+            index: saved.index,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

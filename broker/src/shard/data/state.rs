@@ -279,6 +279,16 @@ impl DataState {
         std::mem::take(&mut self.deleted)
     }
 
+    /// Lets all partitions go, whose logs are about to be closed, and tells which those are.
+    pub(super) fn close(&mut self) -> Vec<PartitionId> {
+        for partition in self.partitions.values() {
+            partition.shared.leave();
+        }
+        self.directory.write().clear();
+        self.dirty.clear();
+        self.partitions.drain().map(|(id, _)| id).collect()
+    }
+
     /// All partitions' logs, for retention and compaction.
     pub(super) fn logs(&self) -> Vec<PartitionLog> {
         let partitions = self.partitions.values();

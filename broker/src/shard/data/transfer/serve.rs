@@ -37,11 +37,17 @@ struct Shared {
 pub(in crate::shard::data) struct Served {
     shared: Arc<Shared>,
     shard: ShardId,
+    directory: Directory,
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.shared.shards.write().remove(&self.shard);
+        let mut shards = self.shared.shards.write();
+        // The shard may have been opened again meanwhile.
+        let served = shards.get(&self.shard);
+        if served.is_some_and(|served| Arc::ptr_eq(served, &self.directory)) {
+            shards.remove(&self.shard);
+        }
     }
 }
 
@@ -70,10 +76,12 @@ impl RecordServer {
     }
 
     pub(in crate::shard::data) fn add(&self, shard: ShardId, directory: Directory) -> Served {
-        self.shared.shards.write().insert(shard, directory);
+        let mut shards = self.shared.shards.write();
+        shards.insert(shard, Arc::clone(&directory));
         Served {
             shared: Arc::clone(&self.shared),
             shard,
+            directory,
         }
     }
 

@@ -1,0 +1,145 @@
+//! Opening a log whose files may be damaged, to keep what is whole of it.
+//!
+//! What lies behind the first damage is not thrown away: its files are set aside under other names
+//! until whoever salvages has got the records from elsewhere.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use flumen_protocol::ids::{Offset, PartitionId};
+
+use super::{
+    LogCheckpoint, LogOptions, LogStore, OpenError, PartitionLog, ReadError, SegmentCheckpoint,
+    names::{SegmentKey, parse_set_aside, set_aside_path, topic_dir},
+    recover::removed_to,
+    scan::Scan,
+    segment::Segment,
+    store::StoreShared,
+};
+
+impl LogStore {
+    /// Opens what is whole of a partition's log that `checkpoint` describes: it ends where the
+    /// first batch is missing or damaged. Reads all of it, and blocks.
+    ///
+    /// # Errors
+    /// When files cannot be read or renamed.
+    pub fn salvage(
+        &self,
+        id: PartitionId,
+        options: LogOptions,
+        checkpoint: &LogCheckpoint,
+    ) -> Result<PartitionLog, OpenError> {
+        let removed_to = removed_to(&self.found(id), checkpoint);
+        let mut whole = checkpoint.clone();
+        let mut promised = checkpoint.segments.iter();
+        let is_damaged = |promised: &&SegmentCheckpoint| {
+            if promised.end_offset <= removed_to {
+                return false;
+            }
+            let verified = verify(self.shared(), key_of(id, promised), promised);
+            if let Err(error) = &verified {
+                tracing::error!(partition = %id, from = %promised.base_offset, %error,
+                    "the records from there on have to come from another replica");
+            }
+            verified.is_err()
+        };
+        if let Some(first) = promised.position(|promised| is_damaged(&promised)) {
+            for aside in &checkpoint.segments[first..] {
+                set_aside(self.shared(), key_of(id, aside))?;
+            }
+            whole.segments.truncate(first);
+            let last = whole.segments.last();
+            whole.end_offset = last.map_or(Offset(0), |last| last.end_offset);
+            whole.end_offset = whole.end_offset.max(whole.start_offset);
+            whole.compacted_to = whole.compacted_to.min(whole.end_offset);
+        }
+        self.open_partition(id, options, &whole)
+    }
+
+    /// Removes what [`LogStore::salvage`] has set aside: the records are here again. Blocks.
+    pub fn remove_set_aside(&self, partitions: &[PartitionId]) {
+        let shared = self.shared();
+        let topics: BTreeSet<_> = partitions.iter().map(|id| id.topic).collect();
+        for topic in topics {
+            // A directory that is not there has nothing in it.
+            let files = shared.disk.list(&topic_dir(&shared.dir, topic));
+            for file in files.unwrap_or_default() {
+                let aside = file.name().and_then(|name| parse_set_aside(topic, name));
+                if aside.is_some_and(|id| partitions.contains(&id)) {
+                    shared.remove_file(&file.path);
+                }
+            }
+        }
+    }
+}
+
+fn key_of(partition: PartitionId, promised: &SegmentCheckpoint) -> SegmentKey {
+    SegmentKey {
+        partition,
+        base_offset: promised.base_offset,
+        generation: promised.generation,
+    }
+}
+
+/// Why a segment is not what was promised.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "{} ends with offset {found} and not with {promised}",
+        path.display()
+    )]
+    Other {
+        path: PathBuf,
+        found: Offset,
+        promised: Offset,
+    },
+}
+
+/// Reads a segment from one end to the other.
+fn verify(
+    store: &StoreShared,
+    key: SegmentKey,
+    promised: &SegmentCheckpoint,
+) -> Result<(), Damage> {
+    let segment = Segment::recovered(key, promised);
+    let open = store.files.get(&segment)?;
+    let scanned = scan(&segment, &store.dir, &open);
+    store.files.forget(&segment);
+    let found = scanned?;
+    if found == promised.end_offset {
+        return Ok(());
+    }
+    Err(Damage::Other {
+        path: key.segment_path(&store.dir),
+        found,
+        promised: promised.end_offset,
+    })
+}
+
+/// Where the last batch of a segment ends.
+fn scan(
+    segment: &Segment,
+    dir: &Path,
+    open: &super::open_files::OpenSegment,
+) -> Result<Offset, ReadError> {
+    let mut scan = Scan::new(segment, dir, open);
+    let mut end = segment.base_offset();
+    while let Some(batch) = scan.next_batch()? {
+        end = batch.end_offset();
+    }
+    Ok(end)
+}
+
+fn set_aside(store: &StoreShared, key: SegmentKey) -> Result<(), OpenError> {
+    let path = key.segment_path(&store.dir);
+    match store.disk.rename(&path, &set_aside_path(&path)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(OpenError::Io { path, source })
+        }
+        _ => Ok(()),
+    }
+}

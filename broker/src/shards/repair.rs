@@ -1,0 +1,128 @@
+//! Replicas with damaged files: closed, and opened again with the records that other brokers have.
+//!
+//! ```text
+//! a start that misses a file, or a read that finds a damaged batch
+//!   the shard is closed, and a mark says so, also to the next start
+//!     what is whole is kept, the rest is fetched from the other replicas
+//!       the shard is open again: a follower as any other
+//! ```
+//!
+//! In between the broker has no replica for anybody: it neither leads nor votes with a hole. A
+//! replica without others is all that there is, and stays as it is.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use flumen_protocol::ids::{BrokerId, ShardId};
+
+use super::{Shards, ShardsOptions, checkpoint_path, open_data};
+use crate::{
+    catalog::CatalogState,
+    disk::{Disk, read_file, write_file_atomically},
+    executor::spawn_blocking,
+    log::OpenError,
+    shard::{DataShard, ShardError, raft::DataShardParts},
+};
+
+impl Shards {
+    /// Data shards that are not open, since their files are damaged.
+    pub(crate) fn damaged(&self) -> BTreeSet<ShardId> {
+        self.shared.damaged.lock().clone()
+    }
+
+    /// Open data shards of which a read has found something damaged.
+    pub(crate) fn with_damage(&self) -> BTreeSet<ShardId> {
+        let partitions = self.shared.logs.damaged().into_iter();
+        let shards = partitions.map(|partition| self.shard_of(partition));
+        shards.filter(|shard| self.data(*shard).is_some()).collect()
+    }
+
+    /// Closes a replica until it is repaired.
+    pub(crate) async fn close_damaged(&self, id: ShardId) -> Result<(), ShardError> {
+        let Some(shard) = self.data(id) else {
+            return Ok(());
+        };
+        let this = self.clone();
+        // What has begun is finished, even if nobody waits for it any more.
+        let closed = tokio::spawn(async move {
+            let shared = &this.shared;
+            let _one = shared.opening.lock().await;
+            mark(&shared.options, &*shared.parts.disk, id)?;
+            shared.damaged.lock().insert(id);
+            shared.data.write().remove(&id);
+            shard.close().await
+        });
+        closed
+            .await
+            .map_err(|error| ShardError::start(id, &error))?
+    }
+
+    /// Opens a damaged replica with the records that `others` have. Takes until it has them all.
+    pub(crate) async fn repair(
+        &self,
+        id: ShardId,
+        others: Vec<BrokerId>,
+    ) -> Result<(), ShardError> {
+        let shared = &self.shared;
+        let (path, parts) = (checkpoint_path(&shared.options, id), shared.parts.clone());
+        mark(&shared.options, &*shared.parts.disk, id)?;
+        tracing::warn!(shard = %id, ?others, "files are damaged: getting the records from others");
+        let shard = DataShard::repair(id, path, parts, others).await?;
+        shard.group().keep_time(self.is_clustered());
+        let _one = shared.opening.lock().await;
+        shared.data.write().insert(id, shard);
+        shared.damaged.lock().remove(&id);
+        let mark = mark_path(&shared.options, id);
+        let unmarked = shared.parts.disk.remove_file(&mark);
+        tracing::info!(shard = %id, "the records of damaged files are here again");
+        unmarked.map_err(|source| ShardError::Dir { dir: mark, source })
+    }
+}
+
+/// The other brokers that have a replica of a shard.
+pub(crate) fn others_of(state: &CatalogState, shard: ShardId, broker: BrokerId) -> Vec<BrokerId> {
+    let placed = state.placement.get(&shard).into_iter().flatten();
+    placed.copied().filter(|other| *other != broker).collect()
+}
+
+/// Opens a shard at the start; `None` if it has to be repaired first, and can be.
+pub(super) async fn open_unless_damaged(
+    options: &ShardsOptions,
+    id: ShardId,
+    parts: &DataShardParts,
+    has_others: bool,
+) -> Result<Option<DataShard>, ShardError> {
+    let dir = &options.dir;
+    let (disk, path) = (parts.disk.clone(), mark_path(options, id));
+    let marked = spawn_blocking(move || read_file(&*disk, &path, 1)).await;
+    let marked = marked.map_err(|error| ShardError::start(id, &error))?;
+    let marked = marked.map_err(|source| ShardError::Dir {
+        dir: dir.clone(),
+        source,
+    })?;
+    // What is there may be half repaired, and looks whole.
+    if marked.is_some() {
+        return Ok(None);
+    }
+    match open_data(options, id, parts.clone()).await {
+        Err(ShardError::Log(error @ (OpenError::Missing { .. } | OpenError::Short { .. })))
+            if has_others =>
+        {
+            tracing::error!(shard = %id, %error, "the replica is repaired from others");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+/// Remembers, also for the next start, that files of a shard are not what they were.
+fn mark(options: &ShardsOptions, disk: &dyn Disk, id: ShardId) -> Result<(), ShardError> {
+    let path = mark_path(options, id);
+    write_file_atomically(disk, &path, b"").map_err(|source| ShardError::Dir {
+        dir: options.dir.clone(),
+        source,
+    })
+}
+
+fn mark_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
+    options.dir.join(format!("shard-{id}.damaged"))
+}
