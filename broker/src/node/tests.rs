@@ -174,10 +174,24 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     let created = founder.node().answer(request, Bytes::new()).await;
     assert!(created.is_ok(), "{created:?}");
     let topic = founder.node().topics.find(&name).unwrap();
-    eventually("the shards are on both brokers", || {
-        let led = joined.node().topics.by_leader(&topic);
-        led.len() == 2 && !led.contains_key(&None)
-    })
+    eventually(
+        "each broker has one shard of its own, and knows of the other's",
+        || {
+            [&founder, &joined].into_iter().all(|broker| {
+                let shards = &broker.node().shards;
+                let own = shards.all_data();
+                let leads = |shard: &crate::shard::DataShard| {
+                    let view = shard.group().view();
+                    view.leads && view.voters.iter().eq([&shards.broker()])
+                };
+                let led = broker.node().topics.by_leader(&topic);
+                own.len() == 1
+                    && own.iter().all(leads)
+                    && led.len() == 2
+                    && !led.contains_key(&None)
+            })
+        },
+    )
     .await;
     let mut expected = BTreeMap::new();
     for index in 0..4 {

@@ -381,7 +381,11 @@ async fn a_broker_that_stops_hands_its_shards_over_first() {
         "{:?}",
         started.elapsed()
     );
-    assert!(cluster.leader(shard).is_some_and(|at| at != leader));
+    cluster
+        .wait_for("another leader", || {
+            cluster.leader(shard).is_some_and(|at| at != leader)
+        })
+        .await;
     cluster.end().await;
 }
 
