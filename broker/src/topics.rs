@@ -29,7 +29,7 @@ pub use self::{
 use crate::{
     catalog::{Catalog, Topic},
     shard::{DataShard, PartitionReader, ProposeError},
-    shards::Shards,
+    shards::{Shards, others_of},
 };
 
 /// Topics and their partitions.
@@ -150,6 +150,13 @@ impl Topics {
             }
         }
         Ok(())
+    }
+
+    /// Whether other brokers have replicas of a partition.
+    fn is_replicated(&self, partition: PartitionId) -> bool {
+        let state = self.catalog.snapshot();
+        let shard = self.shards.shard_of(partition);
+        !others_of(&state, shard, self.shards.broker()).is_empty()
     }
 
     /// The refusal of what only the leader can do, with the leader that is known.

@@ -1,6 +1,10 @@
 //! What brokers tell each other about themselves, a few times a second.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
@@ -9,6 +13,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::shard_steps::CAUGHT_UP_ENTRIES;
 use crate::{
     peer::{PeerHandler, PeerNetwork, PeerService, PeerStream, encode},
     shards::Shards,
@@ -46,6 +51,18 @@ pub(crate) struct LedShard {
     pub(crate) members: Vec<BrokerId>,
     /// Those of them that vote.
     pub(crate) voters: Vec<BrokerId>,
+}
+
+impl LedShard {
+    /// Whether a majority of the voters is there and has the log, without one of them.
+    pub(super) fn goes_on(&self, without: BrokerId, reachable: &BTreeSet<BrokerId>) -> bool {
+        let ready = self.voters.iter().filter(|voter| {
+            let matched = self.matched.get(voter).copied().unwrap_or_default();
+            let lag = self.last_index.saturating_sub(matched);
+            **voter != without && reachable.contains(voter) && lag < CAUGHT_UP_ENTRIES
+        });
+        ready.count() > self.voters.len() / 2
+    }
 }
 
 /// A replica on the broker that has it.

@@ -8,7 +8,7 @@ use flumen_protocol::ids::BrokerId;
 use crate::shard::raft::GroupView;
 
 /// A replica that lacks fewer entries than this has caught up: it may vote.
-const CAUGHT_UP_ENTRIES: u64 = 64;
+pub(super) const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A leader that should not be one stays for so long after its election: a broker that has just
 /// come back, or a shard that has just lost its leader, is not bothered at once.

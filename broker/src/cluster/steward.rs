@@ -145,8 +145,8 @@ impl Shared {
         let state = self.shards.catalog().snapshot();
         self.shards.set_clustered(state.brokers.len() > 1);
         self.open_replicas(&state).await;
-        self.repair_replicas(memory, &state);
         let views = self.views();
+        self.repair_replicas(memory, &state, &views);
         memory.note_leadership(&views);
         self.report(memory, &state, &views);
         if state.brokers.len() > 1 {
@@ -171,14 +171,29 @@ impl Shared {
         }
     }
 
-    /// Begins to repair the replicas with damaged files that others have, too. First they must not
-    /// lead any more.
-    fn repair_replicas(self: &Arc<Self>, memory: &mut Memory, state: &CatalogState) {
+    /// Begins to repair the replicas with damaged files that others have, too. One that is open
+    /// must not lead any more first, and stays open while the others are no majority without it:
+    /// what is whole of it is needed.
+    fn repair_replicas(
+        self: &Arc<Self>,
+        memory: &mut Memory,
+        state: &CatalogState,
+        views: &BTreeMap<ShardId, GroupView>,
+    ) {
+        let reachable = self.reachable(state);
         for shard in self.shards.with_damage() {
-            let others = others_of(state, shard, self.broker);
-            let Some(data) = self.shards.data(shard).filter(|_| !others.is_empty()) else {
+            let (Some(data), Some(view)) = (self.shards.data(shard), views.get(&shard)) else {
                 continue;
             };
+            let led = if view.leads {
+                Some(led_shard(shard, view))
+            } else {
+                self.reports.led(shard).map(|(_, led)| led)
+            };
+            if !led.is_some_and(|led| led.term >= view.term && led.goes_on(self.broker, &reachable))
+            {
+                continue;
+            }
             let this = Arc::clone(self);
             memory.begin(shard, async move {
                 let handed = timeout(HAND_OVER_TIMEOUT, hand_over(data.group(), this.broker));
@@ -264,14 +279,7 @@ impl Shared {
 
     fn own_report(&self, views: &BTreeMap<ShardId, GroupView>) -> BrokerReport {
         let led = views.iter().filter(|(_, view)| view.leads);
-        let leads = led.map(|(shard, view)| LedShard {
-            shard: *shard,
-            term: view.term,
-            last_index: view.last_index,
-            matched: view.matched.clone(),
-            members: view.voters.union(&view.learners).copied().collect(),
-            voters: view.voters.iter().copied().collect(),
-        });
+        let leads = led.map(|(shard, view)| led_shard(*shard, view));
         let data = self.shards.all_data();
         let replicas = data.iter().map(|shard| {
             let appended = shard.appended();
@@ -403,6 +411,18 @@ impl Shared {
             .map(|shard| hand_over(shard.group(), self.broker));
         let catalog = hand_over(self.shards.catalog().group(), self.broker);
         tokio::join!(join_all(data), catalog);
+    }
+}
+
+/// A shard that is led here.
+fn led_shard(shard: ShardId, view: &GroupView) -> LedShard {
+    LedShard {
+        shard,
+        term: view.term,
+        last_index: view.last_index,
+        matched: view.matched.clone(),
+        members: view.voters.union(&view.learners).copied().collect(),
+        voters: view.voters.iter().copied().collect(),
     }
 }
 

@@ -204,11 +204,8 @@ impl DiskRead {
 
     fn run_once(&self, end: u64) -> Result<Vec<Batch>, ReadError> {
         let files = &self.reader.log.store.files;
-        let open = files.get(&self.segment).inspect_err(|error| {
-            if matches!(error, ReadError::Damaged { .. }) {
-                self.note_damage();
-            }
-        })?;
+        let open = files.get(&self.segment);
+        let open = open.inspect_err(|error| self.note_damage(error))?;
         let floor = open.floor(files, &self.segment, self.offset)?;
         let mut position = floor.position;
         let mut bytes_wanted = self.bytes_max.max(READ_BYTES_MIN);
@@ -355,13 +352,16 @@ impl DiskRead {
     }
 
     fn damaged(&self, position: u64, source: FrameError) -> ReadError {
-        self.note_damage();
-        ReadError::damaged(self.path(), position, source)
+        let error = ReadError::damaged(self.path(), position, source);
+        self.note_damage(&error);
+        error
     }
 
-    fn note_damage(&self) {
+    fn note_damage(&self, error: &ReadError) {
         let log = &self.reader.log;
-        log.store.note_damage(log.id);
+        if matches!(error, ReadError::Damaged { .. }) && log.store.note_damage(log.id) {
+            tracing::error!(partition = %log.id, %error, "a read has found damage");
+        }
     }
 
     fn path(&self) -> PathBuf {

@@ -344,9 +344,9 @@ impl StoreShared {
         }
     }
 
-    /// Remembers that a partition has damaged files.
-    pub(super) fn note_damage(&self, partition: PartitionId) {
-        self.damaged.lock().insert(partition);
+    /// Remembers that a partition has damaged files. Returns whether that is news.
+    pub(super) fn note_damage(&self, partition: PartitionId) -> bool {
+        self.damaged.lock().insert(partition)
     }
 
     /// Removes a file if it is there.

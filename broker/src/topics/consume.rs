@@ -10,7 +10,7 @@ use flumen_protocol::{
     topic::TopicName,
 };
 
-use super::Topics;
+use super::{Topics, partition};
 use crate::{
     log::{ReadError, ReadOutcome},
     shard::{News, PartitionReader, Subscription},
@@ -24,6 +24,8 @@ pub struct ConsumeSource {
     reader: PartitionReader,
     /// Where the partition ended at its leader, when that was asked.
     end_at_leader: Offset,
+    /// Whether other brokers have replicas, which repair one that is damaged.
+    is_replicated: bool,
     subscription: Option<Subscription>,
 }
 
@@ -74,6 +76,7 @@ impl Topics {
             next_offset,
             reader,
             end_at_leader: Offset(0),
+            is_replicated: self.is_replicated(partition(&topic, index)),
             subscription: None,
         })
     }
@@ -123,6 +126,9 @@ impl ConsumeSource {
                 Err(ReadError::OutOfRange { start, .. }) if start > self.next_offset => {
                     self.next_offset = start;
                     Vec::new()
+                }
+                Err(error @ ReadError::Damaged { .. }) if self.is_replicated => {
+                    return Err(damaged_here(self.index, &error));
                 }
                 Err(error) => return Err(storage_failed(&error)),
             },
@@ -195,6 +201,13 @@ async fn unless_panicked<R: Send + 'static>(
 ) -> Result<R, WireError> {
     let done = crate::executor::spawn_blocking(work).await;
     done.map_err(|error| WireError::new(ErrorCode::Internal, error.to_string()))
+}
+
+/// Another replica is about to lead, and this one is repaired: the consumer goes on there.
+fn damaged_here(partition: u32, error: &ReadError) -> WireError {
+    tracing::debug!(partition, %error, "what a consumer wants is damaged here");
+    let text = format!("the replica of partition {partition} here is damaged; ask for its leader");
+    WireError::new(ErrorCode::NotLeader, text)
 }
 
 fn storage_failed(error: &impl std::fmt::Display) -> WireError {

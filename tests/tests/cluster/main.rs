@@ -21,6 +21,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod damage;
 mod kills;
 mod members;
 mod restarts;
