@@ -1,0 +1,108 @@
+//! Files of a replica that are not what was written to them.
+
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// Segments of the partitions of the test's topic on a broker's disk.
+fn segments(disk: &SimulatedDisk) -> Vec<PathBuf> {
+    let dir = Path::new("/logs").join(TOPIC.to_string());
+    let files = disk.list(&dir).unwrap().into_iter();
+    let segments = files.filter(|file| file.name().is_some_and(|name| name.ends_with(".segment")));
+    segments.map(|file| file.path).collect()
+}
+
+fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
+    let files = disk.list(Path::new(dir)).unwrap();
+    let of_kind = |file: &&crate::disk::DirEntry| file.name().unwrap().ends_with(end);
+    files.iter().filter(of_kind).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_others() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(3).await;
+    for sequence in 0..10 {
+        for index in 0..3 {
+            cluster.append(index, &value(sequence), sequence).await;
+        }
+    }
+    for index in 0..3 {
+        cluster.everyone_has(index, &numbers(0..10)).await;
+    }
+    cluster.stop(2).await;
+    let disk = Arc::clone(&cluster.disks[2]);
+    let files = segments(&disk);
+    assert_eq!(files.len(), 3);
+    disk.remove_file(&files[0]).unwrap();
+    disk.open(&files[1]).unwrap().set_len(50).unwrap();
+    for index in 0..3 {
+        cluster.append(index, &value(10), 10).await;
+    }
+    cluster.start_member(2).await;
+    for index in 0..3 {
+        cluster.everyone_has(index, &numbers(0..11)).await;
+    }
+    cluster
+        .wait_for("the marks to be gone", || {
+            files_that_end_with(&disk, "/shards", ".damaged") == 0
+        })
+        .await;
+    // It is a replica as any other: the cluster does without the first one now.
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.kill(0).await;
+    for index in 0..3 {
+        cluster.append(index, &value(11), 11).await;
+        cluster.everyone_has(index, &numbers(0..12)).await;
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_reads_a_damaged_batch_leads_no_more_and_gets_it_from_the_others() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(3).await;
+    for sequence in 0..10 {
+        cluster.append(0, &value(sequence), sequence).await;
+    }
+    cluster.everyone_has(0, &numbers(0..10)).await;
+    let shard = cluster.shard_of(partition(0));
+    let placed = cluster.shards(0).catalog().snapshot().placement[&shard].clone();
+    let at = placed[0].0 as usize - 1;
+    // Started again, it has nothing in memory that would hide the damage.
+    cluster.stop(at).await;
+    let disk = Arc::clone(&cluster.disks[at]);
+    let [file] = &segments(&disk)[..] else {
+        panic!("only one partition has records");
+    };
+    disk.open(file).unwrap().write_all_at(b"x", 60).unwrap();
+    cluster.start_member(at).await;
+    cluster
+        .wait_for("the rightful leader", || cluster.leader(shard) == Some(at))
+        .await;
+    let data = cluster.shards(at).data(shard).unwrap();
+    let reader = data.reader(partition(0)).unwrap();
+    let ReadOutcome::Disk(read) = reader.read(Offset(0), 1 << 20) else {
+        panic!("nothing is in memory");
+    };
+    let damaged = read.run();
+    assert!(matches!(
+        damaged,
+        Err(crate::log::ReadError::Damaged { .. })
+    ));
+    cluster
+        .wait_for("another leader", || {
+            reader.has_moved() && cluster.leader(shard).is_some_and(|leader| leader != at)
+        })
+        .await;
+    cluster.append(0, &value(10), 10).await;
+    cluster.everyone_has(0, &numbers(0..11)).await;
+    cluster
+        .wait_for("the mark to be gone", || {
+            files_that_end_with(&disk, "/shards", ".damaged") == 0
+        })
+        .await;
+    cluster.end().await;
+}
