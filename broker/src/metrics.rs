@@ -216,6 +216,8 @@ pub struct ClusterMetrics {
     pub term: Gauge,
     /// Terms that began: each is an election, or a planned change of the leader.
     pub elections: Counter,
+    /// Shards whose files are damaged here.
+    pub damaged_shards: Gauge,
     /// Entries that its replicas lack, as the leaders know it.
     pub lag_entries: Gauge,
     /// Records that they lack.
@@ -387,6 +389,11 @@ impl Metrics {
             m.round_trip,
         );
         registry.register("shards_led", "Data shards that are led here", m.shards_led);
+        registry.register(
+            "damaged_shards",
+            "Shards here whose files are damaged",
+            m.damaged_shards,
+        );
         registry.register("term", "The highest term of the shards here", m.term);
         registry.register(
             "elections",

@@ -65,6 +65,7 @@ async fn records_bytes_syncs_and_plugin_calls_are_counted() {
         "flumen_cluster_lag_entries 0",
         "flumen_cluster_lag_records 0",
         "flumen_cluster_lag_bytes 0",
+        "flumen_cluster_damaged_shards 0",
         "flumen_cluster_snapshots_sent_total 0",
         "flumen_cluster_snapshots_received_total 0",
         "flumen_cluster_transfer_sent_bytes_total 0",

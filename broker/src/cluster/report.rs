@@ -36,6 +36,8 @@ pub(crate) struct BrokerReport {
     pub(crate) replicas: Vec<ReplicaReport>,
     /// Why it takes no produce requests, if it does not.
     pub(crate) degraded: Option<String>,
+    /// How many of its shards have damaged files.
+    pub(crate) damaged_shards: u32,
 }
 
 /// A shard on its leader.

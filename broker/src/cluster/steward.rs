@@ -296,6 +296,11 @@ impl Shared {
             leads: leads.collect(),
             replicas: replicas.collect(),
             degraded: (self.degraded)(),
+            damaged_shards: self
+                .shards
+                .damaged()
+                .union(&self.shards.with_damage())
+                .count() as u32,
         }
     }
 

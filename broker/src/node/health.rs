@@ -86,6 +86,9 @@ impl Node {
         let here = status.broker(me);
         metrics.shards_led.set(here.map_or(0, |b| b.leaders.into()));
         metrics
+            .damaged_shards
+            .set(here.map_or(0, |b| b.damaged_shards.into()));
+        metrics
             .lag_records
             .set(here.map_or(0, |b| b.lag_records as i64));
         metrics

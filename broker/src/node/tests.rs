@@ -95,6 +95,7 @@ async fn a_broker_tells_of_its_cluster_and_is_not_ready_without_a_leader_of_the_
     let text = metrics(&founder);
     for name in [
         "shards_led",
+        "damaged_shards",
         "term",
         "elections_total",
         "lag_entries",

@@ -51,6 +51,8 @@ pub struct BrokerOverview {
     pub round_trip_us: Option<u64>,
     /// Why it takes no produce requests at the moment, if it does not.
     pub degraded: Option<String>,
+    /// Shards whose files are damaged there, and are or should be repaired from other brokers.
+    pub damaged_shards: u32,
 }
 
 /// What the cluster has decided about a broker.
@@ -113,6 +115,7 @@ fn sample(brokers: u64) -> ClusterStatus {
         lag_bytes: 0,
         round_trip_us: Some(80),
         degraded: None,
+        damaged_shards: 0,
     };
     let replica = |id: u64| ReplicaStatus {
         broker: BrokerId(id),

@@ -77,6 +77,7 @@ mod tests {
             lag_bytes: 0,
             round_trip_us: None,
             degraded: None,
+            damaged_shards: 0,
         };
         ClusterStatus {
             brokers: vec![

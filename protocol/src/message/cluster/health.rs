@@ -24,6 +24,10 @@ impl ClusterStatus {
             if let Some(reason) = &broker.degraded {
                 problems.push(format!("broker {broker} takes no records: {reason}"));
             }
+            if broker.damaged_shards > 0 {
+                let shards = counted(broker.damaged_shards, "shard");
+                problems.push(format!("broker {broker} has damaged files: {shards}"));
+            }
         }
         self.incomplete(&mut problems);
         self.behind(&mut problems);
@@ -125,6 +129,7 @@ mod tests {
         status.brokers[1].reachable = false;
         status.brokers[2].degraded = Some("the disk is full".to_owned());
         status.brokers[2].lag_bytes = 1 << 30;
+        status.brokers[0].damaged_shards = 2;
         status.shards[0].leader = None;
         status.shards[2].leader = None;
         status.shards[2].partitions = 500;
@@ -134,6 +139,7 @@ mod tests {
             [
                 "the catalog has no leader: nothing can be changed",
                 "no leader: 1 shard with 500 partitions",
+                "broker 1 (broker-1:4650) has damaged files: 2 shards",
                 "broker 2 (broker-2:4650) cannot be reached",
                 "broker 3 (broker-3:4650) takes no records: the disk is full",
                 "fewer than 3 complete replicas: 1 shard",
