@@ -23,6 +23,7 @@ use super::{
     raft_parts::RaftParts,
     types::{LogId, TypeConfig},
 };
+use crate::mutation::{Mutation, is_planted};
 
 /// How often a leader tells its followers that it is there.
 const HEARTBEAT_MS: u64 = 60;
@@ -280,6 +281,8 @@ fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         // A follower is sent the log for as long as it is there, however long it is.
         replication_lag_threshold: u64::MAX,
+        // Or openraft would notice what the bug does, before any client does.
+        allow_log_reversion: is_planted(Mutation::AckBeforeMajority).then_some(true),
         ..Config::default()
     };
     config.validate().map(Arc::new)

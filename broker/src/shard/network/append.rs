@@ -15,12 +15,13 @@ use openraft::{
 };
 use parking_lot::Mutex;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::AbortHandle,
 };
 
 use super::{Replica, RpcResult, failed, unreachable};
 use crate::{
+    mutation::{Mutation, is_planted},
     peer::{PeerReceiver, PeerSender},
     shard::{
         rpc::{self, AppendReply, Purpose},
@@ -50,6 +51,20 @@ pub(super) fn replicate<S>(
 where
     S: Stream<Item = Request> + Send + Unpin + 'static,
 {
+    if is_planted(Mutation::AckBeforeMajority) {
+        return answer_at_once(replica, input, option);
+    }
+    replicate_in_truth(replica, input, option)
+}
+
+fn replicate_in_truth<S>(
+    replica: &mut Replica,
+    input: S,
+    option: RPCOption,
+) -> BoxStream<'_, Answer>
+where
+    S: Stream<Item = Request> + Send + Unpin + 'static,
+{
     let calling = Calling {
         replica,
         input,
@@ -57,6 +72,27 @@ where
     };
     let answers = stream::unfold(Phase::Calling(calling), next_answer);
     Box::pin(answers)
+}
+
+/// Takes what is sent for stored, as [`Mutation::AckBeforeMajority`] says: a request is answered
+/// as it is taken, and what the follower says to it counts only if it is a failure.
+fn answer_at_once<S>(replica: &mut Replica, input: S, option: RPCOption) -> BoxStream<'_, Answer>
+where
+    S: Stream<Item = Request> + Send + Unpin + 'static,
+{
+    let (told, answers) = mpsc::unbounded_channel();
+    let input = input.inspect(move |request| {
+        let last = request.entries.last().map(|entry| entry.log_id);
+        // Who does not listen any more has given the follower up.
+        let _ = told.send(last.or(request.prev_log_id));
+    });
+    let answers = stream::unfold(answers, async |mut answers| {
+        let last = answers.recv().await?;
+        Some((Ok(Ok(last)), answers))
+    });
+    let failures = replicate_in_truth(replica, input, option)
+        .filter(|answer| std::future::ready(!matches!(answer, Ok(Ok(_)))));
+    Box::pin(stream::select(answers, failures))
 }
 
 enum Phase<'s, S> {
