@@ -4,7 +4,7 @@
 //! them in too many places to hand them around; a simulation answers for the system instead. How
 //! blocking work and threads are run is the business of the [`executor`](crate::executor).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use flumen_transport::endpoint::{Network, Udp};
 
@@ -17,6 +17,9 @@ pub struct Environment {
     pub disk: Arc<dyn Disk>,
     /// Where its sockets come from.
     pub network: Arc<dyn Network>,
+    /// How often checkpoints are taken when nothing else makes them, and retention and compaction
+    /// look at the logs. A simulated machine lives for seconds only, and needs them more often.
+    pub upkeep_interval: Duration,
 }
 
 impl Environment {
@@ -25,6 +28,7 @@ impl Environment {
         Self {
             disk: Arc::new(RealDisk),
             network: Arc::new(Udp),
+            upkeep_interval: Duration::from_secs(30),
         }
     }
 }

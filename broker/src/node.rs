@@ -394,6 +394,8 @@ impl Node {
         let shard_options = ShardsOptions {
             broker_id: identity.broker_id().0,
             shard_count: config.shards,
+            checkpoint_interval: environment.upkeep_interval,
+            retention_interval: environment.upkeep_interval,
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };

@@ -108,6 +108,15 @@ impl Ledger {
         }
     }
 
+    /// The partitions of a topic that somebody produces to.
+    pub(crate) fn places(&self, topic: &str) -> BTreeSet<Place> {
+        let places = self.producers.iter().map(|producer| &producer.place);
+        places
+            .filter(|place| place.topic == topic)
+            .cloned()
+            .collect()
+    }
+
     /// A topic is about to be made or removed.
     pub(crate) fn change_topic(&mut self, topic: &str) {
         self.topics.insert(topic.to_owned(), TopicState::Unknown);
@@ -166,7 +175,7 @@ impl Ledger {
     }
 
     /// Everything that must not be. `last` is what the last readers saw, by reader and place, each
-    /// from the first record to the last.
+    /// from the first record to the last; a place in which a reader saw nothing is there, too.
     pub(crate) fn contradictions(
         mut self,
         last: &BTreeMap<(String, Place), Vec<(u64, Record)>>,

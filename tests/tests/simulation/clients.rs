@@ -1,10 +1,12 @@
 //! Simulated services: what they do with the real client, and what they note of it.
 
 use std::{
+    collections::BTreeMap,
+    error::Error,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -40,8 +42,7 @@ pub(crate) struct Services {
     pub(crate) load: Load,
     /// Set when the services shall finish.
     pub(crate) stop: Arc<AtomicBool>,
-    /// Services that have not finished.
-    pub(crate) busy: Arc<AtomicUsize>,
+    pub(crate) busy: Busy,
 }
 
 /// How much services do.
@@ -53,19 +54,45 @@ pub(crate) struct Load {
     pub(crate) large: f64,
 }
 
-/// A service on its way; not busy any more when it is dropped.
-struct Busy(Arc<AtomicUsize>);
+/// The services that have not finished, by number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Busy(Arc<Mutex<BTreeMap<u64, String>>>);
 
-impl Drop for Busy {
+impl Busy {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.lock().values().cloned().collect()
+    }
+}
+
+/// A service on its way; not busy any more when it is dropped.
+struct Working {
+    number: u64,
+    busy: Busy,
+}
+
+impl Drop for Working {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.busy.lock().remove(&self.number);
     }
 }
 
 impl Services {
-    fn begin(&self) -> Busy {
-        self.busy.fetch_add(1, Ordering::SeqCst);
-        Busy(Arc::clone(&self.busy))
+    fn begin(&self, name: String) -> Working {
+        let mut busy = self.busy.lock();
+        let number = busy.last_key_value().map_or(0, |(number, _)| number + 1);
+        busy.insert(number, name);
+        Working {
+            number,
+            busy: self.busy.clone(),
+        }
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -101,28 +128,35 @@ impl Services {
         builder.connect().await
     }
 
-    /// Makes a topic that stays.
+    /// Makes a topic that stays. Goes on when it is time to stop, since the last readers want it:
+    /// a run in which it cannot be made fails by its deadline, and says who is busy.
     pub(crate) async fn make_topic(self, host: IpAddr, topic: String, config: TopicConfig) {
-        let _busy = self.begin();
-        let Some(client) = self.connect(host).await else {
-            return;
-        };
-        while !self.stopping() {
-            self.ledger().change_topic(&topic);
-            match client.admin().ensure_topic(&topic, config.clone()).await {
-                Ok(_) => {
-                    self.ledger().topic_made(&topic);
-                    return;
-                }
+        let _busy = self.begin(format!("the maker of {topic}"));
+        self.ledger().change_topic(&topic);
+        loop {
+            match self.try_make_topic(host, &topic, config.clone()).await {
+                Ok(()) => break,
                 Err(error) => self.trace.say(format!("cannot make {topic}: {error}")),
             }
             sleep(RETRY_AFTER).await;
         }
+        self.ledger().topic_made(&topic);
+    }
+
+    async fn try_make_topic(
+        &self,
+        host: IpAddr,
+        topic: &str,
+        config: TopicConfig,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let client = self.try_connect(host, self.brokers.clone()).await?;
+        client.admin().ensure_topic(topic, config).await?;
+        Ok(())
     }
 
     /// Produces to a partition until it is time to stop.
     pub(crate) async fn produce(self, host: IpAddr, place: Place) {
-        let _busy = self.begin();
+        let _busy = self.begin(format!("a producer to {place:?}"));
         let Some(client) = self.connect(host).await else {
             return;
         };
@@ -192,7 +226,7 @@ impl Services {
 
     /// Consumes a topic until it is time to stop, with one consumer after the other.
     pub(crate) async fn consume(self, host: IpAddr, topic: String, name: String) {
-        let _busy = self.begin();
+        let _busy = self.begin(name.clone());
         let Some(client) = self.connect(host).await else {
             return;
         };
@@ -248,7 +282,7 @@ impl Services {
 
     /// Makes topics and removes some of them again until it is time to stop.
     pub(crate) async fn administrate(self, host: IpAddr, name: String) {
-        let _busy = self.begin();
+        let _busy = self.begin("the administrator".to_owned());
         let Some(client) = self.connect(host).await else {
             return;
         };

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use flumen_broker::{
@@ -36,6 +37,7 @@ pub(crate) struct Machine {
     pub(crate) host: Host,
     pub(crate) disk: SimulatedDisk,
     pub(crate) config: BrokerConfig,
+    upkeep_interval: Duration,
     /// With what it joins the cluster; the first one makes it.
     pub(crate) token: Option<JoinToken>,
     health: Arc<Mutex<Health>>,
@@ -46,7 +48,13 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine with an empty disk, that is off.
-    pub(crate) fn new(number: u8, config: BrokerConfig, network: Network, trace: Trace) -> Self {
+    pub(crate) fn new(
+        number: u8,
+        config: BrokerConfig,
+        upkeep_interval: Duration,
+        network: Network,
+        trace: Trace,
+    ) -> Self {
         let address: IpAddr = [10, 0, 0, number].into();
         let data_dir = PathBuf::from(format!("broker-{number}"));
         tls::write_keys(&data_dir, number, number == 1);
@@ -59,6 +67,7 @@ impl Machine {
                 admin: None,
                 ..config
             },
+            upkeep_interval,
             token: None,
             health: Arc::new(Mutex::new(Health::Down)),
             stop: Arc::default(),
@@ -77,6 +86,7 @@ impl Machine {
         let environment = Environment {
             disk: Arc::new(self.disk.clone()),
             network: self.network.of(self.host.address),
+            upkeep_interval: self.upkeep_interval,
         };
         self.health = Arc::new(Mutex::new(Health::Starting));
         self.stop = Arc::default();

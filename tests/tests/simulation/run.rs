@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     checker::{Ledger, Place, Record},
-    clients::{Load, Services},
+    clients::{Busy, Load, Services},
     faults::{self, Bounds, Fault, Planned},
     host::{Host, STEP},
     machine::{Health, Machine, PORT},
@@ -83,6 +83,7 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
         ..Link::default()
     });
     let config = draw_config(&mut rng);
+    let upkeep_interval = Duration::from_millis(rng.random_range(500..15_000));
     let bounds = Bounds {
         brokers: brokers.into(),
         hosts: usize::from(brokers + SERVICE_HOSTS),
@@ -91,7 +92,13 @@ pub(crate) fn run(seed: u64, brokers: u8) -> Report {
     let machines: Vec<_> = (1..=brokers)
         .map(|number| {
             let network = network.clone();
-            Machine::new(number, config.clone(), network, trace.clone())
+            Machine::new(
+                number,
+                config.clone(),
+                upkeep_interval,
+                network,
+                trace.clone(),
+            )
         })
         .collect();
     let services = (1..=SERVICE_HOSTS)
@@ -134,6 +141,8 @@ fn draw_config(rng: &mut StdRng) -> BrokerConfig {
         ..BrokerConfig::default()
     };
     config.limits.batch_bytes_max = ByteSize::new(256 * 1024);
+    // As small as may be, so that files are read, too, and not only what is in memory.
+    config.memory.tail_bytes_max = ByteSize::mib(1);
     config.wal.segment_bytes = ByteSize::mib(1);
     config.wal.bytes_max = ByteSize::mib(rng.random_range(4..9));
     if rng.random_bool(0.25) {
@@ -175,12 +184,12 @@ impl Simulation {
         self.heal();
         services.stop.store(true, Ordering::SeqCst);
         let recovered = self.step_until(RECOVERY_MAX, |this| {
-            this.all_ready() && services.busy.load(Ordering::SeqCst) == 0
+            this.all_ready() && services.busy.is_nobody()
         });
         if !recovered {
-            let busy = services.busy.load(Ordering::SeqCst);
             object(format!(
-                "not all is served again: {busy} services are busy, {}",
+                "not all is served again: busy are {:?}; {}",
+                services.busy.names(),
                 self.healths()
             ));
             return planned.len();
@@ -261,7 +270,7 @@ impl Simulation {
                 large: [0.01, 0.05, 0.2][self.rng.random_range(0..3)],
             },
             stop: Arc::new(AtomicBool::new(false)),
-            busy: Arc::new(AtomicUsize::new(0)),
+            busy: Busy::default(),
         })
     }
 
@@ -547,6 +556,9 @@ async fn read_from_all(
         let client = client.map_err(|error| error.to_string())?;
         for topic in &topics {
             let records = services.read_all(&client, topic).await?;
+            for place in services.ledger().places(topic) {
+                read.entry((broker.clone(), place)).or_default();
+            }
             for (place, offset, record) in records {
                 let of_place = read.entry((broker.clone(), place)).or_default();
                 of_place.push((offset, record));
