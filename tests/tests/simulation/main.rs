@@ -21,8 +21,10 @@
 mod checker;
 mod clients;
 mod faults;
+mod fixed;
 mod host;
 mod machine;
+mod mutations;
 mod network;
 mod run;
 mod seeds;

@@ -1,4 +1,7 @@
-//! Deterministic simulation of brokers and clients: any number of seeds, or one again.
+//! Deterministic simulation of brokers and clients: any number of seeds, or one again, or those
+//! that every change is tried with.
+
+use std::process::Command;
 
 use anyhow::Result;
 
@@ -18,16 +21,21 @@ pub(crate) struct Arguments {
     /// A bug to plant, which the simulation should find
     #[arg(long)]
     mutation: Option<String>,
+    /// Run the seeds that every change is tried with, and look for planted bugs
+    #[arg(long, exclusive = true)]
+    fixed: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.fixed {
+        return run_fixed();
+    }
     step(&format!(
         "{} seeds from {} on, with {} brokers",
         arguments.seeds, arguments.seed, arguments.brokers
     ));
-    let mut test = cargo();
-    test.args(["test", "--workspace", "--locked", "--test", "simulation"])
-        .args(["--", "--ignored", "--nocapture", "--exact"])
+    let mut test = simulation();
+    test.args(["--ignored", "--nocapture", "--exact"])
         .arg("seeds::seeds_that_were_asked_for")
         .env("FLUMEN_SIMULATE_SEEDS", arguments.seeds.to_string())
         .env("FLUMEN_SIMULATE_SEED", arguments.seed.to_string())
@@ -39,4 +47,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         test.env("FLUMEN_SIMULATE_MUTATION", mutation);
     }
     shell::run(&mut test)
+}
+
+/// Runs the seeds that every change is tried with.
+pub(crate) fn run_fixed() -> Result<()> {
+    step("simulation, in an optimised build of its own: the first one takes some ten minutes");
+    let mut test = simulation();
+    // Each of these tests keeps all cores busy.
+    test.args(["--ignored", "--nocapture", "--test-threads", "1"])
+        .args(["fixed::", "mutations::"]);
+    shell::run(&mut test)
+}
+
+fn simulation() -> Command {
+    let mut test = cargo();
+    test.args(["test", "--workspace", "--locked", "--profile", "simulation"])
+        .args(["--test", "simulation", "--"]);
+    test
 }

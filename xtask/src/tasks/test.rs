@@ -39,5 +39,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(rounds) = arguments.rounds {
         test.env("FLUMEN_TEST_ROUNDS", rounds.to_string());
     }
-    shell::run(test.args(&arguments.cargo_test))
+    shell::run(test.args(&arguments.cargo_test))?;
+    if arguments.cargo_test.is_empty() {
+        super::simulate::run_fixed()?;
+    }
+    Ok(())
 }
