@@ -36,8 +36,8 @@ pub(crate) struct BrokerReport {
     pub(crate) replicas: Vec<ReplicaReport>,
     /// Why it takes no produce requests, if it does not.
     pub(crate) degraded: Option<String>,
-    /// How many of its shards have damaged files.
-    pub(crate) damaged_shards: u32,
+    /// Those of its shards that have damaged files, open or not.
+    pub(crate) damaged: Vec<ShardId>,
 }
 
 /// A shard on its leader.
@@ -56,12 +56,14 @@ pub(crate) struct LedShard {
 }
 
 impl LedShard {
-    /// Whether a majority of the voters is there and has the log, without one of them.
-    pub(super) fn goes_on(&self, without: BrokerId, reachable: &BTreeSet<BrokerId>) -> bool {
+    /// Whether a majority of the voters has the log, without one of them. Those count that are
+    /// `present`.
+    pub(super) fn goes_on(&self, without: BrokerId, present: &BTreeSet<BrokerId>) -> bool {
         let ready = self.voters.iter().filter(|voter| {
-            let matched = self.matched.get(voter).copied().unwrap_or_default();
-            let lag = self.last_index.saturating_sub(matched);
-            **voter != without && reachable.contains(voter) && lag < CAUGHT_UP_ENTRIES
+            let matched = self.matched.get(voter);
+            let lag = matched.map(|matched| self.last_index.saturating_sub(*matched));
+            let caught_up = lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES);
+            **voter != without && present.contains(voter) && caught_up
         });
         ready.count() > self.voters.len() / 2
     }
@@ -132,6 +134,18 @@ impl Reports {
         heard
             .get(&broker)
             .is_some_and(|(at, _)| at.elapsed() < REPORT_AGE_MAX)
+    }
+
+    /// Whether a broker, which was heard of lately, has a replica of a shard that is open and
+    /// that nothing is wrong with.
+    pub(super) fn has_replica(&self, broker: BrokerId, shard: ShardId) -> bool {
+        let heard = self.shared.heard.read();
+        heard.get(&broker).is_some_and(|(at, report)| {
+            let mut replicas = report.replicas.iter();
+            at.elapsed() < REPORT_AGE_MAX
+                && replicas.any(|replica| replica.shard == shard)
+                && !report.damaged.contains(&shard)
+        })
     }
 
     /// The leader of a shard, and what it told of it last.

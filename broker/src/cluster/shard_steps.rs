@@ -34,8 +34,8 @@ pub(super) struct Situation<'a> {
     pub(super) wanted: &'a [BrokerId],
     /// How long this broker has led.
     pub(super) led_for: Duration,
-    /// Brokers that were heard of lately.
-    pub(super) reachable: &'a BTreeSet<BrokerId>,
+    /// Brokers that were heard of lately, and have a replica that nothing is wrong with.
+    pub(super) present: &'a BTreeSet<BrokerId>,
 }
 
 impl Situation<'_> {
@@ -80,7 +80,7 @@ impl Situation<'_> {
 
     /// Whether a broker is there and has the log: then its vote brings no change to a halt.
     fn has_caught_up(&self, broker: BrokerId) -> bool {
-        broker == self.broker || is_ready(self.view, self.reachable, broker)
+        broker == self.broker || is_ready(self.view, self.present, broker)
     }
 }
 
@@ -91,9 +91,9 @@ pub(super) fn missing(view: &GroupView, wanted: &BTreeSet<BrokerId>) -> BTreeSet
 }
 
 /// Whether another broker was heard of lately and lacks hardly anything of the log.
-pub(super) fn is_ready(view: &GroupView, reachable: &BTreeSet<BrokerId>, broker: BrokerId) -> bool {
+pub(super) fn is_ready(view: &GroupView, present: &BTreeSet<BrokerId>, broker: BrokerId) -> bool {
     let lag = view.lag(broker);
-    reachable.contains(&broker) && lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
+    present.contains(&broker) && lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
             view,
             wanted: &wanted,
             led_for,
-            reachable: &set(&[1, 2, 3]),
+            present: &set(&[1, 2, 3]),
         };
         situation.next_step()
     }
@@ -165,11 +165,11 @@ mod tests {
             view: &young,
             wanted: &wanted,
             led_for: LEADER_REST,
-            reachable: &set(&[1, 2, 4]),
+            present: &set(&[1, 2, 4]),
         };
         assert_eq!(situation.next_step(), Step::None);
         let known = view(&[1], &[2, 4], &[(2, 1000), (4, 1000)]);
-        (situation.view, situation.reachable) = (&known, Box::leak(Box::new(set(&[1, 2]))));
+        (situation.view, situation.present) = (&known, Box::leak(Box::new(set(&[1, 2]))));
         assert_eq!(situation.next_step(), Step::None);
     }
 

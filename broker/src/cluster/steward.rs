@@ -8,6 +8,7 @@ use std::{
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -23,7 +24,7 @@ use crate::{
     catalog::{CATALOG_SHARD, CatalogState},
     peer::PeerNetwork,
     shard::raft::{Group, GroupView},
-    shards::{Shards, others_of},
+    shards::Shards,
 };
 
 /// How often a steward looks at everything.
@@ -66,9 +67,21 @@ struct Memory {
     /// Since when this broker has led what it leads, and in which term.
     led_since: BTreeMap<ShardId, (u64, Instant)>,
     reported: Option<(Instant, Vec<(ShardId, u64)>)>,
-    /// Shards with a step under way.
-    busy: JoinSet<ShardId>,
-    busy_shards: BTreeSet<ShardId>,
+    /// Steps under way, and the shards that they are of.
+    steps: JoinSet<()>,
+    busy: Arc<Mutex<BTreeSet<ShardId>>>,
+}
+
+/// A shard with a step under way; it ends with this, however that comes about.
+struct Busy {
+    shards: Arc<Mutex<BTreeSet<ShardId>>>,
+    shard: ShardId,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shards.lock().remove(&self.shard);
+    }
 }
 
 impl Steward {
@@ -110,7 +123,7 @@ impl Steward {
         if let Err(error) = self.task.await {
             tracing::error!("the steward has failed: {error}");
         }
-        let handed = timeout(HAND_OVER_TIMEOUT, self.shared.hand_over()).await;
+        let handed = timeout(HAND_OVER_TIMEOUT, self.shared.hand_all_over()).await;
         if handed.is_err() {
             tracing::warn!("some shards still had no other leader after {HAND_OVER_TIMEOUT:?}");
         }
@@ -136,10 +149,9 @@ async fn run(shared: Arc<Shared>) {
 
 impl Shared {
     async fn round(self: &Arc<Self>, memory: &mut Memory) {
-        while let Some(done) = memory.busy.try_join_next() {
-            match done {
-                Ok(shard) => drop(memory.busy_shards.remove(&shard)),
-                Err(error) => tracing::error!("a step of the steward has failed: {error}"),
+        while let Some(done) = memory.steps.try_join_next() {
+            if let Err(error) = done {
+                tracing::error!("a step of the steward has failed: {error}");
             }
         }
         let state = self.shards.catalog().snapshot();
@@ -180,39 +192,38 @@ impl Shared {
         state: &CatalogState,
         views: &BTreeMap<ShardId, GroupView>,
     ) {
-        let reachable = self.reachable(state);
         for shard in self.shards.with_damage() {
             let (Some(data), Some(view)) = (self.shards.data(shard), views.get(&shard)) else {
                 continue;
             };
-            let led = if view.leads {
-                Some(led_shard(shard, view))
-            } else {
-                self.reports.led(shard).map(|(_, led)| led)
-            };
-            if !led.is_some_and(|led| led.term >= view.term && led.goes_on(self.broker, &reachable))
-            {
+            let this = Arc::clone(self);
+            if view.leads {
+                memory.begin(shard, async move {
+                    let handed = this.hand_over(shard, data.group());
+                    if timeout(HAND_OVER_TIMEOUT, handed).await.is_err() || data.leads() {
+                        tracing::warn!(%shard, "files are damaged, and no other broker can lead");
+                        sleep(REPAIR_RETRY_AFTER).await;
+                    }
+                });
                 continue;
             }
-            let this = Arc::clone(self);
-            memory.begin(shard, async move {
-                let handed = timeout(HAND_OVER_TIMEOUT, hand_over(data.group(), this.broker));
-                if handed.await.is_err() || data.leads() {
-                    tracing::warn!(%shard, "files are damaged, and no other broker can lead yet");
-                    sleep(REPAIR_RETRY_AFTER).await;
-                } else if let Err(error) = this.shards.close_damaged(shard).await {
-                    tracing::error!(%shard, %error, "a damaged replica does not close");
-                }
-            });
+            let present = self.present(state, shard);
+            let led = self
+                .reports
+                .led(shard)
+                .filter(|(_, led)| led.term >= view.term);
+            if led.is_some_and(|(_, led)| led.goes_on(self.broker, &present)) {
+                memory.begin(shard, async move {
+                    if let Err(error) = this.shards.close_damaged(shard).await {
+                        tracing::error!(%shard, %error, "a damaged replica does not close");
+                    }
+                });
+            }
         }
         for shard in self.shards.damaged() {
-            let others = others_of(state, shard, self.broker);
-            if others.is_empty() {
-                continue;
-            }
             let this = Arc::clone(self);
             memory.begin(shard, async move {
-                if let Err(error) = this.shards.repair(shard, others).await {
+                if let Err(error) = this.shards.repair(shard).await {
                     tracing::error!(%shard, %error, "a damaged replica is not repaired");
                     sleep(REPAIR_RETRY_AFTER).await;
                 }
@@ -291,16 +302,14 @@ impl Shared {
                 bytes: appended.bytes,
             }
         });
+        let mut damaged = self.shards.damaged();
+        damaged.extend(self.shards.with_damage());
         BrokerReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leads: leads.collect(),
             replicas: replicas.collect(),
             degraded: (self.degraded)(),
-            damaged_shards: self
-                .shards
-                .damaged()
-                .union(&self.shards.with_damage())
-                .count() as u32,
+            damaged: damaged.into_iter().collect(),
         }
     }
 
@@ -310,7 +319,6 @@ impl Shared {
         state: &CatalogState,
         views: &BTreeMap<ShardId, GroupView>,
     ) {
-        let reachable = self.reachable(state);
         for (shard, wanted) in &state.placement {
             let Some(view) = views.get(shard).filter(|view| view.leads) else {
                 continue;
@@ -320,7 +328,7 @@ impl Shared {
                 view,
                 wanted,
                 led_for: memory.led_for(*shard),
-                reachable: &reachable,
+                present: &self.present(state, *shard),
             }
             .next_step();
             self.take(memory, *shard, step);
@@ -331,6 +339,14 @@ impl Shared {
         let brokers = state.brokers.keys().copied();
         brokers
             .filter(|broker| *broker == self.broker || self.reports.is_reachable(*broker))
+            .collect()
+    }
+
+    /// Those that have a replica of a data shard that nothing is wrong with.
+    fn present(&self, state: &CatalogState, shard: ShardId) -> BTreeSet<BrokerId> {
+        let brokers = state.brokers.keys().copied();
+        brokers
+            .filter(|broker| *broker == self.broker || self.reports.has_replica(*broker, shard))
             .collect()
     }
 
@@ -409,13 +425,36 @@ impl Shared {
     }
 
     /// Asks another voter to take each shard that this broker leads, and waits until it does.
-    async fn hand_over(&self) {
+    async fn hand_all_over(&self) {
         let data = self.shards.all_data();
         let data = data
             .iter()
-            .map(|shard| hand_over(shard.group(), self.broker));
-        let catalog = hand_over(self.shards.catalog().group(), self.broker);
+            .map(|shard| self.hand_over(shard.id(), shard.group()));
+        let catalog = self.hand_over(CATALOG_SHARD, self.shards.catalog().group());
         tokio::join!(join_all(data), catalog);
+    }
+
+    /// Returns when another broker leads the group, or none can.
+    async fn hand_over(&self, shard: ShardId, group: &Group) {
+        loop {
+            let view = group.view();
+            let others = view.voters.iter().filter(|voter| **voter != self.broker);
+            // One that was not heard of may still be there; one that was is asked first.
+            let best = others.filter_map(|voter| {
+                let matched = view.matched.get(voter)?;
+                let known = shard == CATALOG_SHARD || self.reports.has_replica(*voter, shard);
+                Some((known, matched, *voter))
+            });
+            let Some((.., heir)) = best.max().filter(|_| view.leads) else {
+                return;
+            };
+            group.transfer_leadership(heir).await;
+            // Asked too soon again, the heir would begin anew.
+            let handed = group.changed(&view);
+            if timeout(HAND_OVER_RETRY_AFTER, handed).await.is_err() {
+                tracing::debug!(%heir, "a shard is not taken over yet");
+            }
+        }
     }
 }
 
@@ -431,33 +470,17 @@ fn led_shard(shard: ShardId, view: &GroupView) -> LedShard {
     }
 }
 
-/// Returns when another broker leads the group, or none can.
-async fn hand_over(group: &Group, broker: BrokerId) {
-    loop {
-        let view = group.view();
-        let others = view.voters.iter().filter(|voter| **voter != broker);
-        let best = others
-            .filter_map(|voter| Some((view.matched.get(voter)?, *voter)))
-            .max();
-        let Some((_, heir)) = best.filter(|_| view.leads) else {
-            return;
-        };
-        group.transfer_leadership(heir).await;
-        // Asked too soon again, the heir would begin anew.
-        let handed = group.changed(&view);
-        if timeout(HAND_OVER_RETRY_AFTER, handed).await.is_err() {
-            tracing::debug!(%heir, "a shard is not taken over yet");
-        }
-    }
-}
-
 impl Memory {
     /// Begins a step of a shard, unless one is under way.
     fn begin(&mut self, shard: ShardId, step: impl Future<Output = ()> + Send + 'static) {
-        if self.busy_shards.insert(shard) {
-            self.busy.spawn(async move {
+        if self.busy.lock().insert(shard) {
+            let busy = Busy {
+                shards: Arc::clone(&self.busy),
+                shard,
+            };
+            self.steps.spawn(async move {
                 step.await;
-                shard
+                drop(busy);
             });
         }
     }

@@ -70,7 +70,12 @@ impl PartitionLog {
     /// # Errors
     /// When a segment is damaged or the disk is full. What was done until then is right.
     pub fn compact(&self, now_ms: u64) -> Result<Compaction, CompactError> {
-        self.log.compact(now_ms, COMPACTION_KEYS_MAX)
+        let compacted = self.log.compact(now_ms, COMPACTION_KEYS_MAX);
+        compacted.inspect_err(|error| {
+            if let CompactError::Read(error) = error {
+                self.log.note_damage(error);
+            }
+        })
     }
 }
 

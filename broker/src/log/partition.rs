@@ -1,6 +1,6 @@
 //! The log of one partition: the handle through which it is written.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use flumen_protocol::{
     batch::Batch,
@@ -9,7 +9,7 @@ use flumen_protocol::{
 use parking_lot::Mutex;
 
 use super::{
-    LogCheckpoint, LogOptions, LogReader,
+    LogCheckpoint, LogOptions, LogReader, ReadError,
     flusher::Due,
     names::StartMark,
     segment::Segment,
@@ -207,6 +207,22 @@ impl Log {
         }
     }
 
+    /// Takes note of what a read came by, if the log is open and its file is to blame.
+    pub(super) fn note_damage(&self, error: &ReadError) {
+        let is_damage = match error {
+            ReadError::Damaged { .. } => true,
+            // Gone, or in a part of the disk that cannot be read.
+            ReadError::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            ReadError::OutOfRange { .. } => false,
+        };
+        if is_damage && !self.state.lock().removed && self.store.note_damage(self.id) {
+            tracing::error!(partition = %self.id, %error, "a read has found damage");
+        }
+    }
+
     /// Ends the log and removes its files.
     pub(super) fn remove(&self) {
         let _maintenance = self.maintenance.lock();
@@ -221,6 +237,7 @@ impl Log {
     pub(super) fn close(&self) {
         let _maintenance = self.maintenance.lock();
         for segment in self.end().0 {
+            segment.set_removed();
             self.store.files.forget(&segment);
         }
     }

@@ -1,6 +1,6 @@
 //! Reading: from memory at once, from the disk by a job that may block.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flumen_protocol::{batch::Batch, ids::Offset};
@@ -153,6 +153,11 @@ impl LogReader {
         self.log.size_bytes()
     }
 
+    /// How long ago a read found something damaged in it.
+    pub fn damaged_for(&self) -> Option<Duration> {
+        self.log.store.damaged_for(self.log.id)
+    }
+
     /// Whether the partition was removed from the store. Nothing can be read any more.
     pub fn is_removed(&self) -> bool {
         self.log.state.lock().removed
@@ -205,7 +210,7 @@ impl DiskRead {
     fn run_once(&self, end: u64) -> Result<Vec<Batch>, ReadError> {
         let files = &self.reader.log.store.files;
         let open = files.get(&self.segment);
-        let open = open.inspect_err(|error| self.note_damage(error))?;
+        let open = open.inspect_err(|error| self.reader.log.note_damage(error))?;
         let floor = open.floor(files, &self.segment, self.offset)?;
         let mut position = floor.position;
         let mut bytes_wanted = self.bytes_max.max(READ_BYTES_MIN);
@@ -240,7 +245,8 @@ impl DiskRead {
         let mut buffer = Vec::with_capacity(len);
         open.file
             .read_onto(&mut buffer, len, position)
-            .map_err(|source| ReadError::io(self.path(), position, source))?;
+            .map_err(|source| ReadError::io(self.path(), position, source))
+            .inspect_err(|error| self.reader.log.note_damage(error))?;
         if buffer.len() < len {
             let missing = end - position - buffer.len() as u64;
             return Err(self.damaged(
@@ -353,15 +359,8 @@ impl DiskRead {
 
     fn damaged(&self, position: u64, source: FrameError) -> ReadError {
         let error = ReadError::damaged(self.path(), position, source);
-        self.note_damage(&error);
+        self.reader.log.note_damage(&error);
         error
-    }
-
-    fn note_damage(&self, error: &ReadError) {
-        let log = &self.reader.log;
-        if matches!(error, ReadError::Damaged { .. }) && log.store.note_damage(log.id) {
-            tracing::error!(partition = %log.id, %error, "a read has found damage");
-        }
     }
 
     fn path(&self) -> PathBuf {

@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use flumen_protocol::ids::{Offset, PartitionId};
+use flumen_protocol::{
+    ids::{Offset, PartitionId},
+    topic::Cleanup,
+};
 
 use super::{
     LogCheckpoint, LogOptions, LogStore, OpenError, PartitionLog, ReadError, SegmentCheckpoint,
@@ -46,6 +49,12 @@ impl LogStore {
             verified.is_err()
         };
         if let Some(first) = promised.position(|promised| is_damaged(&promised)) {
+            // Elsewhere compaction may have gone further: a key that is deleted there, with its
+            // tombstone gone, must not live on here in what lies before the damage.
+            let first = match options.cleanup {
+                Cleanup::Compact => 0,
+                Cleanup::Delete => first,
+            };
             for aside in &checkpoint.segments[first..] {
                 set_aside(self.shared(), key_of(id, aside))?;
             }

@@ -4,6 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use flumen_protocol::ids::{Offset, PartitionId, TopicId};
@@ -61,7 +62,7 @@ pub(super) struct StoreShared {
     /// Directories of topics that exist.
     topic_dirs: Mutex<FxHashSet<PathBuf>>,
     /// Open partitions of which a read found something damaged.
-    damaged: Mutex<FxHashSet<PartitionId>>,
+    damaged: Mutex<FxHashMap<PartitionId, Instant>>,
 }
 
 impl LogStore {
@@ -143,7 +144,7 @@ impl LogStore {
 
     /// Open partitions of which a read found something damaged.
     pub fn damaged(&self) -> Vec<PartitionId> {
-        self.inner.shared.damaged.lock().iter().copied().collect()
+        self.inner.shared.damaged.lock().keys().copied().collect()
     }
 
     /// An open partition.
@@ -344,9 +345,17 @@ impl StoreShared {
         }
     }
 
+    /// How long ago a read found something damaged of an open partition.
+    pub(super) fn damaged_for(&self, partition: PartitionId) -> Option<Duration> {
+        self.damaged.lock().get(&partition).map(Instant::elapsed)
+    }
+
     /// Remembers that a partition has damaged files. Returns whether that is news.
     pub(super) fn note_damage(&self, partition: PartitionId) -> bool {
-        self.damaged.lock().insert(partition)
+        let mut damaged = self.damaged.lock();
+        let is_news = !damaged.contains_key(&partition);
+        damaged.entry(partition).or_insert_with(Instant::now);
+        is_news
     }
 
     /// Removes a file if it is there.

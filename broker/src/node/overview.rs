@@ -142,7 +142,7 @@ impl Node {
                 .round_trip(broker)
                 .map(|time| time.as_micros() as u64),
             degraded: word.and_then(|(_, report)| report.degraded.clone()),
-            damaged_shards: word.map_or(0, |(_, report)| report.damaged_shards),
+            damaged_shards: word.map_or(0, |(_, report)| report.damaged.len() as u32),
         }
     }
 }

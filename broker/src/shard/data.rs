@@ -33,7 +33,6 @@ use super::{
     command::Command,
     failure::Failure,
     group::Group,
-    machine::Machine,
     proposer::Proposer,
     raft_parts::RaftParts,
 };
@@ -214,7 +213,7 @@ struct Shared {
     admission: Admission,
     directory: Directory,
     /// Other brokers find the records for as long as the shard lives.
-    _served: Served,
+    served: Served,
     failure: Failure,
     wal: Wal,
 }
@@ -228,6 +227,27 @@ pub(crate) struct DataShardParts {
     pub(crate) admission: Admission,
     /// Where other brokers find the records of this one's shards.
     pub(crate) records: RecordServer,
+}
+
+/// A shard whose files were damaged, with all that its checkpoint promises, before it is opened.
+pub(crate) struct Repaired {
+    id: ShardId,
+    machine: Arc<DataMachine>,
+    directory: Directory,
+    parts: DataShardParts,
+}
+
+impl Repaired {
+    /// Opens the shard, and removes what was set aside.
+    pub(crate) async fn start(self) -> Result<DataShard, ShardError> {
+        let (id, machine) = (self.id, Arc::clone(&self.machine));
+        let shard = DataShard::start(id, self.machine, self.directory, self.parts).await?;
+        let clean_up = crate::executor::spawn_blocking(move || machine.remove_set_aside());
+        clean_up
+            .await
+            .map_err(|error| ShardError::start(id, &error))?;
+        Ok(shard)
+    }
 }
 
 impl DataShardParts {
@@ -260,15 +280,14 @@ impl DataShard {
         Self::start(id, machine, directory, parts).await
     }
 
-    /// As [`DataShard::open`], with files that are damaged. What is whole is kept, and the rest
-    /// comes from `others`, which are asked until it is all there: only then is the shard started,
-    /// so that it neither leads nor answers anybody with a hole.
+    /// Gets a shard with files that are damaged ready to be opened. What is whole is kept, and
+    /// the rest comes from `others`, which are asked until it is all there.
     pub(crate) async fn repair(
         id: ShardId,
         checkpoint: PathBuf,
         parts: DataShardParts,
-        others: Vec<BrokerId>,
-    ) -> Result<Self, ShardError> {
+        others: impl Fn() -> Vec<BrokerId>,
+    ) -> Result<Repaired, ShardError> {
         let failed = |error: &dyn std::fmt::Display| ShardError::start(id, &error);
         let directory = Directory::default();
         let (machine, promised) = {
@@ -280,13 +299,15 @@ impl DataShard {
         };
         let machine = Arc::new(machine);
         if let Some(promised) = promised {
-            let installed = Arc::clone(&machine).install(promised, others).await;
-            installed.map_err(|error| failed(&error))?;
+            let filled = Arc::clone(&machine).fill(promised, others).await;
+            filled.map_err(|error| failed(&error))?;
         }
-        let shard = Self::start(id, Arc::clone(&machine), directory, parts).await?;
-        let clean_up = crate::executor::spawn_blocking(move || machine.remove_set_aside());
-        clean_up.await.map_err(|error| failed(&error))?;
-        Ok(shard)
+        Ok(Repaired {
+            id,
+            machine,
+            directory,
+            parts,
+        })
     }
 
     async fn start(
@@ -301,9 +322,9 @@ impl DataShard {
             id,
             proposer: Proposer::new(group.raft().clone(), &raft.wal),
             group,
-            machine,
             admission: parts.admission,
-            _served: parts.records.add(id, Arc::clone(&directory)),
+            served: (parts.records).add(id, Arc::clone(&directory), Arc::clone(&machine)),
+            machine,
             directory,
             failure: raft.failure,
             wal: raft.wal,
@@ -410,6 +431,7 @@ impl DataShard {
     /// Stops the shard and removes all that this broker has of it, but for its vote.
     pub(crate) async fn discard(&self) -> Result<(), ShardError> {
         let shared = &self.shared;
+        shared.served.end();
         shared.group.stop().await;
         let (tx, rx) = oneshot::channel();
         shared.wal.shard(shared.id).reset(move |result| {
@@ -434,6 +456,15 @@ impl DataShard {
     pub(crate) async fn close(&self) -> Result<(), ShardError> {
         let shared = &self.shared;
         let failed = |error: &dyn std::fmt::Display| ShardError::start(shared.id, &error);
+        // Little of the write-ahead log is to be kept for a shard that is not there to let it go.
+        let released = match shared.group.checkpoint().await {
+            Ok(()) => shared.group.release_log().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = released {
+            tracing::debug!(shard = %shared.id, %error, "closed without a last checkpoint");
+        }
+        shared.served.end();
         shared.group.stop().await;
         let (machine, wal) = (Arc::clone(&shared.machine), shared.wal.clone());
         // Who opens it takes for durable what is in the log.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use openraft::Raft;
+use openraft::{Raft, async_runtime::WatchReceiver};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
@@ -174,13 +174,29 @@ async fn answer(from: BrokerId, raft: &ShardRaft, request: CallRequest) -> Resul
         CallRequest::Append(request) => {
             rpc::encode(&raft.append_entries(request).await.map_err(text)?)
         }
-        CallRequest::Vote(request) => rpc::encode(&raft.vote(request).await.map_err(text)?),
-        CallRequest::PreVote(request) => rpc::encode(&raft.pre_vote(request).await.map_err(text)?),
+        CallRequest::Vote(request) => {
+            check_may_vote(raft)?;
+            rpc::encode(&raft.vote(request).await.map_err(text)?)
+        }
+        CallRequest::PreVote(request) => {
+            check_may_vote(raft)?;
+            rpc::encode(&raft.pre_vote(request).await.map_err(text)?)
+        }
         CallRequest::TransferLeader(request) => {
             rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
         }
         CallRequest::Standing => rpc::encode(&Standing::of(from, raft).await?),
     })
+}
+
+/// A replica without any log is no voter of any members that count: it waits to be taken in, or
+/// was here before, and gave up what would tell whether the candidate has all.
+fn check_may_vote(raft: &ShardRaft) -> Result<(), String> {
+    let metrics = raft.metrics();
+    let has_log = metrics.borrow_watched().last_log_index.is_some();
+    has_log
+        .then_some(())
+        .ok_or_else(|| "the replica here is empty, and votes for nobody".to_owned())
 }
 
 /// Appends what the leader sends. Answers leave in the order of the requests, each once its

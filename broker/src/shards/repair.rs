@@ -10,7 +10,12 @@
 //! In between the broker has no replica for anybody: it neither leads nor votes with a hole. A
 //! replica without others is all that there is, and stays as it is.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 
@@ -46,35 +51,62 @@ impl Shards {
         let closed = tokio::spawn(async move {
             let shared = &this.shared;
             let _one = shared.opening.lock().await;
-            mark(&shared.options, &*shared.parts.disk, id)?;
+            this.mark(id).await?;
             shared.damaged.lock().insert(id);
             shared.data.write().remove(&id);
             shard.close().await
         });
-        closed
-            .await
-            .map_err(|error| ShardError::start(id, &error))?
+        let closed = closed.await;
+        closed.map_err(|error| ShardError::start(id, &error))?
     }
 
-    /// Opens a damaged replica with the records that `others` have. Takes until it has them all.
-    pub(crate) async fn repair(
+    /// Opens a damaged replica with the records that others have. Takes until it has them all.
+    pub(crate) async fn repair(&self, id: ShardId) -> Result<(), ShardError> {
+        let shared = &self.shared;
+        self.mark(id).await?;
+        tracing::warn!(shard = %id, "files are damaged: getting the records from other brokers");
+        let (path, parts) = (checkpoint_path(&shared.options, id), shared.parts.clone());
+        let others = || others_of(&shared.catalog.snapshot(), id, shared.broker);
+        let repaired = DataShard::repair(id, path, parts, others).await?;
+        let this = self.clone();
+        let opened = tokio::spawn(async move {
+            let shared = &this.shared;
+            let _one = shared.opening.lock().await;
+            let shard = repaired.start().await?;
+            shard.group().keep_time(this.is_clustered());
+            shared.data.write().insert(id, shard);
+            shared.damaged.lock().remove(&id);
+            this.unmark(id).await?;
+            tracing::info!(shard = %id, "the records of damaged files are here again");
+            Ok(())
+        });
+        let opened = opened.await;
+        opened.map_err(|error| ShardError::start(id, &error))?
+    }
+
+    /// Remembers, also for the next start, that files of a shard are not what they were.
+    async fn mark(&self, id: ShardId) -> Result<(), ShardError> {
+        self.on_mark(id, |disk, path| write_file_atomically(disk, path, b""))
+            .await
+    }
+
+    async fn unmark(&self, id: ShardId) -> Result<(), ShardError> {
+        self.on_mark(id, |disk, path| disk.remove_file(path)).await
+    }
+
+    async fn on_mark(
         &self,
         id: ShardId,
-        others: Vec<BrokerId>,
+        work: impl FnOnce(&dyn Disk, &Path) -> io::Result<()> + Send + 'static,
     ) -> Result<(), ShardError> {
-        let shared = &self.shared;
-        let (path, parts) = (checkpoint_path(&shared.options, id), shared.parts.clone());
-        mark(&shared.options, &*shared.parts.disk, id)?;
-        tracing::warn!(shard = %id, ?others, "files are damaged: getting the records from others");
-        let shard = DataShard::repair(id, path, parts, others).await?;
-        shard.group().keep_time(self.is_clustered());
-        let _one = shared.opening.lock().await;
-        shared.data.write().insert(id, shard);
-        shared.damaged.lock().remove(&id);
-        let mark = mark_path(&shared.options, id);
-        let unmarked = shared.parts.disk.remove_file(&mark);
-        tracing::info!(shard = %id, "the records of damaged files are here again");
-        unmarked.map_err(|source| ShardError::Dir { dir: mark, source })
+        let (options, disk) = (&self.shared.options, Arc::clone(&self.shared.parts.disk));
+        let path = mark_path(options, id);
+        let done = spawn_blocking(move || work(&*disk, &path)).await;
+        let done = done.map_err(|error| ShardError::start(id, &error))?;
+        done.map_err(|source| ShardError::Dir {
+            dir: options.dir.clone(),
+            source,
+        })
     }
 }
 
@@ -112,15 +144,6 @@ pub(super) async fn open_unless_damaged(
         }
         opened => opened.map(Some),
     }
-}
-
-/// Remembers, also for the next start, that files of a shard are not what they were.
-fn mark(options: &ShardsOptions, disk: &dyn Disk, id: ShardId) -> Result<(), ShardError> {
-    let path = mark_path(options, id);
-    write_file_atomically(disk, &path, b"").map_err(|source| ShardError::Dir {
-        dir: options.dir.clone(),
-        source,
-    })
 }
 
 fn mark_path(options: &ShardsOptions, id: ShardId) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Where consume streams get their batches from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use flumen_protocol::{
     batch::Batch,
@@ -15,6 +15,9 @@ use crate::{
     log::{ReadError, ReadOutcome},
     shard::{News, PartitionReader, Subscription},
 };
+
+/// A damaged replica is left alone by consumers for so long. If it still leads then, no other can.
+const REPAIR_BEGINS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A partition that is consumed, and the place reached in it.
 #[derive(Debug)]
@@ -127,7 +130,7 @@ impl ConsumeSource {
                     self.next_offset = start;
                     Vec::new()
                 }
-                Err(error @ ReadError::Damaged { .. }) if self.is_replicated => {
+                Err(error) if self.is_replicated && self.is_being_repaired() => {
                     return Err(damaged_here(self.index, &error));
                 }
                 Err(error) => return Err(storage_failed(&error)),
@@ -153,6 +156,12 @@ impl ConsumeSource {
             batches,
             end_offset,
         })
+    }
+
+    /// Whether damage that was found is about to be repaired: another replica leads then.
+    fn is_being_repaired(&self) -> bool {
+        let damaged = self.reader.damaged_for();
+        damaged.is_some_and(|since| since < REPAIR_BEGINS_WITHIN)
     }
 
     /// From now on reports to `news`, as `token`, when it has something again after

@@ -37,8 +37,8 @@ pub(super) struct DataMachine {
     logs: LogStore,
     state: Mutex<DataState>,
     last_checkpoint: Mutex<Option<Checkpoint>>,
-    /// One checkpoint at a time.
-    checkpointing: Mutex<()>,
+    /// One checkpoint at a time, and none once the logs are ended. Whether they are.
+    checkpointing: Mutex<bool>,
 }
 
 impl DataMachine {
@@ -63,7 +63,7 @@ impl DataMachine {
             logs,
             state: Mutex::new(state),
             last_checkpoint: Mutex::new(last_checkpoint),
-            checkpointing: Mutex::new(()),
+            checkpointing: Mutex::new(false),
         })
     }
 
@@ -79,11 +79,19 @@ impl DataMachine {
     ) -> Result<(Self, Option<Checkpoint>), ShardError> {
         let logs = source.logs.clone();
         let saved = load(&*disk, &path)?;
-        for topic in saved.iter().flat_map(|(manifest, _)| &manifest.topics) {
-            for saved in &topic.partitions {
-                let options = LogOptions::from(&topic.config);
-                logs.salvage(topic.partition(saved), options, &saved.checkpoint)?;
-            }
+        let topics = saved.iter().flat_map(|(manifest, _)| &manifest.topics);
+        let partitions = topics.flat_map(|topic| {
+            let saved = topic.partitions.iter();
+            saved.map(move |saved| (topic.partition(saved), topic, saved))
+        });
+        let partitions: Vec<_> = partitions.collect();
+        // Somebody may have opened some of them, and come no further.
+        let ids: Vec<_> = partitions.iter().map(|(id, ..)| *id).collect();
+        let closed = logs.close(&ids);
+        closed.map_err(|error| ShardError::start(source.shard, &error))?;
+        for (id, topic, saved) in partitions {
+            let options = LogOptions::from(&topic.config);
+            logs.salvage(id, options, &saved.checkpoint)?;
         }
         let promised = saved.map(|(_, checkpoint)| checkpoint);
         let machine = Self {
@@ -101,7 +109,8 @@ impl DataMachine {
 
     /// Ends the logs and leaves their files as they are. Blocks on the disk.
     pub(super) fn close(&self) -> io::Result<()> {
-        let _one = self.checkpointing.lock();
+        let mut is_ended = self.checkpointing.lock();
+        *is_ended = true;
         let closed = self.state.lock().close();
         self.logs.close(&closed)
     }
@@ -136,7 +145,8 @@ impl DataMachine {
 
     /// Removes all records. Blocks on the disk.
     pub(super) fn discard(&self) {
-        let _one = self.checkpointing.lock();
+        let mut is_ended = self.checkpointing.lock();
+        *is_ended = true;
         for log in self.state.lock().discard() {
             self.logs.remove(log);
         }
@@ -167,6 +177,26 @@ impl DataMachine {
         let taken = self.state.lock().replace(manifest);
         taken.map_err(io::Error::other)?;
         Machine::checkpoint(self).map(drop)
+    }
+
+    /// Goes over to what a checkpoint says. The records that are not here come from `others`,
+    /// which are asked until all are there.
+    pub(super) async fn fill(
+        self: Arc<Self>,
+        checkpoint: Checkpoint,
+        others: impl Fn() -> Vec<BrokerId>,
+    ) -> io::Result<()> {
+        let manifest: Manifest =
+            postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
+        let applied_index = manifest.applied.index().unwrap_or(0);
+        let this = Arc::clone(&self);
+        let (manifest, wanted) = disk_work(move || {
+            let wanted = this.missing(&manifest)?;
+            Ok((manifest, wanted))
+        })
+        .await?;
+        self.source.fetch(others, applied_index, wanted).await;
+        disk_work(move || self.replace(manifest)).await
     }
 
     fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
@@ -237,7 +267,10 @@ impl Machine for DataMachine {
     }
 
     fn checkpoint(&self) -> io::Result<Checkpoint> {
-        let _one = self.checkpointing.lock();
+        let is_ended = self.checkpointing.lock();
+        if *is_ended {
+            return Err(io::Error::other("the shard is closed"));
+        }
         let mut cut = self.state.lock().cut();
         match self.make_durable(&mut cut) {
             Ok(checkpoint) => {
@@ -268,23 +301,9 @@ impl Machine for DataMachine {
     fn install(
         self: Arc<Self>,
         checkpoint: Checkpoint,
-        replicas: Vec<BrokerId>,
+        mut replicas: Vec<BrokerId>,
     ) -> BoxFuture<'static, io::Result<()>> {
-        Box::pin(async move {
-            let manifest: Manifest =
-                postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
-            let others: Vec<_> = replicas
-                .into_iter()
-                .filter(|id| *id != self.broker)
-                .collect();
-            let this = Arc::clone(&self);
-            let (manifest, wanted) = disk_work(move || {
-                let wanted = this.missing(&manifest)?;
-                Ok((manifest, wanted))
-            })
-            .await?;
-            self.source.fetch(&others, wanted).await;
-            disk_work(move || self.replace(manifest)).await
-        })
+        replicas.retain(|id| *id != self.broker);
+        Box::pin(self.fill(checkpoint, move || replicas.clone()))
     }
 }

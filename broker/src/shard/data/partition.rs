@@ -1,8 +1,11 @@
 //! A partition as its readers see it: its log, and how far it may be read.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use flumen_protocol::ids::{Offset, PartitionId};
@@ -129,6 +132,11 @@ impl PartitionReader {
     /// The log's own reader, for what else it can tell.
     pub fn log(&self) -> &LogReader {
         &self.shared.reader
+    }
+
+    /// How long ago a read found something damaged in it.
+    pub fn damaged_for(&self) -> Option<Duration> {
+        self.shared.reader.damaged_for()
     }
 
     /// Reports news of this partition to `news` as `token`, as long as the subscription lives.

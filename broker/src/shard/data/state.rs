@@ -284,7 +284,6 @@ impl DataState {
         for partition in self.partitions.values() {
             partition.shared.leave();
         }
-        self.directory.write().clear();
         self.dirty.clear();
         self.partitions.drain().map(|(id, _)| id).collect()
     }

@@ -25,6 +25,9 @@ pub(crate) const TRANSFER_BYTES_PER_SECOND_MAX: u64 = 160 * 1024 * 1024;
 #[derive(Serialize, Deserialize)]
 struct TransferOpen {
     shard: ShardId,
+    /// Up to where the log must be applied by who answers: less would not know what there should
+    /// be, and take partitions that it has not heard of for deleted ones.
+    applied_index: u64,
     ranges: Vec<Range>,
 }
 

@@ -62,21 +62,24 @@ enum FetchError {
 }
 
 impl RecordSource {
-    /// Appends to the logs what they lack. Goes on until it is all there: a replica that fails is
-    /// given up for another one. Dropped, it leaves whole batches behind.
+    /// Appends to the logs what they lack of what there is at `applied_index`. Goes on until it is
+    /// all there: a replica that fails is given up for another one of `replicas`, which is asked
+    /// for them again each time round. Dropped, it leaves whole batches behind.
     pub(in crate::shard::data) async fn fetch(
         &self,
-        replicas: &[BrokerId],
+        replicas: impl Fn() -> Vec<BrokerId>,
+        applied_index: u64,
         mut wanted: Vec<Wanted>,
     ) {
         let mut is_told = false;
         loop {
-            for replica in replicas {
+            let replicas = replicas();
+            for replica in &replicas {
                 wanted.retain(|wanted| wanted.from < wanted.to);
                 if wanted.is_empty() {
                     return;
                 }
-                if let Err(error) = self.fetch_from(*replica, &mut wanted).await {
+                if let Err(error) = self.fetch_from(*replica, applied_index, &mut wanted).await {
                     // One of them may be dead or removed meanwhile.
                     tracing::debug!(shard = %self.shard, broker = %replica, %error,
                         "records that this replica misses did not come; trying another one");
@@ -95,7 +98,12 @@ impl RecordSource {
         }
     }
 
-    async fn fetch_from(&self, replica: BrokerId, wanted: &mut [Wanted]) -> Result<(), FetchError> {
+    async fn fetch_from(
+        &self,
+        replica: BrokerId,
+        applied_index: u64,
+        wanted: &mut [Wanted],
+    ) -> Result<(), FetchError> {
         let ranges = wanted.iter().map(|wanted| Range {
             partition: wanted.log.id(),
             from: wanted.from,
@@ -103,6 +111,7 @@ impl RecordSource {
         });
         let open = TransferOpen {
             shard: self.shard,
+            applied_index,
             ranges: ranges.collect(),
         };
         let opened = self

@@ -18,7 +18,10 @@ use crate::{
     log::ReadOutcome,
     metrics::TransferMetrics,
     peer::{PeerHandler, PeerMessage, PeerStream, encode},
-    shard::data::{partition::PartitionReader, state::Directory},
+    shard::{
+        data::{machine::DataMachine, partition::PartitionReader, state::Directory},
+        machine::Machine,
+    },
 };
 
 /// Sends records of this broker's shards to other brokers. Cheap to clone.
@@ -28,26 +31,41 @@ pub(crate) struct RecordServer {
 }
 
 struct Shared {
-    shards: RwLock<FxHashMap<ShardId, Directory>>,
+    shards: RwLock<FxHashMap<ShardId, Source>>,
     pace: Pace,
     transfers: TransferMetrics,
+}
+
+/// A shard whose records others may have.
+#[derive(Clone)]
+struct Source {
+    directory: Directory,
+    machine: Arc<DataMachine>,
 }
 
 /// Keeps a shard's records available to others until it is dropped.
 pub(in crate::shard::data) struct Served {
     shared: Arc<Shared>,
     shard: ShardId,
-    directory: Directory,
+    machine: Arc<DataMachine>,
+}
+
+impl Served {
+    /// From now on others get nothing, and what they are about to get is no proof that there was
+    /// no more. To be called before anything of the shard goes.
+    pub(in crate::shard::data) fn end(&self) {
+        let mut shards = self.shared.shards.write();
+        // The shard may have been opened again meanwhile.
+        let served = shards.get(&self.shard);
+        if served.is_some_and(|served| Arc::ptr_eq(&served.machine, &self.machine)) {
+            shards.remove(&self.shard);
+        }
+    }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        let mut shards = self.shared.shards.write();
-        // The shard may have been opened again meanwhile.
-        let served = shards.get(&self.shard);
-        if served.is_some_and(|served| Arc::ptr_eq(served, &self.directory)) {
-            shards.remove(&self.shard);
-        }
+        self.end();
     }
 }
 
@@ -75,32 +93,52 @@ impl RecordServer {
         &self.shared.transfers
     }
 
-    pub(in crate::shard::data) fn add(&self, shard: ShardId, directory: Directory) -> Served {
-        let mut shards = self.shared.shards.write();
-        shards.insert(shard, Arc::clone(&directory));
+    pub(in crate::shard::data) fn add(
+        &self,
+        shard: ShardId,
+        directory: Directory,
+        machine: Arc<DataMachine>,
+    ) -> Served {
+        let source = Source {
+            directory,
+            machine: Arc::clone(&machine),
+        };
+        self.shared.shards.write().insert(shard, source);
         Served {
             shared: Arc::clone(&self.shared),
             shard,
-            directory,
+            machine,
         }
     }
 
     async fn serve(&self, head: Bytes, mut stream: PeerStream) -> Result<(), String> {
         let open: TransferOpen = postcard::from_bytes(&head).map_err(text)?;
-        let directory = self.shared.shards.read().get(&open.shard).cloned();
-        let directory =
-            directory.ok_or_else(|| format!("shard {} has no replica here", open.shard))?;
+        let source = self.source(open.shard)?;
+        let applied = source.machine.applied().index().unwrap_or(0);
+        if applied < open.applied_index {
+            return Err(format!("shard {} is itself behind here", open.shard));
+        }
         for range in open.ranges {
-            let found = directory.read().get(&range.partition).cloned();
+            let found = source.directory.read().get(&range.partition).cloned();
             let end = match found.map(PartitionReader::new) {
                 Some(reader) => self.send_range(&mut stream, &reader, range).await?,
                 // It was deleted since; whoever asks will hear of that, too.
                 None => range.to,
             };
+            // What was not found may be gone from here only.
+            let still = self.source(open.shard)?;
+            if !Arc::ptr_eq(&still.machine, &source.machine) {
+                return Err(format!("shard {} was opened anew", open.shard));
+            }
             send(&mut stream, &TransferHead::RangeEnds(end), Vec::new()).await?;
         }
         stream.sender.finish();
         Ok(())
+    }
+
+    fn source(&self, shard: ShardId) -> Result<Source, String> {
+        let source = self.shared.shards.read().get(&shard).cloned();
+        source.ok_or_else(|| format!("shard {shard} has no replica here"))
     }
 
     /// Sends what there is of a range, and tells up to where that is.

@@ -106,3 +106,57 @@ async fn a_leader_that_reads_a_damaged_batch_leads_no_more_and_gets_it_from_the_
         .await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_comes_late_does_not_forget_what_a_closed_replica_has() {
+    let cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(1).await;
+    cluster.append(0, &value(0), 0).await;
+    cluster.everyone_has(0, &numbers(0..1)).await;
+    let shard = cluster.shard_of(partition(0));
+    let leader = cluster.leader(shard).unwrap();
+    let at = (leader + 1) % 3;
+    let data = cluster.shards(at).data(shard).unwrap();
+    cluster.shards(at).close_damaged(shard).await.unwrap();
+    assert!(data.group().checkpoint().await.is_err());
+    cluster.append(0, &value(1), 1).await;
+    cluster.everyone_has(0, &numbers(0..2)).await;
+    assert_eq!(
+        files_that_end_with(&cluster.disks[at], "/shards", ".damaged"),
+        0
+    );
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_are_damaged_again_while_they_are_repaired_have_all_in_the_end() {
+    let mut cluster = TestCluster::start(3).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(3).await;
+    let disk = Arc::clone(&cluster.disks[2]);
+    for round in 0..6 {
+        for index in 0..3 {
+            cluster.append(index, &value(round), round).await;
+            cluster.everyone_has(index, &numbers(0..round + 1)).await;
+        }
+        cluster.stop(2).await;
+        for file in segments(&disk) {
+            disk.open(&file).unwrap().set_len(50).unwrap();
+        }
+        // Killed at any moment of the repair, it goes on with it.
+        cluster.start_member(2).await;
+        sleep(Duration::from_millis(round * 30)).await;
+        cluster.kill(2).await;
+        cluster.start_member(2).await;
+    }
+    for index in 0..3 {
+        cluster.everyone_has(index, &numbers(0..6)).await;
+    }
+    cluster
+        .wait_for("the marks to be gone", || {
+            files_that_end_with(&disk, "/shards", ".damaged") == 0
+        })
+        .await;
+    cluster.end().await;
+}
