@@ -1,10 +1,11 @@
 //! The catalog: the metadata of the cluster, kept by a Raft group of its own.
 //!
 //! Reading is a pointer: [`Catalog::snapshot`] gives the state as it is, [`Catalog::watch`] tells
-//! of changes. Writing goes through the log, and is answered once it is durable and applied.
-//! All rules are in [`CatalogState::apply`].
+//! of changes; what is not there may be at the leader, which is asked before anybody is told so.
+//! Writing goes through the log, and is answered once it is durable and applied. All rules are in [`CatalogState::apply`].
 
 mod command;
+mod current;
 mod error;
 mod machine;
 mod plugins;
@@ -34,6 +35,7 @@ pub use self::{
     },
 };
 use self::{
+    current::Checks,
     machine::{CatalogMachine, Outcome},
     plugins::PluginFiles,
 };
@@ -76,6 +78,7 @@ struct Shared {
     founding: Option<Founding>,
     plugins: Arc<PluginFiles>,
     state: watch::Receiver<Arc<CatalogState>>,
+    checks: Checks,
 }
 
 struct Founding {
@@ -126,6 +129,7 @@ impl Catalog {
                 }),
                 plugins,
                 state,
+                checks: Checks::default(),
             }),
         })
     }

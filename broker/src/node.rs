@@ -30,15 +30,19 @@ mod remote;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use flumen_protocol::{
-    error::WireError,
+    error::{ErrorCode, WireError},
     join::JoinToken,
     message::{BrokerStatus, Metadata},
     topic::TopicName,
@@ -48,7 +52,7 @@ use flumen_transport::endpoint::Network;
 use self::enrol::Enrolments;
 use crate::{
     admin::{Admin, AdminError, Health as _},
-    catalog::{CATALOG_SHARD, Catalog, ClusterId},
+    catalog::{Catalog, ClusterId},
     cluster::{Reports, Steward},
     config::{BrokerConfig, ConfigError},
     disk::{Disk, read_file, write_file_atomically},
@@ -95,6 +99,8 @@ pub(crate) struct Node {
     logs: LogStore,
     shards: Shards,
     catalog: Catalog,
+    /// Whether all plugins run that should have when the broker started.
+    filters: AtomicBool,
     /// The way to the other brokers.
     network: Arc<dyn PeerNetwork>,
     peers: Peers,
@@ -422,7 +428,8 @@ impl Node {
         let catalog = shards.catalog().clone();
         peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
         let topics = Topics::new(catalog.clone(), shards.clone());
-        if shards.leader_of(CATALOG_SHARD) == Some(shards.broker()) {
+        // Where others vote on the catalog, whoever leads it does so once it takes part.
+        if catalog.group().view().voters == BTreeSet::from([shards.broker()]) {
             topics.reconcile().await.map_err(StartError::Reconcile)?;
         }
         let engine = PluginEngine::new(&dir.join("plugins"))?;
@@ -449,6 +456,7 @@ impl Node {
             logs,
             shards,
             catalog,
+            filters: AtomicBool::new(false),
         })
     }
 
@@ -473,16 +481,41 @@ impl Node {
         Ok(Some(admin.await?))
     }
 
+    /// Waits until records may be taken: whoever takes some must know of all plugins that were
+    /// bound before it started, or it would let pass what they filter. Later on, changes wait
+    /// until this broker has them in force.
+    ///
+    /// # Errors
+    /// When the catalog's leader cannot be asked, or the plugins are still being made ready.
+    pub(crate) async fn ready_for_records(&self) -> Result<(), WireError> {
+        if self.filters.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.catalog.caught_up().await?;
+        let version = self.catalog.snapshot().version;
+        let in_step = self.plugins.in_step(version);
+        let in_step = tokio::time::timeout(remote::FOLLOW_TIMEOUT, in_step).await;
+        in_step.map_err(|_| {
+            let text = "the plugins of this broker are still being made ready; try again";
+            WireError::new(ErrorCode::Unavailable, text)
+        })?;
+        self.filters.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Answers a client that asks where things are.
-    pub(crate) fn metadata(&self, names: &[TopicName]) -> Metadata {
-        let topics = names.iter().filter_map(|name| self.topics.metadata(name));
-        Metadata {
+    pub(crate) async fn metadata(&self, names: &[TopicName]) -> Result<Metadata, WireError> {
+        let mut topics = Vec::with_capacity(names.len());
+        for name in names {
+            topics.extend(self.topics.metadata(name).await?);
+        }
+        Ok(Metadata {
             version: self.catalog.snapshot().version,
             brokers: self.catalog.snapshot().brokers.values().cloned().collect(),
             shards: self.shards.located(),
-            topics: topics.collect(),
+            topics,
             batch_bytes_max: self.batch_bytes_max,
-        }
+        })
     }
 
     /// The state of this broker.

@@ -20,7 +20,7 @@ use flumen_protocol::{
 use tokio::sync::{Mutex, watch};
 
 use crate::{
-    catalog::{Catalog, NewPlugin, PluginBytesError, Topic},
+    catalog::{Catalog, CatalogState, NewPlugin, PluginBytesError, Topic},
     hooks::Hooks,
     plugin::{BindError, Binding, DeployError, Plugin, PluginEngine},
 };
@@ -187,6 +187,14 @@ impl Plugins {
                 .filter(|status| status.binding.plugin == *name)
                 .collect(),
         })
+    }
+
+    /// As [`Plugins::describe`], for who asks from outside: that there is no such plugin is said
+    /// when it is so in the cluster, not when this broker has not heard of it.
+    pub async fn described(&self, name: &Name) -> Result<PluginDescription, WireError> {
+        let is_there = |state: &CatalogState| state.plugin(name).map(drop);
+        self.catalog.find(is_there).await?;
+        self.describe(name)
     }
 
     /// The bindings of a topic and how they fare.

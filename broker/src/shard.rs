@@ -56,7 +56,7 @@ pub(crate) mod raft {
         command::{Command, decode as decode_entry},
         data::{DataShardParts, RecordServer},
         failure::Failure,
-        group::{Group, GroupView, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
+        group::{BehindError, Group, GroupView, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
         machine::{Applied, Checkpoint, Machine},
         raft_parts::RaftParts,
         replicas::Replicas,

@@ -27,7 +27,7 @@ pub use self::{
     produce::ProduceTarget,
 };
 use crate::{
-    catalog::{Catalog, Topic},
+    catalog::{Catalog, CatalogState, Topic},
     shard::{DataShard, PartitionReader, ProposeError},
     shards::{Shards, others_of},
 };
@@ -53,7 +53,7 @@ impl Topics {
 
     /// Changes a topic's settings. When this returns, they are in force.
     pub async fn alter(&self, name: TopicName, changes: TopicChanges) -> Result<(), WireError> {
-        let before = self.find(&name)?;
+        let before = self.find(&name).await?;
         let after = self.catalog.alter_topic(name, changes).await?;
         self.shards
             .configure_partitions(after.id, &after.config)
@@ -80,24 +80,40 @@ impl Topics {
         state.topics.values().map(summary).collect()
     }
 
-    /// A topic by its name.
-    pub fn find(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {
-        let state = self.catalog.snapshot();
-        Ok(Arc::clone(state.topic(name)?))
+    /// A topic by its name. That there is none is said when it is so in the cluster, not when
+    /// this broker has not heard of it.
+    pub async fn find(&self, name: &TopicName) -> Result<Arc<Topic>, WireError> {
+        let found = |state: &CatalogState| Ok(Arc::clone(state.topic(name)?));
+        self.catalog.find(found).await
     }
 
-    /// Where the partitions of a topic are.
-    pub fn metadata(&self, name: &TopicName) -> Option<TopicMetadata> {
-        let topic = self.find(name).ok()?;
+    /// A topic that has these partitions.
+    async fn find_with(&self, name: &TopicName, indexes: &[u32]) -> Result<Arc<Topic>, WireError> {
+        let found = |state: &CatalogState| {
+            let topic = state.topic(name)?;
+            for index in indexes {
+                check_index(name, topic, *index)?;
+            }
+            Ok(Arc::clone(topic))
+        };
+        self.catalog.find(found).await
+    }
+
+    /// Where the partitions of a topic are; `None` if there is no such topic.
+    pub async fn metadata(&self, name: &TopicName) -> Result<Option<TopicMetadata>, WireError> {
+        let topic = match self.find(name).await {
+            Err(error) if error.code == ErrorCode::UnknownTopic => return Ok(None),
+            found => found?,
+        };
         let shards = (0..topic.config.partitions)
             .map(|index| self.shards.shard_of(partition(&topic, index)))
             .collect();
-        Some(TopicMetadata {
+        Ok(Some(TopicMetadata {
             name: name.clone(),
             id: topic.id,
             config: topic.config.clone(),
             shards,
-        })
+        }))
     }
 
     /// The partitions of a topic by the brokers that lead them, as far as this one knows.
@@ -126,22 +142,16 @@ impl Topics {
         name: &TopicName,
         indexes: &[u32],
     ) -> Result<Vec<PartitionDescription>, WireError> {
-        let topic = self.find(name)?;
-        self.confirm_leadership(name, &topic, indexes).await?;
+        let topic = self.find_with(name, indexes).await?;
+        self.confirm_leadership(&topic, indexes).await?;
         Ok(self.describe(&topic, indexes))
     }
 
     /// Makes sure that this broker leads the shards of partitions, and has applied all that was
     /// acknowledged.
-    async fn confirm_leadership(
-        &self,
-        name: &TopicName,
-        topic: &Topic,
-        indexes: &[u32],
-    ) -> Result<(), WireError> {
+    async fn confirm_leadership(&self, topic: &Topic, indexes: &[u32]) -> Result<(), WireError> {
         let mut shards = BTreeSet::new();
         for index in indexes {
-            check_index(name, topic, *index)?;
             let partition = partition(topic, *index);
             if shards.insert(self.shards.shard_of(partition)) {
                 let replica = self.replica(partition)?;
@@ -193,11 +203,11 @@ impl Topics {
         indexes: &[u32],
         time_ms: i64,
     ) -> Result<Vec<Offset>, WireError> {
-        let topic = self.find(name)?;
-        self.confirm_leadership(name, &topic, indexes).await?;
+        let topic = self.find_with(name, indexes).await?;
+        self.confirm_leadership(&topic, indexes).await?;
         let mut offsets = Vec::with_capacity(indexes.len());
         for index in indexes {
-            let reader = self.reader(name, &topic, *index)?;
+            let reader = self.reader(&topic, *index)?;
             offsets.push(consume::offset_for_time(&reader, time_ms).await?);
         }
         Ok(offsets)
@@ -205,11 +215,16 @@ impl Topics {
 
     /// Brings the shards to what the catalog says: a crash may have come in between. For the
     /// broker that leads the catalog.
+    ///
+    /// # Errors
+    /// When this broker may not know all of the catalog: what it does not know would be removed.
     pub async fn reconcile(&self) -> Result<(), WireError> {
         // First what is held: a topic that is made meanwhile is in the catalog before it is there.
+        // The catalog's leader is asked after that, since its news may be elsewhere already.
         let partitions = self.shards.all_data().into_iter();
         let partitions = partitions.flat_map(|shard| shard.partitions());
         let held: BTreeSet<TopicId> = partitions.map(|partition| partition.topic).collect();
+        self.catalog.catch_up().await?;
         let state = self.catalog.snapshot();
         let known: BTreeSet<TopicId> = state.topics.values().map(|topic| topic.id).collect();
         for topic in held.difference(&known) {
@@ -248,15 +263,10 @@ impl Topics {
             .ok_or_else(|| self.not_leader(partition, &ProposeError::NotLeader))
     }
 
-    fn reader(
-        &self,
-        name: &TopicName,
-        topic: &Topic,
-        index: u32,
-    ) -> Result<PartitionReader, WireError> {
-        check_index(name, topic, index)?;
+    fn reader(&self, topic: &Topic, index: u32) -> Result<PartitionReader, WireError> {
         let partition = partition(topic, index);
         self.replica(partition)?.reader(partition).ok_or_else(|| {
+            let name = &topic.name;
             let text = format!("partition {index} of topic {name} is being made; try again");
             WireError::new(ErrorCode::Unavailable, text)
         })

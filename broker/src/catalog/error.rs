@@ -154,6 +154,12 @@ pub enum CatalogError {
         "the catalog's leader changed or was lost meanwhile; whether the change was made is not known"
     )]
     Unknown,
+    /// This broker may not know all of the catalog.
+    #[error(
+        "this broker cannot make sure that it knows all that there is in the cluster ({0}); try \
+         again, and look at `flumen cluster status` if it stays so"
+    )]
+    Behind(String),
     /// The catalog has stopped.
     #[error("the catalog has stopped; whether the change was made is not known")]
     Stopped,
@@ -210,6 +216,7 @@ impl CatalogError {
             Self::LastBroker(_) => ErrorCode::Conflict,
             Self::NoRoom(_) => ErrorCode::NoSpace,
             Self::NotLeader => ErrorCode::NotLeader,
+            Self::Behind(_) => ErrorCode::Unavailable,
             // Not `Unavailable`, which says that nothing was done.
             Self::Stopped | Self::Unknown => ErrorCode::Timeout,
             Self::Internal(_) => ErrorCode::Internal,

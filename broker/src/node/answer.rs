@@ -29,9 +29,15 @@ impl Node {
     /// Answers a request of a client.
     pub(crate) async fn answer(&self, request: Request, payload: Bytes) -> Reply {
         match request {
-            Request::Metadata { topics } => Ok(Response::Metadata(self.metadata(&topics))),
-            Request::ListTopics => Ok(Response::Topics(self.topics.list())),
-            Request::ListPlugins => Ok(Response::Plugins(self.plugins.list())),
+            Request::Metadata { topics } => self.metadata(&topics).await.map(Response::Metadata),
+            Request::ListTopics => {
+                self.catalog.caught_up().await?;
+                Ok(Response::Topics(self.topics.list()))
+            }
+            Request::ListPlugins => {
+                self.catalog.caught_up().await?;
+                Ok(Response::Plugins(self.plugins.list()))
+            }
             Request::DescribeTopic { name } => {
                 self.describe_topic(&name).await.map(Response::Topic)
             }
@@ -39,7 +45,9 @@ impl Node {
                 .offsets_for_time(&topic, time_ms)
                 .await
                 .map(Response::Offsets),
-            Request::DescribePlugin { name } => self.plugins.describe(&name).map(Response::Plugin),
+            Request::DescribePlugin { name } => {
+                self.plugins.described(&name).await.map(Response::Plugin)
+            }
             Request::Status => Ok(Response::Status(self.status())),
             Request::ClusterStatus => Ok(Response::ClusterStatus(self.cluster_status())),
             change => self.change_where_it_is_led(change, payload).await,
@@ -72,6 +80,11 @@ impl Node {
     /// in force, too.
     pub(super) async fn change(&self, request: Request, payload: Bytes) -> Reply {
         if self.shards.leader_of(CATALOG_SHARD) != Some(self.shards.broker()) {
+            return Err(no_leader());
+        }
+        // What those who led before have changed counts from the first change on.
+        if let Err(error) = self.catalog.catch_up().await {
+            tracing::debug!(%error, "not the catalog's leader for sure");
             return Err(no_leader());
         }
         let reply = self.make_change(request, payload).await?;
@@ -136,7 +149,7 @@ impl Node {
 
     /// A topic with its partitions and bindings, as the leaders of its partitions know them.
     async fn describe_topic(&self, name: &TopicName) -> Result<TopicDescription, WireError> {
-        let topic = self.topics.find(name)?;
+        let topic = self.topics.find(name).await?;
         let mut partitions = Vec::with_capacity(topic.config.partitions as usize);
         for (leader, indexes) in self.topics.by_leader(&topic) {
             let described = match leader {
@@ -166,7 +179,7 @@ impl Node {
         name: &TopicName,
         time_ms: i64,
     ) -> Result<Vec<Offset>, WireError> {
-        let topic = self.topics.find(name)?;
+        let topic = self.topics.find(name).await?;
         let mut offsets = Vec::with_capacity(topic.config.partitions as usize);
         for (leader, indexes) in self.topics.by_leader(&topic) {
             let found = match leader {

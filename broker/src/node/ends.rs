@@ -30,7 +30,7 @@ impl Node {
         let deadline = Instant::now() + ENDS_WAIT_MAX;
         let mut ends = BTreeMap::new();
         loop {
-            let topic = self.topics.find(name)?;
+            let topic = self.topics.find(name).await?;
             ends.extend(self.ends_once(&topic, &indexes, deadline).await);
             let is_open =
                 |index: &u32| *index < topic.config.partitions && !ends.contains_key(index);

@@ -111,12 +111,13 @@ impl Node {
     }
 
     async fn let_in(&self, enrolment: &Enrolment) -> Reply {
-        let state = self.catalog.snapshot();
-        let cluster = cluster_of(&state)?;
-        if let Err(error) = check_token(&state, enrolment) {
+        let cluster = cluster_of(&self.catalog.snapshot())?;
+        let is_valid = |state: &CatalogState| check_token(state, enrolment);
+        if let Err(error) = self.catalog.find(is_valid).await {
             tokio::time::sleep(WRONG_TOKEN_DELAY).await;
             return Err(error);
         }
+        let state = self.catalog.snapshot();
         check(cluster, enrolment)?;
         let mut members = state.brokers.clone();
         let this = self.identity.broker_id();

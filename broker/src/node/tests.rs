@@ -10,7 +10,7 @@ use bytes::Bytes;
 use flumen_protocol::{
     ids::{BrokerId, Offset, PartitionId},
     join::JoinToken,
-    message::{Request, Response},
+    message::{Reply, Request, Response},
     topic::{TopicConfig, TopicName},
 };
 use tokio::time::{sleep, timeout};
@@ -174,7 +174,7 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     };
     let created = founder.node().answer(request, Bytes::new()).await;
     assert!(created.is_ok(), "{created:?}");
-    let topic = founder.node().topics.find(&name).unwrap();
+    let topic = founder.node().topics.find(&name).await.unwrap();
     eventually(
         "each broker has one shard of its own, and knows of the other's",
         || {
@@ -219,4 +219,63 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     expected.retain(|index, _| !elsewhere.contains(index));
     assert_eq!(ends, expected);
     founder.stop().await;
+}
+
+fn topic(name: &str) -> TopicName {
+    name.parse().unwrap()
+}
+
+async fn create(broker: &Broker, name: &str) {
+    let made = Request::CreateTopic {
+        name: topic(name),
+        config: TopicConfig::default(),
+    };
+    let made = broker.node().answer(made, Bytes::new()).await;
+    assert_eq!(made, Ok(Response::Done));
+}
+
+async fn ask(broker: &Broker, name: &str) -> Reply {
+    let topics = vec![topic(name)];
+    let request = Request::Metadata { topics };
+    broker.node().answer(request, Bytes::new()).await
+}
+
+fn names(reply: Reply) -> Vec<String> {
+    match reply {
+        Ok(Response::Metadata(metadata)) => {
+            let topics = metadata.topics.iter();
+            topics.map(|topic| topic.name.to_string()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_starts_behind_and_alone_denies_nothing_and_takes_no_records() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    create(&founder, "before").await;
+    joined.stop().await;
+    create(&founder, "meanwhile").await;
+    founder.stop().await;
+
+    // Of two brokers, one votes on the catalog: the founder.
+    let joined = start_again(two.path()).await.unwrap();
+    assert_eq!(names(ask(&joined, "before").await), ["before"]);
+    let unsure = [
+        ask(&joined, "meanwhile").await.map(drop),
+        joined
+            .node()
+            .answer(Request::ListTopics, Bytes::new())
+            .await
+            .map(drop),
+        joined.node().ready_for_records().await,
+    ];
+    for outcome in unsure {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+        assert!(error.retryable, "{error}");
+    }
+
+    joined.stop().await;
 }

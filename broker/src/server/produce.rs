@@ -32,6 +32,7 @@ use super::{budget::Taken, session::Session};
 use crate::{
     hooks::{Processed, SideBatch},
     metrics::{ErrorLabel, ServerMetrics, TopicLabel, observe},
+    node::Node,
     shard::PendingAppend,
     topics::ProduceTarget,
 };
@@ -76,12 +77,7 @@ pub(super) async fn serve(
     reader: FrameReader,
     mut writer: FrameWriter,
 ) {
-    let target = match session
-        .shared
-        .node
-        .topics
-        .target(&open.topic, open.partition)
-    {
+    let target = match find(&session.shared.node, &open).await {
         Ok(target) => target,
         Err(error) => {
             let outcomes = vec![Err(error)];
@@ -100,6 +96,11 @@ pub(super) async fn serve(
         () = &mut acknowledging => {}
         () = &mut receiving => acknowledging.await,
     }
+}
+
+async fn find(node: &Node, open: &ProduceOpen) -> Result<ProduceTarget, WireError> {
+    node.ready_for_records().await?;
+    node.topics.target(&open.topic, open.partition).await
 }
 
 /// Reads batches until the client finishes, breaks the protocol, or the broker stops.

@@ -1,5 +1,6 @@
 //! One Raft group: openraft over a log and a machine, started, watched and stopped.
 
+pub(super) mod catch_up;
 pub(super) mod leave;
 mod members;
 pub(super) mod propose;
@@ -12,6 +13,7 @@ use openraft::{BasicNode, Config, Raft, ReadPolicy, SnapshotPolicy, async_runtim
 
 pub use self::propose::ProposeError;
 pub(crate) use self::{
+    catch_up::BehindError,
     propose::{LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
     view::GroupView,
 };

@@ -16,7 +16,7 @@ pub(crate) use self::gate::ClosedGate;
 use self::gate::Gate;
 use super::{
     group::{
-        Group, ProposeError,
+        Group, ProposeError, catch_up,
         leave::Standing,
         propose::{self, LocalProposals},
     },
@@ -186,6 +186,7 @@ async fn answer(from: BrokerId, raft: &ShardRaft, request: CallRequest) -> Resul
             rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
         }
         CallRequest::Standing => rpc::encode(&Standing::of(from, raft).await?),
+        CallRequest::ReadIndex => rpc::encode(&catch_up::read_index(raft).await),
     })
 }
 

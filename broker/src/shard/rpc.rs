@@ -33,7 +33,12 @@ pub(super) enum CallRequest {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     /// What the caller is to the replica that is called.
     Standing,
+    /// How far the log is committed; for its leader.
+    ReadIndex,
 }
+
+/// Up to where the log is committed at least, or why this replica cannot say.
+pub(super) type ReadIndexReply = Result<u64, String>;
 
 /// What a stream to another replica is for.
 #[derive(Serialize, Deserialize)]

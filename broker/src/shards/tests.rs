@@ -16,6 +16,7 @@ use crate::{
     wal::WalOptions,
 };
 
+mod behind;
 mod cluster;
 mod crash;
 mod duplicates;

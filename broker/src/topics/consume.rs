@@ -49,8 +49,8 @@ impl Topics {
         index: u32,
         at: StartAt,
     ) -> Result<ConsumeSource, WireError> {
-        let topic = self.find(name)?;
-        let reader = self.reader(name, &topic, index)?;
+        let topic = self.find_with(name, &[index]).await?;
+        let reader = self.reader(&topic, index)?;
         let known = match at {
             StartAt::Beginning => true,
             StartAt::Offset(offset) => offset <= reader.end_offset(),
@@ -59,7 +59,7 @@ impl Topics {
         // What this replica does not have may be at the leader, and what this leader has not
         // applied yet may be acknowledged.
         if !known {
-            self.confirm_leadership(name, &topic, &[index]).await?;
+            self.confirm_leadership(&topic, &[index]).await?;
         }
         let (start, end) = (reader.start_offset(), reader.end_offset());
         let next_offset = match at {

@@ -9,7 +9,7 @@ use flumen_protocol::{
 
 use futures_util::future::BoxFuture;
 
-use super::{Topics, check_index, partition};
+use super::{Topics, partition};
 use crate::shard::{DataShard, PendingAppend, ProposeError};
 
 /// A partition that is produced to.
@@ -48,9 +48,8 @@ impl ProduceTarget {
 
 impl Topics {
     /// The partition that a produce stream names.
-    pub fn target(&self, name: &TopicName, index: u32) -> Result<ProduceTarget, WireError> {
-        let topic = self.find(name)?;
-        check_index(name, &topic, index)?;
+    pub async fn target(&self, name: &TopicName, index: u32) -> Result<ProduceTarget, WireError> {
+        let topic = self.find_with(name, &[index]).await?;
         let partition = partition(&topic, index);
         Ok(ProduceTarget {
             topic: topic.id,
@@ -67,7 +66,7 @@ impl Topics {
         index: u32,
         batch: Batch,
     ) -> Result<BoxFuture<'static, Result<(), WireError>>, WireError> {
-        let topic = self.find(name)?;
+        let topic = self.find(name).await?;
         let partition = partition(&topic, index % topic.config.partitions);
         let led_here = self.shards.data_of(partition);
         if let Some(shard) = led_here.filter(DataShard::leads) {

@@ -26,19 +26,19 @@ struct Member {
     steward: Steward,
 }
 
-struct TestCluster {
-    network: MemoryNetwork,
+pub(super) struct TestCluster {
+    pub(super) network: MemoryNetwork,
     disks: Vec<Arc<SimulatedDisk>>,
     members: Vec<Option<Member>>,
 }
 
-fn id(at: usize) -> BrokerId {
+pub(super) fn id(at: usize) -> BrokerId {
     BrokerId(at as u64 + 1)
 }
 
 impl TestCluster {
     /// Brokers of which the first has made the cluster, and has taken the others in.
-    async fn start(count: usize) -> Self {
+    pub(super) async fn start(count: usize) -> Self {
         let disks = (0..count).map(|_| Arc::new(SimulatedDisk::new()));
         let mut cluster = Self {
             network: MemoryNetwork::new(),
@@ -54,7 +54,7 @@ impl TestCluster {
         cluster
     }
 
-    async fn start_member(&mut self, at: usize) {
+    pub(super) async fn start_member(&mut self, at: usize) {
         let network = self.network.peer(id(at));
         let services = Services::default();
         let cluster = Cluster {
@@ -93,12 +93,12 @@ impl TestCluster {
         catalog.register_broker(info).await.unwrap();
     }
 
-    fn shards(&self, at: usize) -> &Shards {
+    pub(super) fn shards(&self, at: usize) -> &Shards {
         &self.members[at].as_ref().unwrap().broker.shards
     }
 
     /// Ends a broker at once, without a checkpoint.
-    async fn kill(&mut self, at: usize) {
+    pub(super) async fn kill(&mut self, at: usize) {
         self.network.stop(id(at));
         let member = self.members[at].take().unwrap();
         member.steward.abort();
@@ -113,7 +113,7 @@ impl TestCluster {
     }
 
     /// Waits until every shard has these voters and a leader among the living.
-    async fn settle(&self, voters: &[usize]) {
+    pub(super) async fn settle(&self, voters: &[usize]) {
         let voters: BTreeSet<_> = voters.iter().map(|at| id(*at)).collect();
         self.wait_for("the voters to be there", || {
             (1..=SHARDS).all(|shard| {
@@ -149,7 +149,7 @@ impl TestCluster {
         .await;
     }
 
-    async fn wait_for(&self, what: &str, mut reached: impl FnMut() -> bool) {
+    pub(super) async fn wait_for(&self, what: &str, mut reached: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !reached() {
             let late = Instant::now() > deadline;
@@ -252,7 +252,7 @@ impl TestCluster {
         }
     }
 
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         for at in 0..self.members.len() {
             if self.members[at].is_some() {
                 self.kill(at).await;
