@@ -30,6 +30,15 @@ impl Failure {
         });
     }
 
+    /// Reports a failure when what is returned is dropped by a panic: what is attempted is done by
+    /// a task whose end nobody would notice.
+    pub(crate) fn unless_it_panics(&self, attempt: String) -> PanicGuard {
+        PanicGuard {
+            failure: self.clone(),
+            attempt,
+        }
+    }
+
     pub(crate) fn get(&self) -> Option<String> {
         self.sender.borrow().clone()
     }
@@ -44,6 +53,22 @@ impl Failure {
             if receiver.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+        }
+    }
+}
+
+/// Stands for something that must not panic.
+pub(crate) struct PanicGuard {
+    failure: Failure,
+    attempt: String,
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let attempt = &self.attempt;
+            self.failure
+                .report(format!("{attempt} panicked, see the log above"));
         }
     }
 }

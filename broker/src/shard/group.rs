@@ -5,8 +5,14 @@ pub(super) mod leave;
 mod members;
 pub(super) mod propose;
 mod view;
+mod watch;
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{BasicNode, Config, Raft, ReadPolicy, SnapshotPolicy, async_runtime::WatchReceiver};
@@ -58,6 +64,8 @@ pub(crate) struct Group {
     parts: RaftParts,
     /// Whether nobody else had a vote when it was started.
     starts_alone: bool,
+    /// Whether it is being stopped: then its end is no failure.
+    stopping: Arc<AtomicBool>,
     /// Held by the one that takes a checkpoint; up to where the checkpoint before went.
     checkpointing: tokio::sync::Mutex<Option<u64>>,
 }
@@ -99,7 +107,7 @@ impl Group {
         check_nothing_is_missing(shard, &storage, machine.applied().log_id)?;
         let is_new = storage.is_pristine();
         let config = config(shard).map_err(|error| failed(&error))?;
-        let raft_machine = RaftMachine::new(Arc::clone(&machine), storage.clone(), failure);
+        let raft_machine = RaftMachine::new(shard, Arc::clone(&machine), storage.clone(), failure);
         let factory = Factory {
             broker: parts.broker.0,
             shard,
@@ -123,8 +131,10 @@ impl Group {
             raft,
             machine,
             parts,
+            stopping: Arc::default(),
             checkpointing: tokio::sync::Mutex::new(None),
         };
+        group.watch_core();
         if founds {
             let founder = BTreeMap::from([(group.parts.broker.0, BasicNode::default())]);
             let founded = group.raft.initialize(founder).await;
@@ -259,6 +269,7 @@ impl Group {
     /// Stops the group. Entries on their way are cut off; their outcome is not known.
     pub(crate) async fn stop(&self) {
         self.parts.replicas.remove(self.shard);
+        self.expect_end();
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!("{} did not stop cleanly: {error}", self.shard);
         }

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use flumen_protocol::ids::BrokerId;
+use flumen_protocol::ids::{BrokerId, ShardId};
 use futures_util::{Stream, StreamExt, future::BoxFuture};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
@@ -95,14 +95,21 @@ pub(crate) trait Machine: Send + Sync + 'static {
 /// A [`Machine`] under openraft.
 #[derive(Clone)]
 pub(crate) struct RaftMachine {
+    shard: ShardId,
     machine: Arc<dyn Machine>,
     storage: LogStorage,
     failure: Failure,
 }
 
 impl RaftMachine {
-    pub(crate) fn new(machine: Arc<dyn Machine>, storage: LogStorage, failure: Failure) -> Self {
+    pub(crate) fn new(
+        shard: ShardId,
+        machine: Arc<dyn Machine>,
+        storage: LogStorage,
+        failure: Failure,
+    ) -> Self {
         Self {
+            shard,
             machine,
             storage,
             failure,
@@ -123,15 +130,21 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let attempt = format!("shard {}: applying its log", self.shard);
+        let _told = self.failure.unless_it_panics(attempt);
         let mut last = None;
         while let Some(next) = entries.next().await {
             let (entry, responder) = next.inspect_err(|error| {
-                self.failure
-                    .report(format!("reading the Raft log back: {error}"));
+                self.failure.report(format!(
+                    "shard {}: reading its log back: {error}",
+                    self.shard
+                ));
             })?;
             let response = self.machine.apply(&entry).inspect_err(|error| {
-                self.failure
-                    .report(format!("applying entry {}: {error}", entry.log_id));
+                self.failure.report(format!(
+                    "shard {}: applying entry {}: {error}",
+                    self.shard, entry.log_id
+                ));
             })?;
             last = Some(entry.index());
             if let Some(responder) = responder {
@@ -163,6 +176,11 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
         meta: &SnapshotMeta,
         data: SnapshotData,
     ) -> io::Result<()> {
+        let attempt = format!(
+            "shard {}: taking over a checkpoint of another replica",
+            self.shard
+        );
+        let _told = self.failure.unless_it_panics(attempt.clone());
         let checkpoint = Checkpoint {
             applied: Applied {
                 log_id: meta.last_log_id,
@@ -177,9 +195,7 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
             .install(checkpoint, replicas)
             .await;
         installed.inspect_err(|error| {
-            self.failure.report(format!(
-                "taking over a checkpoint of another replica: {error}"
-            ));
+            self.failure.report(format!("{attempt}: {error}"));
         })?;
         if let Some(log_id) = meta.last_log_id {
             self.storage.applied(log_id.index);

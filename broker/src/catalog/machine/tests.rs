@@ -34,8 +34,9 @@ impl StoreBuilder<TypeConfig, LogStorage, RaftMachine> for Builder {
         )
         .unwrap();
         let failure = Failure::new();
-        let storage = LogStorage::open(wal.shard(ShardId(0)), failure.clone()).unwrap();
-        let machine = RaftMachine::new(Arc::new(machine), storage.clone(), failure);
+        let shard = ShardId(0);
+        let storage = LogStorage::open(wal.shard(shard), failure.clone()).unwrap();
+        let machine = RaftMachine::new(shard, Arc::new(machine), storage.clone(), failure);
         Ok(((), storage, machine))
     }
 }
