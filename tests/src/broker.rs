@@ -14,18 +14,30 @@ use flumen_client::{Client, Profile};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::wait::DEADLINE;
+use crate::{network::Host, wait::DEADLINE};
+
+/// The port of a broker that has a host for itself.
+const HOST_PORT: u16 = 4650;
 
 /// A broker process on a data directory of its own. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Broker {
     dir: Home,
+    namespace: Option<String>,
     listen: SocketAddr,
     args: Vec<String>,
     child: Option<Child>,
 }
 
-/// Where a broker's data lies.
+/// Where a broker runs and its data lies. By default on loopback, in a directory of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// A directory that outlives the broker.
+    pub dir: Option<PathBuf>,
+    /// A host of a network that can be cut.
+    pub host: Option<Host>,
+}
+
 #[derive(Debug)]
 enum Home {
     Temporary(TempDir),
@@ -43,30 +55,39 @@ impl Broker {
 
     /// As [`Broker::start`], with more arguments for `flumen serve`.
     pub async fn start_with(args: &[&str]) -> Self {
-        let dir = Home::Temporary(tempfile::tempdir().unwrap());
-        Self::start_home(dir, args).await
+        Self::start_at(Place::default(), args).await
     }
 
     /// As [`Broker::start_with`], on a directory that outlives the broker.
     pub async fn start_in(dir: &Path, args: &[&str]) -> Self {
-        Self::start_home(Home::Given(dir.to_owned()), args).await
+        Self::start_at(Place::of(dir), args).await
     }
 
-    async fn start_home(dir: Home, args: &[&str]) -> Self {
-        let mut broker = Self::prepare(dir, args);
+    /// As [`Broker::start_with`], at a place.
+    pub async fn start_at(place: Place, args: &[&str]) -> Self {
+        let mut broker = Self::prepare(place, args);
         broker.restart().await;
         broker
     }
 
     /// As [`Broker::start_in`], but nothing is started yet.
     pub fn prepare_in(dir: &Path, args: &[&str]) -> Self {
-        Self::prepare(Home::Given(dir.to_owned()), args)
+        Self::prepare(Place::of(dir), args)
     }
 
-    fn prepare(dir: Home, args: &[&str]) -> Self {
+    fn prepare(place: Place, args: &[&str]) -> Self {
+        let dir = match place.dir {
+            Some(dir) => Home::Given(dir),
+            None => Home::Temporary(tempfile::tempdir().unwrap()),
+        };
+        let listen = match &place.host {
+            Some(host) => SocketAddr::new(host.address.into(), HOST_PORT),
+            None => free_address(),
+        };
         let mut broker = Self {
             dir,
-            listen: free_address(),
+            namespace: place.host.map(|host| host.namespace),
+            listen,
             args: Vec::new(),
             child: None,
         };
@@ -77,6 +98,11 @@ impl Broker {
     /// Sets the further arguments of later starts.
     pub fn set_arguments(&mut self, args: &[&str]) {
         self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
+    /// Adds an argument to those of later starts.
+    pub fn add_argument(&mut self, arg: &str) {
+        self.args.push(arg.to_owned());
     }
 
     /// Starts the process again, on the same address and data, and waits until it serves.
@@ -112,7 +138,7 @@ impl Broker {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let mut command = Command::new(binary());
+        let mut command = self.program();
         command.arg("serve");
         if !self.args.iter().any(|arg| arg.starts_with("--admin")) {
             command.arg("--admin=none");
@@ -129,6 +155,17 @@ impl Broker {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// The program, on the host of this broker. The process is the program's own all the same.
+    fn program(&self) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(binary());
+        };
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{namespace}"));
+        command.arg(binary());
+        command
     }
 
     async fn wait_until_serving(&mut self) -> Result<()> {
@@ -227,6 +264,23 @@ impl Broker {
         self.wait_for_exit()
     }
 
+    /// Waits until the process has ended by itself because it was removed from its cluster, and
+    /// checks that it has said what to do, after the first `logged_before` bytes of its log.
+    ///
+    /// # Panics
+    /// When it ends otherwise, or not within the deadline.
+    pub fn assert_ends_as_removed(&mut self, logged_before: usize) {
+        assert_eq!(self.wait_for_exit().code(), Some(1));
+        let said = self.log()[logged_before..].to_owned();
+        for part in [
+            "was removed from the cluster for good",
+            "empty its data directory",
+            "--join",
+        ] {
+            assert!(said.contains(part), "{part} is missing in:\n{said}");
+        }
+    }
+
     /// Waits until the process has ended.
     ///
     /// # Panics
@@ -242,6 +296,15 @@ impl Broker {
         }
         child.kill().unwrap();
         panic!("the broker did not stop; its log:\n{}", self.log());
+    }
+}
+
+impl Place {
+    fn of(dir: &Path) -> Self {
+        Self {
+            dir: Some(dir.to_owned()),
+            host: None,
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use flumen_client::{BrokerId, Client};
 use flumen_protocol::message::ClusterStatus;
 
-use crate::{broker::Broker, wait::DEADLINE};
+use crate::{
+    broker::{Broker, Place},
+    wait::DEADLINE,
+};
 
 /// For how long a join token of a test is valid.
 const TOKEN_TTL: Duration = Duration::from_mins(10);
@@ -21,6 +24,8 @@ const ARGUMENTS: [&str; 1] = ["--shards=6"];
 pub struct Cluster {
     /// The brokers in the order in which they came, also those that were killed.
     pub brokers: Vec<Broker>,
+    /// What all of them are started with.
+    arguments: Vec<String>,
 }
 
 impl Cluster {
@@ -29,14 +34,25 @@ impl Cluster {
     /// # Panics
     /// When that does not come about within the deadline.
     pub async fn start(brokers: usize) -> Self {
-        let mut arguments = vec!["--bootstrap"];
-        arguments.extend(ARGUMENTS);
-        let first = Broker::start_with(&arguments).await;
+        Self::start_at(vec![Place::default(); brokers], &[]).await
+    }
+
+    /// As [`Cluster::start`], with a broker at each place, and more arguments for all of them.
+    ///
+    /// # Panics
+    /// When that does not come about within the deadline.
+    pub async fn start_at(places: Vec<Place>, arguments: &[&str]) -> Self {
+        let arguments = ARGUMENTS.iter().chain(arguments);
         let mut cluster = Self {
-            brokers: vec![first],
+            brokers: Vec::new(),
+            arguments: arguments.map(|argument| (*argument).to_owned()).collect(),
         };
-        for _ in 1..brokers {
-            cluster.join().await;
+        for place in places {
+            if cluster.brokers.is_empty() {
+                cluster.add(place, &["--bootstrap"]).await;
+            } else {
+                cluster.join_at(place).await;
+            }
         }
         cluster.until_settled().await;
         cluster
@@ -47,11 +63,19 @@ impl Cluster {
     /// # Panics
     /// When it is not let in.
     pub async fn join(&mut self) -> usize {
+        self.join_at(Place::default()).await
+    }
+
+    async fn join_at(&mut self, place: Place) -> usize {
         let token = self.token().await;
-        let mut arguments = vec!["--join", &token];
-        arguments.extend(ARGUMENTS);
-        self.brokers.push(Broker::start_with(&arguments).await);
+        self.add(place, &["--join", &token]).await;
         self.brokers.len() - 1
+    }
+
+    async fn add(&mut self, place: Place, arguments: &[&str]) {
+        let shared = self.arguments.iter().map(String::as_str);
+        let arguments: Vec<_> = arguments.iter().copied().chain(shared).collect();
+        self.brokers.push(Broker::start_at(place, &arguments).await);
     }
 
     /// A token with which a broker can join.
@@ -129,12 +153,15 @@ impl Cluster {
         all_are_there && status.problems().is_empty()
     }
 
-    /// The id of the broker at a position.
+    /// The id of the broker at a position: by its address, since any broker may answer.
     ///
     /// # Panics
-    /// When the cluster does not know it.
-    pub fn id_of(&self, status: &ClusterStatus, broker: usize) -> BrokerId {
-        id_at(status, &self.brokers[broker]).unwrap()
+    /// When the cluster does not get to know it within the deadline.
+    pub async fn id_of(&self, broker: usize) -> BrokerId {
+        let broker = &self.brokers[broker];
+        let is_known = |status: &ClusterStatus| id_at(status, broker).is_some();
+        let status = self.until("the broker is known", is_known).await;
+        id_at(&status, broker).unwrap()
     }
 
     /// The position of a broker.
@@ -149,7 +176,8 @@ impl Cluster {
     }
 }
 
-fn id_at(status: &ClusterStatus, broker: &Broker) -> Option<BrokerId> {
+/// The id of a broker, if the cluster knows it.
+pub fn id_at(status: &ClusterStatus, broker: &Broker) -> Option<BrokerId> {
     let address = broker.address().to_string();
     let mut known = status.brokers.iter();
     known

@@ -6,13 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use flumen_client::{BrokerId, Client, StartAt, TopicName};
+use flumen_client::{BrokerId, StartAt, TopicName};
 use flumen_protocol::{
     batch::Batch,
     message::{ConsumeEvent, ConsumeOpen, Metadata, Request, Response},
 };
 
-use crate::{broker::Broker, checker::Seen, cluster::Cluster, raw::RawClient, wait::DEADLINE};
+use crate::{checker::Seen, cluster::Cluster, raw::RawClient, wait::DEADLINE};
 
 /// How often copies are compared until they are equal.
 const POLL: Duration = Duration::from_millis(200);
@@ -178,13 +178,4 @@ pub fn records(copy: &Copy) -> Vec<Seen> {
         }
     }
     records
-}
-
-/// The id that a broker gives itself.
-///
-/// # Panics
-/// When it does not answer.
-pub async fn id_of(broker: &Broker) -> BrokerId {
-    let client: Client = broker.client().await;
-    client.admin().status().await.unwrap().id
 }

@@ -3,57 +3,18 @@
 //! The file system is a small tmpfs of its own, which needs the right to mount one: where that is
 //! missing, the test says so and ends. The same is tested on a simulated disk everywhere.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flumen_client::{Client, Producer, SendError, StartAt, TopicConfig};
-use flumen_tests::{broker::Broker, wait::DEADLINE};
+use flumen_tests::{broker::Broker, skip::skipped, small_disk::SmallDisk, wait::DEADLINE};
 
 const TOPIC: &str = "full";
 const FILE_SYSTEM_BYTES: u64 = 64 << 20;
 const BALLAST_BYTES: usize = 24 << 20;
 const VALUE_BYTES: usize = 100_000;
-
-/// A mounted tmpfs.
-struct SmallFileSystem {
-    dir: tempfile::TempDir,
-}
-
-impl SmallFileSystem {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={FILE_SYSTEM_BYTES}"),
-                "none",
-            ])
-            .arg(dir.path())
-            .status();
-        mounted
-            .is_ok_and(|status| status.success())
-            .then_some(Self { dir })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        // Lazily: after a failed test the broker may still be there.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
 
 async fn producer(client: &Client) -> Producer<Bytes> {
     let builder = client.producer::<Bytes>(TOPIC);
@@ -79,19 +40,13 @@ async fn read_all(client: &Client) -> Vec<u64> {
     numbers
 }
 
-fn ballast(dir: &Path) -> PathBuf {
-    let path = dir.join("ballast");
-    std::fs::write(&path, vec![1; BALLAST_BYTES]).unwrap();
-    path
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_file_system_refuses_and_loses_nothing_and_recovers() {
-    let Some(file_system) = SmallFileSystem::mount() else {
-        eprintln!("skipped: this needs the right to mount a tmpfs");
-        return;
+    let Some(file_system) = SmallDisk::mount(FILE_SYSTEM_BYTES) else {
+        let test = "a_full_file_system_refuses_and_loses_nothing_and_recovers";
+        return skipped(test, "this needs the right to mount a tmpfs");
     };
-    let ballast = ballast(file_system.path());
+    let ballast = file_system.fill(BALLAST_BYTES);
     let data = file_system.path().join("data");
     let args = [
         "--limits-batch-bytes-max=256KiB",

@@ -7,6 +7,7 @@ use flumen_client::{Admin, BrokerId};
 use flumen_tests::{
     admin::{free_address, get},
     broker::Broker,
+    cluster::id_at,
     wait::until,
 };
 
@@ -22,12 +23,8 @@ async fn pair() -> (Broker, Broker, std::net::SocketAddr) {
     (founder, joined, admin)
 }
 
-/// By its address: which broker answers a client is not up to the client's profile.
 async fn id_of(admin: &Admin, broker: &Broker) -> BrokerId {
-    let address = broker.address().to_string();
-    let status = admin.cluster_status().await.unwrap();
-    let found = status.brokers.iter().find(|it| it.address == address);
-    found.unwrap().id
+    id_at(&admin.cluster_status().await.unwrap(), broker).unwrap()
 }
 
 async fn drain(admin: &Admin, broker: BrokerId) {
@@ -40,19 +37,6 @@ async fn drain(admin: &Admin, broker: BrokerId) {
     .await;
 }
 
-/// Waits until the process has ended, and checks how.
-fn assert_told(broker: &mut Broker, logged_before: usize) {
-    assert_eq!(broker.wait_for_exit().code(), Some(1));
-    let said = broker.log()[logged_before..].to_owned();
-    for part in [
-        "was removed from the cluster for good",
-        "empty its data directory",
-        "--join",
-    ] {
-        assert!(said.contains(part), "{part} is missing in:\n{said}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_removed_ends_with_code_1_and_what_to_do_and_so_does_every_start() {
     let (founder, mut joined, admin_address) = pair().await;
@@ -61,11 +45,11 @@ async fn a_broker_that_is_removed_ends_with_code_1_and_what_to_do_and_so_does_ev
     let id = id_of(&admin, &joined).await;
     drain(&admin, id).await;
     admin.remove_broker(id).await.unwrap();
-    assert_told(&mut joined, 0);
+    joined.assert_ends_as_removed(0);
 
     let before = joined.log().len();
     joined.spawn();
-    assert_told(&mut joined, before);
+    joined.assert_ends_as_removed(before);
     assert!(get(admin_address, "/readyz").starts_with("HTTP/1.0 200"));
 }
 
@@ -87,5 +71,5 @@ async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back(
 
     let before = joined.log().len();
     joined.spawn();
-    assert_told(&mut joined, before);
+    joined.assert_ends_as_removed(before);
 }

@@ -7,6 +7,8 @@
 //! | `kills` | brokers are killed and paused |
 //! | `restarts` | brokers are restarted in order, one after the other |
 //! | `members` | brokers come and go for good |
+//! | `cuts` | brokers cannot reach each other, in one direction or both |
+//! | `storage` | a disk is full; a broker misses more than the logs hold |
 //! | `catalog` | topics and plugins are made through one broker and used through others |
 //!
 //! Run them by `cargo xtask test --workspace --test cluster -- --ignored --test-threads 1`. They
@@ -21,10 +23,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod cuts;
 mod damage;
+mod flood;
 mod kills;
 mod members;
 mod restarts;
+mod storage;
 
 /// Rounds of what is done again and again. More by `FLUMEN_TEST_ROUNDS`.
 fn rounds() -> u32 {
