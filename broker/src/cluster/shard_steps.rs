@@ -36,6 +36,8 @@ pub(super) struct Situation<'a> {
     pub(super) led_for: Duration,
     /// Brokers that were heard of lately, and have a replica that nothing is wrong with.
     pub(super) present: &'a BTreeSet<BrokerId>,
+    /// Brokers that take no records, such as one whose disk is full; this one may be among them.
+    pub(super) degraded: &'a BTreeSet<BrokerId>,
 }
 
 impl Situation<'_> {
@@ -72,10 +74,18 @@ impl Situation<'_> {
     }
 
     fn rightful_leader(&self) -> Option<BrokerId> {
+        if self.degraded.contains(&self.broker) {
+            // It refuses what another replica would take.
+            let mut others = self.wanted.iter().copied();
+            return others.find(|other| *other != self.broker && self.could_lead(*other));
+        }
         let first = *self.wanted.first()?;
-        let ready =
-            first != self.broker && self.led_for >= LEADER_REST && self.has_caught_up(first);
+        let ready = first != self.broker && self.led_for >= LEADER_REST && self.could_lead(first);
         ready.then_some(first)
+    }
+
+    fn could_lead(&self, broker: BrokerId) -> bool {
+        !self.degraded.contains(&broker) && self.has_caught_up(broker)
     }
 
     /// Whether a broker is there and has the log: then its vote brings no change to a halt.
@@ -127,6 +137,7 @@ mod tests {
             wanted: &wanted,
             led_for,
             present: &set(&[1, 2, 3]),
+            degraded: &set(&[]),
         };
         situation.next_step()
     }
@@ -156,6 +167,42 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_takes_no_records_hands_over_at_once_to_one_that_does() {
+        let all = view(&[1, 2, 3], &[], &[(2, 1000), (3, 1000)]);
+        let wanted = [1, 2, 3].map(BrokerId);
+        let step = |degraded: &[u64], led_for| {
+            let situation = Situation {
+                broker: BrokerId(1),
+                view: &all,
+                wanted: &wanted,
+                led_for,
+                reachable: &set(&[1, 2, 3]),
+                degraded: &set(degraded),
+            };
+            situation.next_step()
+        };
+        let to = |id| Step::TransferLeadership(BrokerId(id));
+        assert_eq!(step(&[1], Duration::ZERO), to(2));
+        assert_eq!(step(&[1, 2], Duration::ZERO), to(3));
+        assert_eq!(step(&[1, 2, 3], LEADER_REST), Step::None);
+    }
+
+    #[test]
+    fn who_should_lead_does_not_while_it_takes_no_records() {
+        let all = view(&[1, 2, 3], &[], &[(2, 1000), (3, 1000)]);
+        let wanted = [2, 1, 3].map(BrokerId);
+        let situation = Situation {
+            broker: BrokerId(1),
+            view: &all,
+            wanted: &wanted,
+            led_for: LEADER_REST,
+            reachable: &set(&[1, 2, 3]),
+            degraded: &set(&[2]),
+        };
+        assert_eq!(situation.next_step(), Step::None);
+    }
+
+    #[test]
     fn a_broker_that_never_came_gets_no_vote_however_short_the_log_is() {
         let mut young = view(&[1], &[2, 4], &[(2, 3)]);
         young.last_index = 3;
@@ -166,6 +213,7 @@ mod tests {
             wanted: &wanted,
             led_for: LEADER_REST,
             present: &set(&[1, 2, 4]),
+            degraded: &set(&[]),
         };
         assert_eq!(situation.next_step(), Step::None);
         let known = view(&[1], &[2, 4], &[(2, 1000), (4, 1000)]);

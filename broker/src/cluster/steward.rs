@@ -319,6 +319,7 @@ impl Shared {
         state: &CatalogState,
         views: &BTreeMap<ShardId, GroupView>,
     ) {
+        let degraded = self.degraded(&self.reachable(state));
         for (shard, wanted) in &state.placement {
             let Some(view) = views.get(shard).filter(|view| view.leads) else {
                 continue;
@@ -329,10 +330,23 @@ impl Shared {
                 wanted,
                 led_for: memory.led_for(*shard),
                 present: &self.present(state, *shard),
+                degraded: &degraded,
             }
             .next_step();
             self.take(memory, *shard, step);
         }
+    }
+
+    /// Those of the brokers that take no records.
+    fn degraded(&self, brokers: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
+        let is_degraded = |broker: &BrokerId| {
+            if *broker == self.broker {
+                return (self.degraded)().is_some();
+            }
+            let report = self.reports.of(*broker);
+            report.is_some_and(|(_, report)| report.degraded.is_some())
+        };
+        brokers.iter().copied().filter(is_degraded).collect()
     }
 
     fn reachable(&self, state: &CatalogState) -> BTreeSet<BrokerId> {
