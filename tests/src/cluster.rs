@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use flumen_client::{BrokerId, Client};
-use flumen_protocol::message::ClusterStatus;
+use flumen_protocol::message::{ClusterStatus, Request, Response};
 
 use crate::{
     broker::{Broker, Place},
+    raw::RawClient,
     wait::DEADLINE,
 };
 
@@ -153,15 +154,12 @@ impl Cluster {
         all_are_there && status.problems().is_empty()
     }
 
-    /// The id of the broker at a position: by its address, since any broker may answer.
+    /// The id of the broker at a position.
     ///
     /// # Panics
-    /// When the cluster does not get to know it within the deadline.
+    /// When it does not answer.
     pub async fn id_of(&self, broker: usize) -> BrokerId {
-        let broker = &self.brokers[broker];
-        let is_known = |status: &ClusterStatus| id_at(status, broker).is_some();
-        let status = self.until("the broker is known", is_known).await;
-        id_at(&status, broker).unwrap()
+        id_of(&self.brokers[broker]).await
     }
 
     /// The position of a broker.
@@ -176,8 +174,22 @@ impl Cluster {
     }
 }
 
-/// The id of a broker, if the cluster knows it.
-pub fn id_at(status: &ClusterStatus, broker: &Broker) -> Option<BrokerId> {
+/// The id that a broker gives itself. A client may ask any broker that it has heard of, so it is
+/// asked by hand; and two brokers may have had the same address, so the cluster is not asked.
+///
+/// # Panics
+/// When it does not answer.
+pub async fn id_of(broker: &Broker) -> BrokerId {
+    let raw = RawClient::connect(&broker.profile().unwrap())
+        .await
+        .unwrap();
+    match raw.request(Request::Status).await.unwrap() {
+        Ok(Response::Status(status)) => status.id,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn id_at(status: &ClusterStatus, broker: &Broker) -> Option<BrokerId> {
     let address = broker.address().to_string();
     let mut known = status.brokers.iter();
     known

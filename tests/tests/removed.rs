@@ -7,7 +7,7 @@ use flumen_client::{Admin, BrokerId};
 use flumen_tests::{
     admin::{free_address, get},
     broker::Broker,
-    cluster::id_at,
+    cluster::id_of,
     wait::until,
 };
 
@@ -21,10 +21,6 @@ async fn pair() -> (Broker, Broker, std::net::SocketAddr) {
     let token = client.admin().create_join_token(TOKEN_TTL).await.unwrap();
     let joined = Broker::start_with(&["--join", &token]).await;
     (founder, joined, admin)
-}
-
-async fn id_of(admin: &Admin, broker: &Broker) -> BrokerId {
-    id_at(&admin.cluster_status().await.unwrap(), broker).unwrap()
 }
 
 async fn drain(admin: &Admin, broker: BrokerId) {
@@ -42,7 +38,7 @@ async fn a_broker_that_is_removed_ends_with_code_1_and_what_to_do_and_so_does_ev
     let (founder, mut joined, admin_address) = pair().await;
     let client = founder.client().await;
     let admin = client.admin();
-    let id = id_of(&admin, &joined).await;
+    let id = id_of(&joined).await;
     drain(&admin, id).await;
     admin.remove_broker(id).await.unwrap();
     joined.assert_ends_as_removed(0);
@@ -58,7 +54,7 @@ async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back(
     let (founder, mut joined, _) = pair().await;
     let client = founder.client().await;
     let admin = client.admin();
-    let id = id_of(&admin, &joined).await;
+    let id = id_of(&joined).await;
     drain(&admin, id).await;
     joined.kill();
     until("the broker that is away is removed", || async {
