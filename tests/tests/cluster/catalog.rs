@@ -12,7 +12,6 @@ const PLUGIN: &str = "starts-with";
 const PARTITIONS: u32 = 12;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn a_topic_made_through_one_broker_is_known_at_the_others_at_once() {
     let cluster = Cluster::start(3).await;
     let brokers = connections(&cluster).await;
@@ -38,7 +37,6 @@ async fn a_topic_made_through_one_broker_is_known_at_the_others_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn a_plugin_bound_through_one_broker_is_in_force_at_all_of_them_at_once() {
     let cluster = Cluster::start(3).await;
     let brokers = connections(&cluster).await;

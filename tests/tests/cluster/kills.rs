@@ -9,7 +9,6 @@ use rustix::process::Signal;
 use super::rounds;
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn acknowledged_records_survive_kill_9_of_any_broker_again_and_again() {
     let mut cluster = Cluster::start(3).await;
     let load = Load::start(&cluster, "killed").await;
@@ -24,7 +23,6 @@ async fn acknowledged_records_survive_kill_9_of_any_broker_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn a_leader_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up() {
     let cluster = Cluster::start(3).await;
     let load = Load::start(&cluster, "paused").await;
@@ -44,7 +42,6 @@ async fn a_leader_that_hangs_is_replaced_and_does_no_harm_when_it_wakes_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn acknowledged_records_survive_the_death_of_all_brokers_at_once() {
     let mut cluster = Cluster::start(3).await;
     let load = Load::start(&cluster, "all").await;

@@ -9,17 +9,12 @@
 //! | `members` | brokers come and go for good |
 //! | `cuts` | brokers cannot reach each other, in one direction or both |
 //! | `storage` | a disk is full; a broker misses more than the logs hold |
+//! | `damage` | files are not what was written to them |
 //! | `catalog` | topics and plugins are made through one broker and used through others |
 //!
-//! Run them by `cargo xtask test --workspace --test cluster -- --ignored --test-threads 1`. They
-//! are not part of every run yet, since they find two faults of the broker that are not mended:
-//!
-//! - After all brokers were killed at once, a consumer may be told that a topic is unknown that
-//!   was acknowledged (in two of five runs). Most likely a broker answers before its catalog has
-//!   applied what was committed; it should answer with an error that can be retried.
-//! - Once, while a cluster was starting, a follower's log was shorter than what it had confirmed
-//!   ("follower log reversion is not allowed"). Most likely `Steward::close_replicas` removed a
-//!   replica that was wanted again, by a report that was old.
+//! More rounds of what is done again and again: `cargo xtask test --rounds 100 --workspace --test
+//! cluster`. Tests that need root, for hosts of their own or a small file system, say so on the
+//! terminal where they are skipped.
 #![allow(clippy::unwrap_used)]
 
 mod catalog;

@@ -3,7 +3,6 @@
 use flumen_tests::{cluster::Cluster, load::Load};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "finds faults that are open: see the top of tests/cluster"]
 async fn no_send_fails_while_all_brokers_are_restarted_one_after_the_other() {
     let mut cluster = Cluster::start(3).await;
     let load = Load::start(&cluster, "rolling").await;
