@@ -176,7 +176,7 @@ mod tests {
                 view: &all,
                 wanted: &wanted,
                 led_for,
-                reachable: &set(&[1, 2, 3]),
+                present: &set(&[1, 2, 3]),
                 degraded: &set(degraded),
             };
             situation.next_step()
@@ -196,7 +196,7 @@ mod tests {
             view: &all,
             wanted: &wanted,
             led_for: LEADER_REST,
-            reachable: &set(&[1, 2, 3]),
+            present: &set(&[1, 2, 3]),
             degraded: &set(&[2]),
         };
         assert_eq!(situation.next_step(), Step::None);

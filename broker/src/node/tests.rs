@@ -255,6 +255,11 @@ async fn a_broker_that_starts_behind_and_alone_denies_nothing_and_takes_no_recor
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;
     create(&founder, "before").await;
+    eventually("the other one knows the topic, too", || {
+        let state = joined.node().catalog.snapshot();
+        state.topic(&topic("before")).is_ok()
+    })
+    .await;
     joined.stop().await;
     create(&founder, "meanwhile").await;
     founder.stop().await;
