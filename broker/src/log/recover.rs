@@ -23,7 +23,8 @@ pub enum OpenError {
     /// A file that the checkpoint names is not there.
     #[error(
         "{} is missing: the checkpoint of partition {partition} has {bytes} bytes of it; \
-         restore the file",
+         restore the file; in a cluster, `flumen cluster remove` this broker, empty its data \
+         directory, and let it join as a new one",
         path.display()
     )]
     Missing {
@@ -37,7 +38,8 @@ pub enum OpenError {
     /// A file is shorter than the checkpoint promises.
     #[error(
         "{} ends at byte {len}, but the checkpoint of partition {partition} has {bytes} bytes of \
-         it; restore the file",
+         it; restore the file; in a cluster, `flumen cluster remove` this broker, empty its data \
+         directory, and let it join as a new one",
         path.display()
     )]
     Short {
