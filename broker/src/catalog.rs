@@ -2,7 +2,8 @@
 //!
 //! Reading is a pointer: [`Catalog::snapshot`] gives the state as it is, [`Catalog::watch`] tells
 //! of changes; what is not there may be at the leader, which is asked before anybody is told so.
-//! Writing goes through the log, and is answered once it is durable and applied. All rules are in [`CatalogState::apply`].
+//! Writing goes through the log, and is answered once it is durable and applied. All rules are in
+//! [`CatalogState::apply`].
 
 mod command;
 mod current;

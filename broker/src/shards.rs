@@ -3,6 +3,7 @@
 
 mod checkpointer;
 mod leaders;
+mod opening;
 mod repair;
 
 #[cfg(test)]
@@ -10,7 +11,7 @@ pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,13 +33,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::checkpointer::Checkpointer;
+use self::{
+    checkpointer::Checkpointer,
+    opening::{mark_as_founded, open_data, open_known, remove_checkpoint},
+};
 pub(crate) use self::{leaders::Leaders, repair::others_of};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
     clock::now_ms,
-    disk::{Disk, read_file, write_file_atomically},
-    executor,
+    disk::{Disk, read_file},
     log::LogStore,
     metrics::TransferMetrics,
     peer::{Alone, PeerNetwork},
@@ -166,7 +169,7 @@ struct Shared {
     leaders: Leaders,
     checkpointer: Checkpointer,
     /// Data shards that are not open, since their files are damaged.
-    damaged: Mutex<BTreeSet<ShardId>>,
+    unrepaired: Mutex<BTreeSet<ShardId>>,
     /// Held by the one that opens or closes a replica.
     opening: tokio::sync::Mutex<()>,
     clustered: AtomicBool,
@@ -256,7 +259,7 @@ impl Shards {
                 logs,
                 leaders: Leaders::default(),
                 checkpointer,
-                damaged: Mutex::new(known.damaged),
+                unrepaired: Mutex::new(known.unrepaired),
                 opening: tokio::sync::Mutex::new(()),
                 clustered: AtomicBool::new(false),
             }),
@@ -265,7 +268,7 @@ impl Shards {
 
     /// Opens this broker's replica of a data shard. A new one is empty until a leader takes it in.
     pub(crate) async fn open_replica(&self, id: ShardId) -> Result<(), ShardError> {
-        if self.data(id).is_some() || self.damaged().contains(&id) {
+        if self.data(id).is_some() || self.shared.unrepaired.lock().contains(&id) {
             return Ok(());
         }
         let _one = self.shared.opening.lock().await;
@@ -321,7 +324,7 @@ impl Shards {
     pub async fn ready(&self) -> Result<(), ShardError> {
         let data = self.all_data();
         try_join_all(data.iter().map(|shard| shard.group().ready())).await?;
-        if !self.damaged().is_empty() {
+        if !self.unrepaired().is_empty() {
             return Ok(());
         }
         // All partitions are open now; what else there is belongs to deleted ones.
@@ -543,89 +546,4 @@ impl Shards {
         self.shared.checkpointer.stop().await;
         self.stop_groups().await;
     }
-}
-
-/// The shards of a broker that starts.
-#[derive(Default)]
-struct Known {
-    open: Vec<(ShardId, DataShard)>,
-    /// They have damaged files, and replicas elsewhere.
-    damaged: BTreeSet<ShardId>,
-}
-
-/// Opens the shards that were here before, or are here by the catalog.
-async fn open_known(
-    options: &ShardsOptions,
-    catalog: &Catalog,
-    wal: &Wal,
-    parts: &DataShardParts,
-) -> Result<Known, ShardError> {
-    let state = catalog.snapshot();
-    let here = state.shards_of(parts.raft.broker);
-    let before = wal.shards().into_iter();
-    let before = before.filter(|id| *id != CATALOG_SHARD && wal.shard(*id).state().last.is_some());
-    let known: BTreeSet<_> = here.chain(before).collect();
-    let opened = known.into_iter().map(|id| {
-        let elsewhere = repair::others_of(&state, id, parts.raft.broker);
-        async move {
-            let opened = repair::open_unless_damaged(options, id, parts, !elsewhere.is_empty());
-            Ok::<_, ShardError>((id, opened.await?))
-        }
-    });
-    let mut known = Known::default();
-    for (id, shard) in try_join_all(opened).await? {
-        match shard {
-            Some(shard) => known.open.push((id, shard)),
-            None => drop(known.damaged.insert(id)),
-        }
-    }
-    Ok(known)
-}
-
-/// Remembers that the first shards are made. Whatever the sync policy is, they are durable before:
-/// a shard that a crash forgot and the mark remembers would never have a leader again.
-async fn mark_as_founded(
-    data: &DataShards,
-    wal: Wal,
-    disk: &dyn Disk,
-    mark: &Path,
-) -> Result<(), ShardError> {
-    let shards: Vec<_> = data.read().values().cloned().collect();
-    try_join_all(shards.iter().map(|shard| shard.group().ready())).await?;
-    let synced = executor::spawn_blocking(move || wal.sync()).await;
-    let synced = synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
-    synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
-    let dir = mark.parent().unwrap_or(mark).to_owned();
-    write_file_atomically(disk, mark, b"").map_err(|source| ShardError::Dir { dir, source })
-}
-
-async fn open_data(
-    options: &ShardsOptions,
-    id: ShardId,
-    parts: DataShardParts,
-) -> Result<DataShard, ShardError> {
-    let log = parts.raft.wal.shard(id).state();
-    if log.last.is_none() && log.vote.is_some() {
-        // It was here before and was given up; a crash may have come in between.
-        remove_checkpoint(options, id, &*parts.disk)?;
-    }
-    DataShard::open(id, checkpoint_path(options, id), parts).await
-}
-
-fn remove_checkpoint(
-    options: &ShardsOptions,
-    id: ShardId,
-    disk: &dyn Disk,
-) -> Result<(), ShardError> {
-    match disk.remove_file(&checkpoint_path(options, id)) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            let dir = options.dir.clone();
-            Err(ShardError::Dir { dir, source })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn checkpoint_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
-    options.dir.join(format!("shard-{id}.checkpoint"))
 }

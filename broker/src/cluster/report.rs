@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::shard_steps::CAUGHT_UP_ENTRIES;
+use super::shard_steps::has_caught_up;
 use crate::{
     peer::{PeerHandler, PeerNetwork, PeerService, PeerStream, encode},
     shards::Shards,
@@ -56,14 +56,17 @@ pub(crate) struct LedShard {
 }
 
 impl LedShard {
+    /// How many entries a replica lacks, as far as the leader knows.
+    pub(crate) fn lag(&self, replica: BrokerId) -> Option<u64> {
+        let matched = self.matched.get(&replica)?;
+        Some(self.last_index.saturating_sub(*matched))
+    }
+
     /// Whether a majority of the voters has the log, without one of them. Those count that are
     /// `present`.
     pub(super) fn goes_on(&self, without: BrokerId, present: &BTreeSet<BrokerId>) -> bool {
         let ready = self.voters.iter().filter(|voter| {
-            let matched = self.matched.get(voter);
-            let lag = matched.map(|matched| self.last_index.saturating_sub(*matched));
-            let caught_up = lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES);
-            **voter != without && present.contains(voter) && caught_up
+            **voter != without && present.contains(voter) && has_caught_up(self.lag(**voter))
         });
         ready.count() > self.voters.len() / 2
     }

@@ -8,7 +8,7 @@ use flumen_protocol::ids::BrokerId;
 use crate::shard::raft::GroupView;
 
 /// A replica that lacks fewer entries than this has caught up: it may vote.
-pub(super) const CAUGHT_UP_ENTRIES: u64 = 64;
+const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A leader that should not be one stays for so long after its election: a broker that has just
 /// come back, or a shard that has just lost its leader, is not bothered at once.
@@ -102,8 +102,12 @@ pub(super) fn missing(view: &GroupView, wanted: &BTreeSet<BrokerId>) -> BTreeSet
 
 /// Whether another broker was heard of lately and lacks hardly anything of the log.
 pub(super) fn is_ready(view: &GroupView, present: &BTreeSet<BrokerId>, broker: BrokerId) -> bool {
-    let lag = view.lag(broker);
-    present.contains(&broker) && lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
+    present.contains(&broker) && has_caught_up(view.lag(broker))
+}
+
+/// Whether a replica that lacks so many entries, as far as the leader knows, may vote.
+pub(super) fn has_caught_up(lag: Option<u64>) -> bool {
+    lag.is_some_and(|lag| lag < CAUGHT_UP_ENTRIES)
 }
 
 #[cfg(test)]

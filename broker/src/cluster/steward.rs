@@ -220,7 +220,7 @@ impl Shared {
                 });
             }
         }
-        for shard in self.shards.damaged() {
+        for shard in self.shards.unrepaired() {
             let this = Arc::clone(self);
             memory.begin(shard, async move {
                 if let Err(error) = this.shards.repair(shard).await {
@@ -302,7 +302,7 @@ impl Shared {
                 bytes: appended.bytes,
             }
         });
-        let mut damaged = self.shards.damaged();
+        let mut damaged = self.shards.unrepaired();
         damaged.extend(self.shards.with_damage());
         BrokerReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),

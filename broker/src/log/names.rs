@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use flumen_protocol::ids::{Offset, PartitionId, TopicId};
 
+use super::SegmentCheckpoint;
+
 /// Which segment a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SegmentKey {
@@ -29,6 +31,15 @@ pub(super) struct SegmentKey {
 }
 
 impl SegmentKey {
+    /// The segment that a checkpoint names.
+    pub(super) fn of(partition: PartitionId, promised: &SegmentCheckpoint) -> Self {
+        Self {
+            partition,
+            base_offset: promised.base_offset,
+            generation: promised.generation,
+        }
+    }
+
     /// Where its batches are.
     pub(super) fn segment_path(&self, dir: &Path) -> PathBuf {
         self.path(dir, "segment")

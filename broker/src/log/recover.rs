@@ -74,11 +74,7 @@ pub(super) fn recover(
     let removed_to = removed_to(found, checkpoint);
     let mut segments = Vec::new();
     for promised in &checkpoint.segments {
-        let key = SegmentKey {
-            partition: id,
-            base_offset: promised.base_offset,
-            generation: promised.generation,
-        };
+        let key = SegmentKey::of(id, promised);
         if promised.end_offset > removed_to {
             let bytes = check_file(store, &key, promised)?;
             segments.push(Segment::recovered(

@@ -36,19 +36,11 @@ impl LogStore {
     ) -> Result<PartitionLog, OpenError> {
         let removed_to = removed_to(&self.found(id), checkpoint);
         let mut whole = checkpoint.clone();
-        let mut promised = checkpoint.segments.iter();
-        let is_damaged = |promised: &&SegmentCheckpoint| {
-            if promised.end_offset <= removed_to {
-                return false;
-            }
-            let verified = verify(self.shared(), key_of(id, promised), promised);
-            if let Err(error) = &verified {
-                tracing::error!(partition = %id, from = %promised.base_offset, %error,
-                    "the records from there on have to come from another replica");
-            }
-            verified.is_err()
-        };
-        if let Some(first) = promised.position(|promised| is_damaged(&promised)) {
+        let first = checkpoint
+            .segments
+            .iter()
+            .position(|promised| promised.end_offset > removed_to && self.is_damaged(id, promised));
+        if let Some(first) = first {
             // Elsewhere compaction may have gone further: a key that is deleted there, with its
             // tombstone gone, must not live on here in what lies before the damage.
             let first = match options.cleanup {
@@ -56,7 +48,7 @@ impl LogStore {
                 Cleanup::Delete => first,
             };
             for aside in &checkpoint.segments[first..] {
-                set_aside(self.shared(), key_of(id, aside))?;
+                set_aside(self.shared(), SegmentKey::of(id, aside))?;
             }
             whole.segments.truncate(first);
             let last = whole.segments.last();
@@ -67,9 +59,19 @@ impl LogStore {
         self.open_partition(id, options, &whole)
     }
 
+    fn is_damaged(&self, id: PartitionId, promised: &SegmentCheckpoint) -> bool {
+        let verified = verify(self.shared(), SegmentKey::of(id, promised), promised);
+        if let Err(error) = &verified {
+            tracing::error!(partition = %id, from = %promised.base_offset, %error,
+                "the records from there on have to come from another replica");
+        }
+        verified.is_err()
+    }
+
     /// Removes what [`LogStore::salvage`] has set aside: the records are here again. Blocks.
     pub fn remove_set_aside(&self, partitions: &[PartitionId]) {
         let shared = self.shared();
+        let partitions: BTreeSet<_> = partitions.iter().collect();
         let topics: BTreeSet<_> = partitions.iter().map(|id| id.topic).collect();
         for topic in topics {
             // A directory that is not there has nothing in it.
@@ -81,14 +83,6 @@ impl LogStore {
                 }
             }
         }
-    }
-}
-
-fn key_of(partition: PartitionId, promised: &SegmentCheckpoint) -> SegmentKey {
-    SegmentKey {
-        partition,
-        base_offset: promised.base_offset,
-        generation: promised.generation,
     }
 }
 

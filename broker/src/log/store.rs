@@ -183,7 +183,8 @@ impl LogStore {
     /// When a directory cannot be read. The logs are ended all the same.
     pub fn close(&self, partitions: &[PartitionId]) -> io::Result<()> {
         let topics: FxHashSet<_> = partitions.iter().map(|id| id.topic).collect();
-        for id in partitions {
+        let partitions: FxHashSet<_> = partitions.iter().collect();
+        for id in &partitions {
             let log = self.inner.logs.write().remove(id);
             if let Some(log) = log {
                 log.log.close();

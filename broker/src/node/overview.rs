@@ -157,8 +157,7 @@ fn lag_entries(led: &LedShard, leader: Option<BrokerId>, broker: BrokerId) -> Op
     if leader == Some(broker) {
         return Some(0);
     }
-    let matched = led.matched.get(&broker)?;
-    Some(led.last_index.saturating_sub(*matched))
+    led.lag(broker)
 }
 
 /// Replicas that are not where they should be, and leaders that should be others.

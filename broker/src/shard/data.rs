@@ -22,7 +22,11 @@ use tokio::sync::oneshot;
 
 pub(crate) use self::state::AppendedTotal;
 pub(crate) use self::transfer::{RecordServer, RecordSource};
-use self::{machine::DataMachine, state::Directory, transfer::Served};
+use self::{
+    machine::{DataMachine, Ground},
+    state::Directory,
+    transfer::Served,
+};
 pub use self::{
     partition::{News, PartitionReader, Subscription},
     producers::{PRODUCERS_MAX, REMEMBERED_BATCHES},
@@ -251,13 +255,19 @@ impl Repaired {
 }
 
 impl DataShardParts {
-    /// Where the records of a shard come from that are missing here.
-    fn source(&self, shard: ShardId) -> RecordSource {
-        RecordSource {
-            network: Arc::clone(&self.raft.network),
-            shard,
-            logs: self.logs.clone(),
-            received_bytes: self.records.transfers().received_bytes.clone(),
+    /// What the machine of a shard stands on.
+    fn ground(&self, shard: ShardId, checkpoint: PathBuf, directory: &Directory) -> Ground {
+        Ground {
+            broker: self.raft.broker,
+            disk: Arc::clone(&self.disk),
+            path: checkpoint,
+            source: RecordSource {
+                network: Arc::clone(&self.raft.network),
+                shard,
+                logs: self.logs.clone(),
+                received_bytes: self.records.transfers().received_bytes.clone(),
+            },
+            directory: Arc::clone(directory),
         }
     }
 }
@@ -270,14 +280,10 @@ impl DataShard {
         parts: DataShardParts,
     ) -> Result<Self, ShardError> {
         let directory = Directory::default();
-        let machine = {
-            let (broker, disk) = (parts.raft.broker, Arc::clone(&parts.disk));
-            let (source, directory) = (parts.source(id), Arc::clone(&directory));
-            let open = move || DataMachine::open(broker, disk, checkpoint, source, directory);
-            let opened = crate::executor::spawn_blocking(open).await;
-            Arc::new(opened.map_err(|error| ShardError::start(id, &error))??)
-        };
-        Self::start(id, machine, directory, parts).await
+        let ground = parts.ground(id, checkpoint, &directory);
+        let opened = crate::executor::spawn_blocking(move || DataMachine::open(ground)).await;
+        let machine = opened.map_err(|error| ShardError::start(id, &error))??;
+        Self::start(id, Arc::new(machine), directory, parts).await
     }
 
     /// Gets a shard with files that are damaged ready to be opened. What is whole is kept, and
@@ -290,13 +296,9 @@ impl DataShard {
     ) -> Result<Repaired, ShardError> {
         let failed = |error: &dyn std::fmt::Display| ShardError::start(id, &error);
         let directory = Directory::default();
-        let (machine, promised) = {
-            let (broker, disk) = (parts.raft.broker, Arc::clone(&parts.disk));
-            let (source, directory) = (parts.source(id), Arc::clone(&directory));
-            let open = move || DataMachine::salvage(broker, disk, checkpoint, source, directory);
-            let opened = crate::executor::spawn_blocking(open).await;
-            opened.map_err(|error| failed(&error))??
-        };
+        let ground = parts.ground(id, checkpoint, &directory);
+        let opened = crate::executor::spawn_blocking(move || DataMachine::salvage(ground)).await;
+        let (machine, promised) = opened.map_err(|error| failed(&error))??;
         let machine = Arc::new(machine);
         if let Some(promised) = promised {
             let filled = Arc::clone(&machine).fill(promised, others).await;

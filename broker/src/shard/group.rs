@@ -1,5 +1,6 @@
 //! One Raft group: openraft over a log and a machine, started, watched and stopped.
 
+mod ask;
 pub(super) mod catch_up;
 pub(super) mod leave;
 mod members;

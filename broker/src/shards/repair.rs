@@ -19,7 +19,10 @@ use std::{
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 
-use super::{Shards, ShardsOptions, checkpoint_path, open_data};
+use super::{
+    Shards, ShardsOptions,
+    opening::{checkpoint_path, open_data},
+};
 use crate::{
     catalog::CatalogState,
     disk::{Disk, read_file, write_file_atomically},
@@ -30,8 +33,8 @@ use crate::{
 
 impl Shards {
     /// Data shards that are not open, since their files are damaged.
-    pub(crate) fn damaged(&self) -> BTreeSet<ShardId> {
-        self.shared.damaged.lock().clone()
+    pub(crate) fn unrepaired(&self) -> BTreeSet<ShardId> {
+        self.shared.unrepaired.lock().clone()
     }
 
     /// Open data shards of which a read has found something damaged.
@@ -52,7 +55,7 @@ impl Shards {
             let shared = &this.shared;
             let _one = shared.opening.lock().await;
             this.mark(id).await?;
-            shared.damaged.lock().insert(id);
+            shared.unrepaired.lock().insert(id);
             shared.data.write().remove(&id);
             shard.close().await
         });
@@ -75,7 +78,7 @@ impl Shards {
             let shard = repaired.start().await?;
             shard.group().keep_time(this.is_clustered());
             shared.data.write().insert(id, shard);
-            shared.damaged.lock().remove(&id);
+            shared.unrepaired.lock().remove(&id);
             this.unmark(id).await?;
             tracing::info!(shard = %id, "the records of damaged files are here again");
             Ok(())

@@ -41,25 +41,36 @@ pub(super) struct DataMachine {
     checkpointing: Mutex<bool>,
 }
 
+/// What the machine of a shard stands on.
+pub(super) struct Ground {
+    pub(super) broker: BrokerId,
+    pub(super) disk: Arc<dyn Disk>,
+    /// Where its checkpoint is.
+    pub(super) path: PathBuf,
+    /// Where records come from that are missing here.
+    pub(super) source: RecordSource,
+    pub(super) directory: Directory,
+}
+
 impl DataMachine {
     /// Opens the shard as of its last checkpoint.
-    pub(super) fn open(
-        broker: BrokerId,
-        disk: Arc<dyn Disk>,
-        path: PathBuf,
-        source: RecordSource,
-        directory: Directory,
+    pub(super) fn open(ground: Ground) -> Result<Self, ShardError> {
+        let (manifest, checkpoint) = load(&*ground.disk, &ground.path)?.unzip();
+        Self::with(ground, manifest.unwrap_or_default(), checkpoint)
+    }
+
+    fn with(
+        ground: Ground,
+        manifest: Manifest,
+        last_checkpoint: Option<Checkpoint>,
     ) -> Result<Self, ShardError> {
-        let logs = source.logs.clone();
-        let saved = load(&*disk, &path)?;
-        let (manifest, last_checkpoint) = saved.unzip();
-        let manifest = manifest.unwrap_or_default();
-        let state = DataState::open(manifest, logs.clone(), directory)?;
+        let logs = ground.source.logs.clone();
+        let state = DataState::open(manifest, logs.clone(), ground.directory)?;
         Ok(Self {
-            broker,
-            disk,
-            path,
-            source,
+            broker: ground.broker,
+            disk: ground.disk,
+            path: ground.path,
+            source: ground.source,
             logs,
             state: Mutex::new(state),
             last_checkpoint: Mutex::new(last_checkpoint),
@@ -70,15 +81,9 @@ impl DataMachine {
     /// Opens the shard with nothing in it, beside logs of which what is whole is kept. Gives the
     /// checkpoint that tells what should be there, for [`Machine::install`]; `None` if nothing
     /// should. Reads all that there is, and blocks.
-    pub(super) fn salvage(
-        broker: BrokerId,
-        disk: Arc<dyn Disk>,
-        path: PathBuf,
-        source: RecordSource,
-        directory: Directory,
-    ) -> Result<(Self, Option<Checkpoint>), ShardError> {
-        let logs = source.logs.clone();
-        let saved = load(&*disk, &path)?;
+    pub(super) fn salvage(ground: Ground) -> Result<(Self, Option<Checkpoint>), ShardError> {
+        let logs = &ground.source.logs;
+        let saved = load(&*ground.disk, &ground.path)?;
         let topics = saved.iter().flat_map(|(manifest, _)| &manifest.topics);
         let partitions = topics.flat_map(|topic| {
             let saved = topic.partitions.iter();
@@ -88,22 +93,13 @@ impl DataMachine {
         // Somebody may have opened some of them, and come no further.
         let ids: Vec<_> = partitions.iter().map(|(id, ..)| *id).collect();
         let closed = logs.close(&ids);
-        closed.map_err(|error| ShardError::start(source.shard, &error))?;
+        closed.map_err(|error| ShardError::start(ground.source.shard, &error))?;
         for (id, topic, saved) in partitions {
             let options = LogOptions::from(&topic.config);
             logs.salvage(id, options, &saved.checkpoint)?;
         }
         let promised = saved.map(|(_, checkpoint)| checkpoint);
-        let machine = Self {
-            broker,
-            disk,
-            path,
-            source,
-            logs: logs.clone(),
-            state: Mutex::new(DataState::open(Manifest::default(), logs, directory)?),
-            last_checkpoint: Mutex::default(),
-            checkpointing: Mutex::default(),
-        };
+        let machine = Self::with(ground, Manifest::default(), None)?;
         Ok((machine, promised))
     }
 

@@ -6,25 +6,18 @@
 
 use std::time::Duration;
 
-use flumen_protocol::ids::BrokerId;
 use openraft::{Raft, ReadPolicy};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Group, LEADER_RETRY_AFTER};
-use crate::{
-    peer::PeerService,
-    shard::{
-        machine::RaftMachine,
-        rpc::{self, Call, CallRequest, ReadIndexReply},
-        types::TypeConfig,
-    },
+use crate::shard::{
+    machine::RaftMachine,
+    rpc::{CallRequest, ReadIndexReply},
+    types::TypeConfig,
 };
 
 /// How long a replica may take to catch up, finding a leader included: several elections.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long one broker may take to say how far it is. A leader that hangs is followed by another.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The replica may lack something that was acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,20 +63,7 @@ impl Group {
         match self.leader().0 {
             None => Err("no broker is known to lead it".to_owned()),
             Some(leader) if leader == self.parts.broker => read_index(&self.raft).await,
-            Some(leader) => self.ask(leader).await,
-        }
-    }
-
-    async fn ask(&self, leader: BrokerId) -> ReadIndexReply {
-        let call = rpc::encode(&Call {
-            shard: self.shard,
-            request: CallRequest::ReadIndex,
-        });
-        let call = self.parts.network.call(leader, PeerService::Raft, call);
-        match timeout(ANSWER_TIMEOUT, call).await {
-            Ok(Ok(reply)) => rpc::decode(&reply).map_err(|error| error.to_string())?,
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("broker {leader}, its leader, does not answer")),
+            Some(leader) => self.ask(leader, CallRequest::ReadIndex).await?,
         }
     }
 

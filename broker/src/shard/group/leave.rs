@@ -8,25 +8,14 @@
 //! are committed, it would begin with nothing if it took it in again; and every leader after it
 //! has those members, too.
 
-use std::time::Duration;
-
-use flumen_protocol::ids::{BrokerId, ShardId};
+use flumen_protocol::ids::BrokerId;
 use openraft::{Raft, ServerState};
 use serde::{Deserialize, Serialize};
 
 use super::Group;
-use crate::{
-    peer::PeerService,
-    shard::{
-        machine::RaftMachine,
-        replicas::ClosedGate,
-        rpc::{self, Call, CallRequest},
-        types::TypeConfig,
-    },
+use crate::shard::{
+    machine::RaftMachine, replicas::ClosedGate, rpc::CallRequest, types::TypeConfig,
 };
-
-/// How long the leader may take to answer. The replica is silent meanwhile.
-const STANDING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the replica of a broker is to another one, which should be the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,19 +72,8 @@ impl Group {
             .raft
             .with_raft_state(|state| state.vote_ref().leader_id.term);
         let known = known.await.map_err(|error| error.to_string())?;
-        let standing = self.ask_standing(leader).await?;
+        let standing: Standing = self.ask(leader, CallRequest::Standing).await?;
         // A leader of an earlier term does not know what was confirmed to the later one.
         Ok(standing.is_left_out && standing.term >= known)
-    }
-
-    async fn ask_standing(&self, leader: BrokerId) -> Result<Standing, String> {
-        let shard: ShardId = self.shard;
-        let request = CallRequest::Standing;
-        let call = rpc::encode(&Call { shard, request });
-        let call = self.parts.network.call(leader, PeerService::Raft, call);
-        let reply = tokio::time::timeout(STANDING_TIMEOUT, call).await;
-        let reply = reply.map_err(|_| format!("no answer within {STANDING_TIMEOUT:?}"))?;
-        let reply = reply.map_err(|error| error.to_string())?;
-        rpc::decode(&reply).map_err(|error| error.to_string())
     }
 }

@@ -54,6 +54,14 @@ impl TestCluster {
         cluster
     }
 
+    /// Three brokers with three replicas of each shard, and a topic.
+    async fn with_topic(partitions: u32) -> Self {
+        let cluster = Self::start(3).await;
+        cluster.settle(&[0, 1, 2]).await;
+        cluster.create_topic(partitions).await;
+        cluster
+    }
+
     pub(super) async fn start_member(&mut self, at: usize) {
         let network = self.network.peer(id(at));
         let services = Services::default();

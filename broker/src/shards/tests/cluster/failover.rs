@@ -4,9 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cluster_goes_on_without_a_leader_that_dies_and_loses_and_doubles_nothing() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     let shard = cluster.shard_of(partition(0));
     let mut sequence = 0;
     for _ in 0..3 {
@@ -31,9 +29,7 @@ async fn the_cluster_goes_on_without_a_leader_that_dies_and_loses_and_doubles_no
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_missed_more_than_the_log_holds_gets_a_checkpoint_and_the_missing_records() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     for sequence in 0..10 {
         cluster.append(0, &value(sequence), sequence).await;
     }
@@ -60,9 +56,7 @@ async fn a_broker_that_missed_more_than_the_log_holds_gets_a_checkpoint_and_the_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brokers_that_all_die_before_their_first_checkpoint_find_leaders_again() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     cluster.append(0, &value(0), 0).await;
     for at in 0..3 {
         cluster.kill(at).await;
@@ -77,9 +71,7 @@ async fn brokers_that_all_die_before_their_first_checkpoint_find_leaders_again()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_replaced() {
-    let cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let cluster = TestCluster::with_topic(3).await;
     cluster.append(0, &value(0), 0).await;
     let shard = cluster.shard_of(partition(0));
     let old = cluster.leader(shard).unwrap();
@@ -101,9 +93,7 @@ async fn a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_repla
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stops_hands_its_shards_over_first() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     cluster.append(0, &value(0), 0).await;
     let shard = cluster.shard_of(partition(0));
     let leader = cluster.leader(shard).unwrap();
@@ -124,9 +114,7 @@ async fn a_broker_that_stops_hands_its_shards_over_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deposed_leader_that_is_asked_for_the_end_does_not_answer() {
-    let cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(1).await;
+    let cluster = TestCluster::with_topic(1).await;
     cluster.append(0, &value(0), 0).await;
     let shard = cluster.shard_of(partition(0));
     let old = cluster.leader(shard).unwrap();
@@ -147,9 +135,7 @@ async fn a_deposed_leader_that_is_asked_for_the_end_does_not_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_that_die_while_they_hand_over_lose_nothing() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(1).await;
+    let mut cluster = TestCluster::with_topic(1).await;
     let shard = cluster.shard_of(partition(0));
     for round in 0..6 {
         cluster.append(0, &value(round), round).await;
@@ -173,9 +159,7 @@ async fn leaders_that_die_while_they_hand_over_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_dies_again_and_again_while_it_gets_its_records_gets_them_in_the_end() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(1).await;
+    let mut cluster = TestCluster::with_topic(1).await;
     cluster.append(0, &value(0), 0).await;
     cluster.everyone_has(0, &numbers(0..1)).await;
     cluster.kill(2).await;

@@ -64,9 +64,7 @@ async fn replicas_move_away_from_a_broker_that_is_drained() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_its_leader_counts_on_is_not_given_up() {
-    let cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(1).await;
+    let cluster = TestCluster::with_topic(1).await;
     cluster.append(0, &value(0), 0).await;
     cluster.everyone_has(0, &numbers(0..1)).await;
     let shard = cluster.shard_of(partition(0));

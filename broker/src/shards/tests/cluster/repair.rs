@@ -20,9 +20,7 @@ fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_others() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     for sequence in 0..10 {
         for index in 0..3 {
             cluster.append(index, &value(sequence), sequence).await;
@@ -61,9 +59,7 @@ async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_ot
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_reads_a_damaged_batch_leads_no_more_and_gets_it_from_the_others() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     for sequence in 0..10 {
         cluster.append(0, &value(sequence), sequence).await;
     }
@@ -109,9 +105,7 @@ async fn a_leader_that_reads_a_damaged_batch_leads_no_more_and_gets_it_from_the_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_that_comes_late_does_not_forget_what_a_closed_replica_has() {
-    let cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(1).await;
+    let cluster = TestCluster::with_topic(1).await;
     cluster.append(0, &value(0), 0).await;
     cluster.everyone_has(0, &numbers(0..1)).await;
     let shard = cluster.shard_of(partition(0));
@@ -131,9 +125,7 @@ async fn a_checkpoint_that_comes_late_does_not_forget_what_a_closed_replica_has(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_are_damaged_again_while_they_are_repaired_have_all_in_the_end() {
-    let mut cluster = TestCluster::start(3).await;
-    cluster.settle(&[0, 1, 2]).await;
-    cluster.create_topic(3).await;
+    let mut cluster = TestCluster::with_topic(3).await;
     let disk = Arc::clone(&cluster.disks[2]);
     for round in 0..6 {
         for index in 0..3 {

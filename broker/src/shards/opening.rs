@@ -1,0 +1,103 @@
+//! What a broker opens when it starts, and where the checkpoints of its shards are.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use flumen_protocol::ids::ShardId;
+use futures_util::future::try_join_all;
+
+use super::{DataShards, ShardsOptions, repair};
+use crate::{
+    catalog::{CATALOG_SHARD, Catalog},
+    disk::{Disk, write_file_atomically},
+    executor,
+    shard::{DataShard, ShardError, raft::DataShardParts},
+    wal::Wal,
+};
+
+/// The shards of a broker that starts.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) open: Vec<(ShardId, DataShard)>,
+    /// They have damaged files, and replicas elsewhere.
+    pub(super) unrepaired: BTreeSet<ShardId>,
+}
+
+/// Opens the shards that were here before, or are here by the catalog.
+pub(super) async fn open_known(
+    options: &ShardsOptions,
+    catalog: &Catalog,
+    wal: &Wal,
+    parts: &DataShardParts,
+) -> Result<Known, ShardError> {
+    let state = catalog.snapshot();
+    let here = state.shards_of(parts.raft.broker);
+    let before = wal.shards().into_iter();
+    let before = before.filter(|id| *id != CATALOG_SHARD && wal.shard(*id).state().last.is_some());
+    let known: BTreeSet<_> = here.chain(before).collect();
+    let opened = known.into_iter().map(|id| {
+        let elsewhere = repair::others_of(&state, id, parts.raft.broker);
+        async move {
+            let opened = repair::open_unless_damaged(options, id, parts, !elsewhere.is_empty());
+            Ok::<_, ShardError>((id, opened.await?))
+        }
+    });
+    let mut known = Known::default();
+    for (id, shard) in try_join_all(opened).await? {
+        match shard {
+            Some(shard) => known.open.push((id, shard)),
+            None => drop(known.unrepaired.insert(id)),
+        }
+    }
+    Ok(known)
+}
+
+/// Remembers that the first shards are made. Whatever the sync policy is, they are durable before:
+/// a shard that a crash forgot and the mark remembers would never have a leader again.
+pub(super) async fn mark_as_founded(
+    data: &DataShards,
+    wal: Wal,
+    disk: &dyn Disk,
+    mark: &Path,
+) -> Result<(), ShardError> {
+    let shards: Vec<_> = data.read().values().cloned().collect();
+    try_join_all(shards.iter().map(|shard| shard.group().ready())).await?;
+    let synced = executor::spawn_blocking(move || wal.sync()).await;
+    let synced = synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
+    synced.map_err(|error| ShardError::start(CATALOG_SHARD, &error))?;
+    let dir = mark.parent().unwrap_or(mark).to_owned();
+    write_file_atomically(disk, mark, b"").map_err(|source| ShardError::Dir { dir, source })
+}
+
+pub(super) async fn open_data(
+    options: &ShardsOptions,
+    id: ShardId,
+    parts: DataShardParts,
+) -> Result<DataShard, ShardError> {
+    let log = parts.raft.wal.shard(id).state();
+    if log.last.is_none() && log.vote.is_some() {
+        // It was here before and was given up; a crash may have come in between.
+        remove_checkpoint(options, id, &*parts.disk)?;
+    }
+    DataShard::open(id, checkpoint_path(options, id), parts).await
+}
+
+pub(super) fn remove_checkpoint(
+    options: &ShardsOptions,
+    id: ShardId,
+    disk: &dyn Disk,
+) -> Result<(), ShardError> {
+    match disk.remove_file(&checkpoint_path(options, id)) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            let dir = options.dir.clone();
+            Err(ShardError::Dir { dir, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn checkpoint_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
+    options.dir.join(format!("shard-{id}.checkpoint"))
+}
