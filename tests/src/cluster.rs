@@ -175,17 +175,32 @@ impl Cluster {
 }
 
 /// The id that a broker gives itself. A client may ask any broker that it has heard of, so it is
-/// asked by hand; and two brokers may have had the same address, so the cluster is not asked.
+/// asked by hand; and two brokers may have had the same address, so the cluster is not asked. A
+/// broker that is just starting says so, and is asked again, as clients do.
 ///
 /// # Panics
-/// When it does not answer.
+/// When it does not answer within the deadline.
 pub async fn id_of(broker: &Broker) -> BrokerId {
-    let raw = RawClient::connect(&broker.profile().unwrap())
-        .await
-        .unwrap();
-    match raw.request(Request::Status).await.unwrap() {
-        Ok(Response::Status(status)) => status.id,
-        other => panic!("{other:?}"),
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let error = match ask_id(broker).await {
+            Ok(id) => return id,
+            Err(error) => error,
+        };
+        let address = broker.address();
+        assert!(
+            Instant::now() < deadline,
+            "{address} does not answer: {error:#}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+async fn ask_id(broker: &Broker) -> anyhow::Result<BrokerId> {
+    let raw = RawClient::connect(&broker.profile()?).await?;
+    match raw.request(Request::Status).await?? {
+        Response::Status(status) => Ok(status.id),
+        other => anyhow::bail!("another answer than a status: {other:?}"),
     }
 }
 
