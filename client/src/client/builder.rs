@@ -223,7 +223,14 @@ impl Client {
     /// Shows that the broker really answers and accepts the credential.
     async fn learn_brokers(self) -> Result<Self, ConnectError> {
         let address = || self.candidates()[0].address().to_owned();
-        match self.metadata(Vec::new()).await {
+        let after = self.config().connect_timeout;
+        let Ok(answer) = tokio::time::timeout(after, self.metadata(Vec::new())).await else {
+            // One that has gone since says why to who connects again.
+            self.reach_one().await?;
+            let address = address();
+            return Err(ConnectError::TimedOut { address, after });
+        };
+        match answer {
             Ok(_) => Ok(self),
             Err(RequestError::Connect(error)) => Err(error),
             Err(RequestError::Refused {
