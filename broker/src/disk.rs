@@ -70,6 +70,14 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn file_system(&self, dir: &Path) -> io::Result<Arc<dyn FileSystem>>;
 }
 
+/// Whether the disk may take later what it did not take now.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// A whole file system.
 pub trait FileSystem: fmt::Debug + Send + Sync {
     /// Makes everything durable that was written before: contents, lengths and names, of all

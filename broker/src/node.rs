@@ -538,15 +538,10 @@ impl Node {
             topics: self.catalog.snapshot().topics.len() as u64,
             partitions: shards.iter().map(|shard| shard.partitions).sum(),
             connections: self.metrics.server.connections.get() as u64,
-            degraded: self.degraded(),
+            degraded: self.shards.degraded(),
             catalog: self.catalog.status(),
             shards,
         }
-    }
-
-    /// Why no produce requests are taken at the moment, if so.
-    fn degraded(&self) -> Option<String> {
-        self.shards.failure().or_else(|| self.logs.degraded())
     }
 }
 

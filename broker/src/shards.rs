@@ -212,6 +212,7 @@ impl Shards {
         let raft = RaftParts {
             broker,
             wal: wal.clone(),
+            admission: None,
             network: cluster.network,
             replicas: cluster.services.replicas,
             failure: Failure::new(),
@@ -502,6 +503,16 @@ impl Shards {
     /// Why the shards can go on no longer, if so.
     pub fn failure(&self) -> Option<String> {
         self.shared.parts.raft.failure.get()
+    }
+
+    /// Why no produce requests are taken at the moment, if so.
+    pub fn degraded(&self) -> Option<String> {
+        let wal = || {
+            let trouble = self.shared.parts.raft.wal.trouble()?;
+            Some(trouble.to_string())
+        };
+        let logs = || self.shared.logs.degraded();
+        self.failure().or_else(logs).or_else(wal)
     }
 
     /// Makes the shards fail for a reason that is not theirs.

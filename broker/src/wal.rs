@@ -50,6 +50,7 @@ use self::{
     engine::Engine,
     record::record_bytes,
     shard::{Extent, Planned, Shard},
+    space::Claim,
     writer::Operation,
 };
 use crate::{disk::Disk, executor::Running};
@@ -199,11 +200,22 @@ impl Wal {
     /// [`WalError::Full`] and [`WalError::NoSpace`], both worth another try later;
     /// [`WalError::TooLarge`], which is not.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, WalError> {
-        let cost = self.0.engine.reserve(bytes)?;
-        Ok(Reservation {
-            engine: Arc::clone(&self.0.engine),
-            cost,
-        })
+        self.0.set_aside(&[bytes], Claim::New)
+    }
+
+    /// The same for entries that the leader of a shard on another broker sends, with the bytes of
+    /// each: beyond [`WalOptions::bytes_max`] if need be, since what was taken in there has to
+    /// come here.
+    ///
+    /// # Errors
+    /// [`WalError::NoSpace`], worth another try later, and [`WalError::TooLarge`].
+    pub fn reserve_decided(&self, payloads: &[u64]) -> Result<Reservation, WalError> {
+        self.0.set_aside(payloads, Claim::Decided)
+    }
+
+    /// What keeps it from making room, if anything does; it tries again every second.
+    pub fn trouble(&self) -> Option<WalError> {
+        self.0.engine.space.trouble()
     }
 
     /// The largest payload of an entry, in bytes.
@@ -251,6 +263,14 @@ impl Wal {
 }
 
 impl Handle {
+    fn set_aside(&self, payloads: &[u64], claim: Claim) -> Result<Reservation, WalError> {
+        let cost = self.engine.reserve(payloads, claim)?;
+        Ok(Reservation {
+            engine: Arc::clone(&self.engine),
+            cost,
+        })
+    }
+
     fn shutdown(&self) -> Result<(), WalError> {
         self.engine.close();
         let threads = std::mem::take(&mut *self.threads.lock());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    executor::disk_work,
+    executor::{disk_work, disk_work_once_there_is_room},
     peer::PeerNetwork,
     shard::{
         checkpoint_file,
@@ -182,13 +182,13 @@ impl Machine for CatalogMachine {
                 let bytes = plugins::fetch(&*self.network, &others, digest).await;
                 self.plugins.insert(digest, bytes);
             }
-            disk_work(move || {
+            let taken = move || {
                 let _one = self.checkpointing.lock();
                 *self.image.lock() = image.clone();
                 self.published.send_replace(Arc::clone(&image.state));
                 self.save(&image).map(drop)
-            })
-            .await
+            };
+            disk_work_once_there_is_room("the catalog that came from another replica", taken).await
         })
     }
 }

@@ -56,8 +56,6 @@ struct Shared {
     shards: Shards,
     network: Arc<dyn PeerNetwork>,
     reports: Reports,
-    /// Told what keeps the broker from taking produce requests.
-    degraded: Box<dyn Fn() -> Option<String> + Send + Sync>,
     stopping: CancellationToken,
 }
 
@@ -86,19 +84,13 @@ impl Drop for Busy {
 
 impl Steward {
     /// Starts to look after the shards of a broker.
-    pub(crate) fn start(
-        shards: Shards,
-        network: Arc<dyn PeerNetwork>,
-        reports: Reports,
-        degraded: impl Fn() -> Option<String> + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) fn start(shards: Shards, network: Arc<dyn PeerNetwork>, reports: Reports) -> Self {
         reports.attach(shards.clone());
         let shared = Arc::new(Shared {
             broker: shards.broker(),
             shards,
             network,
             reports,
-            degraded: Box::new(degraded),
             stopping: CancellationToken::new(),
         });
         let task = tokio::spawn(run(Arc::clone(&shared)));
@@ -308,7 +300,7 @@ impl Shared {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             leads: leads.collect(),
             replicas: replicas.collect(),
-            degraded: (self.degraded)(),
+            degraded: self.shards.degraded(),
             damaged: damaged.into_iter().collect(),
         }
     }
@@ -341,7 +333,7 @@ impl Shared {
     fn degraded(&self, brokers: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
         let is_degraded = |broker: &BrokerId| {
             if *broker == self.broker {
-                return (self.degraded)().is_some();
+                return self.shards.degraded().is_some();
             }
             let report = self.reports.of(*broker);
             report.is_some_and(|(_, report)| report.degraded.is_some())

@@ -45,6 +45,16 @@ impl CheckpointError {
     }
 }
 
+impl From<CheckpointError> for io::Error {
+    fn from(error: CheckpointError) -> Self {
+        let kind = match &error {
+            CheckpointError::Flush(FlushError::NoSpace { .. }) => io::ErrorKind::StorageFull,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Makes each log durable up to its offset.
 pub(super) fn checkpoint(
     store: &StoreShared,

@@ -16,6 +16,7 @@ use super::{
     read::ReadError,
     segment::Segment,
 };
+use crate::disk::is_full;
 
 /// Why batches could not be written. They stay in memory.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +43,10 @@ pub enum FlushError {
 
 impl FlushError {
     pub(super) fn new(path: PathBuf, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
-            _ => Self::Io { path, source },
+        if is_full(&source) {
+            Self::NoSpace { path }
+        } else {
+            Self::Io { path, source }
         }
     }
 }

@@ -31,7 +31,7 @@ impl Health for Node {
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.degraded().or_else(|| self.leaderless())
+        self.shards.degraded().or_else(|| self.leaderless())
     }
 
     fn refresh(&self, metrics: &Metrics) {
@@ -46,7 +46,9 @@ impl Health for Node {
         storage
             .unflushed_bytes
             .set(self.logs.unflushed_bytes() as i64);
-        storage.degraded.set(i64::from(self.degraded().is_some()));
+        storage
+            .degraded
+            .set(i64::from(self.shards.degraded().is_some()));
         metrics.wal.used_bytes.set(self.wal.usage().bytes as i64);
         self.refresh_cluster(&metrics.cluster);
     }

@@ -32,13 +32,10 @@ impl Node {
     pub(super) async fn take_part(self: &Arc<Self>) -> Result<(), StartError> {
         let remote = Arc::new(Remote::new(self));
         self.peers.serve(PeerService::Control, remote);
-        let node = Arc::downgrade(self);
-        let degraded = move || node.upgrade().and_then(|node| node.degraded());
         let steward = Steward::start(
             self.shards.clone(),
             Arc::clone(&self.network),
             self.reports.clone(),
-            degraded,
         );
         *self.steward.lock() = Some(steward);
         let membership = self.identity.membership();

@@ -1,12 +1,13 @@
-//! What lets work in: nothing is proposed before there is room for it in memory, in the
-//! write-ahead log and in the partition logs. Once proposed, an append cannot fail for lack of it.
+//! What lets work in: nothing is proposed, and nothing taken from a leader elsewhere, before there
+//! is room for it in memory, in the write-ahead log and in the partition logs. Once let in, an
+//! append cannot fail for lack of it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
 };
-
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::data::AppendError;
 use crate::{
@@ -20,6 +21,13 @@ pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How often a waiting append looks for room.
 const ROOM_WAIT_STEP: Duration = Duration::from_millis(2);
+
+/// How long the entries that a leader elsewhere sends wait for room before they are refused. It
+/// sends them again, and must not take this broker for dead in between.
+const ENTRIES_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How often entries that wait look for room.
+const ENTRIES_WAIT_STEP: Duration = Duration::from_millis(20);
 
 /// Bytes that an entry's head takes in the log for each batch, at most.
 pub(crate) const BATCH_HEAD_BYTES_MAX: usize = 64;
@@ -91,7 +99,7 @@ impl Admission {
         let started = Instant::now();
         loop {
             self.shared.checkpoint_wanted.notify_one();
-            tokio::time::sleep(ROOM_WAIT_STEP).await;
+            sleep(ROOM_WAIT_STEP).await;
             if let Some(reservation) = self.try_reserve(bytes)? {
                 return Ok(reservation);
             }
@@ -101,6 +109,46 @@ impl Admission {
                 });
             }
         }
+    }
+
+    /// Room for entries with so many bytes each that a leader elsewhere sends, waiting for it if
+    /// need be.
+    /// Without it they could fill the write-ahead log up, and then not even a vote fits in.
+    pub(crate) async fn room_for_entries(
+        &self,
+        payloads: &[u64],
+    ) -> Result<Reservation, AppendError> {
+        let started = Instant::now();
+        loop {
+            match self.try_reserve_for_entries(payloads) {
+                Ok(Some(room)) => return Ok(room),
+                Ok(None) if started.elapsed() > ENTRIES_WAIT_MAX => {
+                    return Err(AppendError::Overloaded {
+                        waited: started.elapsed(),
+                    });
+                }
+                Err(error) if started.elapsed() > ENTRIES_WAIT_MAX => return Err(error),
+                Ok(None) | Err(AppendError::NoSpace { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            self.shared.checkpoint_wanted.notify_one();
+            sleep(ENTRIES_WAIT_STEP).await;
+        }
+    }
+
+    /// `None` if there is no room yet, but will be.
+    fn try_reserve_for_entries(
+        &self,
+        payloads: &[u64],
+    ) -> Result<Option<Reservation>, AppendError> {
+        let shared = &self.shared;
+        if !shared.logs.has_room() {
+            return match shared.logs.degraded() {
+                Some(reason) => Err(AppendError::NoSpace { reason }),
+                None => Ok(None),
+            };
+        }
+        Ok(Some(shared.wal.reserve_decided(payloads)?))
     }
 
     /// `None` if there is no room yet, but will be.
@@ -118,15 +166,21 @@ impl Admission {
         {
             Ok(reservation) => Ok(Some(reservation)),
             Err(WalError::Full { .. }) => Ok(None),
-            Err(error @ WalError::NoSpace { .. }) => Err(AppendError::NoSpace {
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<WalError> for AppendError {
+    fn from(error: WalError) -> Self {
+        match error {
+            WalError::TooLarge { bytes, bytes_max } => Self::TooLarge { bytes, bytes_max },
+            WalError::NoSpace { .. } => Self::NoSpace {
                 reason: error.to_string(),
-            }),
-            Err(WalError::TooLarge { bytes, bytes_max }) => {
-                Err(AppendError::TooLarge { bytes, bytes_max })
-            }
-            Err(error) => Err(AppendError::Failed {
+            },
+            error => Self::Failed {
                 reason: error.to_string(),
-            }),
+            },
         }
     }
 }

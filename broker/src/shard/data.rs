@@ -318,7 +318,10 @@ impl DataShard {
         directory: Directory,
         parts: DataShardParts,
     ) -> Result<Self, ShardError> {
-        let raft = parts.raft;
+        let raft = RaftParts {
+            admission: Some(parts.admission.clone()),
+            ..parts.raft
+        };
         let group = Group::start(id, Arc::clone(&machine) as _, raft.clone()).await?;
         let shared = Shared {
             id,

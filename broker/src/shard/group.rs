@@ -26,6 +26,7 @@ pub(crate) use self::{
 };
 use super::{
     ShardError,
+    admission::Admission,
     log_storage::LogStorage,
     machine::{Machine, RaftMachine},
     network::Factory,
@@ -171,6 +172,11 @@ impl Group {
     /// without one, and sleeps when there is nothing to do.
     pub(crate) fn keep_time(&self, on: bool) {
         self.raft.runtime_config().tick(on);
+    }
+
+    /// What lets in the entries of leaders elsewhere.
+    pub(super) fn admission(&self) -> Option<Admission> {
+        self.parts.admission.clone()
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, RaftMachine> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flumen_protocol::ids::BrokerId;
 
-use super::{failure::Failure, replicas::Replicas};
+use super::{admission::Admission, failure::Failure, replicas::Replicas};
 use crate::{peer::PeerNetwork, wal::Wal};
 
 /// What a Raft group stands on, besides its machine.
@@ -13,6 +13,9 @@ pub(crate) struct RaftParts {
     /// This broker among the replicas.
     pub(crate) broker: BrokerId,
     pub(crate) wal: Wal,
+    /// Lets in what leaders elsewhere send. Without it everything is: the few entries of the
+    /// catalog may be what makes room, such as the end of a topic.
+    pub(crate) admission: Option<Admission>,
     /// The way to the other replicas.
     pub(crate) network: Arc<dyn PeerNetwork>,
     /// Where the other replicas find the groups of this broker.

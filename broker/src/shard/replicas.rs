@@ -1,13 +1,14 @@
 //! The shards of this broker, as the other brokers call them: hands what comes from a replica
 //! elsewhere to the Raft group here.
 
+mod entries;
 mod gate;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::future::BoxFuture;
 use openraft::{Raft, async_runtime::WatchReceiver};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
@@ -15,6 +16,7 @@ use rustc_hash::FxHashMap;
 pub(crate) use self::gate::ClosedGate;
 use self::gate::Gate;
 use super::{
+    admission::Admission,
     group::{
         Group, ProposeError, catch_up,
         leave::Standing,
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     metrics::TransferMetrics,
-    peer::{PeerHandler, PeerMessage, PeerReceiver, PeerStream},
+    peer::{PeerHandler, PeerMessage, PeerSender, PeerStream},
 };
 
 type ShardRaft = Raft<TypeConfig, RaftMachine>;
@@ -44,6 +46,7 @@ struct Reached {
     raft: ShardRaft,
     proposals: LocalProposals,
     gate: Gate,
+    admission: Option<Admission>,
 }
 
 /// Makes the proposals that other brokers send. Cheap to clone.
@@ -69,6 +72,7 @@ impl Replicas {
             raft: group.raft().clone(),
             proposals: group.local_proposals(),
             gate: Gate::default(),
+            admission: group.admission(),
         };
         self.groups.write().insert(shard, reached);
     }
@@ -100,11 +104,16 @@ impl Replicas {
         gate.pass(answer(from, &raft, request)).await
     }
 
-    async fn serve(&self, from: BrokerId, head: Bytes, mut stream: PeerStream) {
+    async fn serve(&self, from: BrokerId, head: Bytes, stream: PeerStream) {
         let served = match rpc::decode::<Open>(&head).map_err(text) {
             Ok(open) => match self.reached(open.shard) {
-                Ok(Reached { raft, gate, .. }) => match open.purpose {
-                    Purpose::Append => gate.pass(take_entries(raft, stream)).await,
+                Ok(Reached {
+                    raft,
+                    gate,
+                    admission,
+                    ..
+                }) => match open.purpose {
+                    Purpose::Append => gate.pass(entries::take(raft, admission, stream)).await,
                     Purpose::Snapshot => {
                         let taken = gate.pass(take_snapshot(from, raft, stream)).await;
                         if taken.is_ok() {
@@ -115,7 +124,7 @@ impl Replicas {
                 },
                 Err(reason) => {
                     let reply: AppendReply = Err(reason.clone());
-                    let _ = answer_last(&mut stream, &reply).await;
+                    let _ = answer_last(stream.sender, &reply).await;
                     Err(reason)
                 }
             },
@@ -160,7 +169,7 @@ impl PeerHandler for Proposals {
                 let message = stream.receiver.next().await.map_err(text)?;
                 let request = message.and_then(|message| message.parts.into_iter().next());
                 let outcome = this.propose(&request.unwrap_or_default()).await?;
-                answer_last(&mut stream, &outcome).await
+                answer_last(stream.sender, &outcome).await
             };
             if let Err(reason) = proposed.await {
                 tracing::debug!(broker = %from, reason, "a proposal was not made");
@@ -200,53 +209,6 @@ fn check_may_vote(raft: &ShardRaft) -> Result<(), String> {
         .ok_or_else(|| "the replica here is empty, and votes for nobody".to_owned())
 }
 
-/// Appends what the leader sends. Answers leave in the order of the requests, each once its
-/// entries are durable here.
-async fn take_entries(raft: ShardRaft, stream: PeerStream) -> Result<(), String> {
-    let PeerStream {
-        mut sender,
-        receiver,
-    } = stream;
-    let requests = stream::unfold(receiver, next_request);
-    let mut answers = std::pin::pin!(raft.stream_append(requests));
-    while let Some(answer) = answers.next().await {
-        let reply: AppendReply = answer.map_err(text);
-        let is_last = !matches!(reply, Ok(Ok(_)));
-        let message = PeerMessage {
-            head: rpc::encode(&reply),
-            parts: Vec::new(),
-        };
-        sender.send(message).await.map_err(text)?;
-        if is_last {
-            break;
-        }
-    }
-    sender.finish();
-    Ok(())
-}
-
-async fn next_request(
-    mut receiver: Box<dyn PeerReceiver>,
-) -> Option<(
-    openraft::raft::AppendEntriesRequest<TypeConfig>,
-    Box<dyn PeerReceiver>,
-)> {
-    let message = match receiver.next().await {
-        Ok(message) => message?,
-        Err(error) => {
-            tracing::debug!("a leader's stream broke: {error}");
-            return None;
-        }
-    };
-    match rpc::append_request(message) {
-        Ok(request) => Some((request, receiver)),
-        Err(error) => {
-            tracing::error!("a leader's entries are refused: {error}");
-            None
-        }
-    }
-}
-
 async fn take_snapshot(
     from: BrokerId,
     raft: ShardRaft,
@@ -265,16 +227,19 @@ async fn take_snapshot(
     };
     let installed = raft.install_full_snapshot(vote, snapshot).await;
     let reply: Result<_, String> = installed.map_err(text);
-    answer_last(&mut stream, &reply).await
+    answer_last(stream.sender, &reply).await
 }
 
-async fn answer_last(stream: &mut PeerStream, reply: &impl serde::Serialize) -> Result<(), String> {
+async fn answer_last(
+    mut sender: Box<dyn PeerSender>,
+    reply: &impl serde::Serialize,
+) -> Result<(), String> {
     let message = PeerMessage {
         head: rpc::encode(reply),
         parts: Vec::new(),
     };
-    stream.sender.send(message).await.map_err(text)?;
-    stream.sender.finish();
+    sender.send(message).await.map_err(text)?;
+    sender.finish();
     Ok(())
 }
 

@@ -129,12 +129,19 @@ pub(super) fn append_message(
     })
 }
 
+/// Entries of a leader.
+pub(super) struct Entries {
+    pub(super) request: AppendEntriesRequest<TypeConfig>,
+    /// The bytes of each in the log.
+    pub(super) payloads: Vec<u64>,
+}
+
 /// Reads what [`append_message`] wrote. Batches are slices of what was received, and their
 /// checksums are verified here: they enter this process.
-pub(super) fn append_request(
-    message: PeerMessage,
-) -> Result<AppendEntriesRequest<TypeConfig>, RpcError> {
+pub(super) fn append_request(message: PeerMessage) -> Result<Entries, RpcError> {
     let head: AppendHead = decode(&message.head)?;
+    let payloads = head.entries.iter().map(|entry| entry.bytes.into());
+    let payloads = payloads.collect();
     let mut bytes = message.parts.into_iter().next().unwrap_or_default();
     let entries = head
         .entries
@@ -147,10 +154,11 @@ pub(super) fn append_request(
             Ok(command::decode_verified(entry.term, entry.index, part)?)
         })
         .collect::<Result<Vec<Entry>, RpcError>>()?;
-    Ok(AppendEntriesRequest {
+    let request = AppendEntriesRequest {
         vote: head.vote,
         prev_log_id: head.prev_log_id,
         leader_commit: head.leader_commit,
         entries,
-    })
+    };
+    Ok(Entries { request, payloads })
 }

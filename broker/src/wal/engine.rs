@@ -19,7 +19,7 @@ use super::{
     recovery::recover,
     segment::{AtomicPosition, Position, Segment},
     shard::{Planned, Shard, ShardImage, ShardIndex},
-    space::{Space, Task},
+    space::{Claim, Space, Task},
     writer::{Operation, Writer},
 };
 use crate::{
@@ -377,9 +377,10 @@ impl Engine {
         segments.front().map_or(0, |segment| segment.sequence)
     }
 
-    pub(super) fn reserve(&self, bytes: u64) -> Result<u64, WalError> {
+    pub(super) fn reserve(&self, payloads: &[u64], claim: Claim) -> Result<u64, WalError> {
         self.queue.lock().check()?;
-        let reserved = self.space.reserve(bytes, self.oldest_sequence());
+        let oldest = self.oldest_sequence();
+        let reserved = self.space.reserve(payloads, oldest, claim);
         if matches!(reserved, Err(WalError::Full { .. })) && self.oldest_waits_for_sync() {
             self.hurry_syncer();
         }

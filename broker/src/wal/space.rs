@@ -20,7 +20,7 @@ use super::{
     },
 };
 use crate::{
-    disk::{Disk, File},
+    disk::{Disk, File, is_full},
     executor::Bell,
 };
 
@@ -35,6 +35,15 @@ const AHEAD: usize = 2;
 const STANDBYS_MAX: usize = 4;
 /// Segments of room that no reservation gets, so that votes and purges always find some.
 const KEPT_BACK: u64 = 1;
+
+/// What room is set aside for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// What is about to be proposed, and may be refused.
+    New,
+    /// What a leader elsewhere has taken in: it has to come here some day.
+    Decided,
+}
 
 /// A file that is not yet part of the log.
 pub(super) struct Spare {
@@ -138,33 +147,55 @@ impl Space {
         }
     }
 
-    /// Sets `bytes` of payload aside, and returns what to give back.
-    pub(super) fn reserve(&self, bytes: u64, oldest: u64) -> Result<u64, WalError> {
+    /// Sets room aside for entries with so many bytes of payload each, and returns what to give
+    /// back. The log grows beyond its bound only for what is [`Claim::Decided`].
+    pub(super) fn reserve(
+        &self,
+        payloads: &[u64],
+        oldest: u64,
+        claim: Claim,
+    ) -> Result<u64, WalError> {
+        let largest = payloads.iter().copied().max().unwrap_or(0);
         let bytes_max = self.options.entry_bytes_max();
-        if bytes > bytes_max {
-            return Err(WalError::TooLarge { bytes, bytes_max });
+        if largest > bytes_max {
+            return Err(WalError::TooLarge {
+                bytes: largest,
+                bytes_max,
+            });
         }
-        let cost = record_bytes(bytes);
+        let cost: u64 = payloads.iter().map(|bytes| record_bytes(*bytes)).sum();
         let mut state = self.state.lock();
-        state.record_bytes_largest = state.record_bytes_largest.max(cost);
+        state.record_bytes_largest = state.record_bytes_largest.max(record_bytes(largest));
         while state.reserved + cost > self.free(&state) {
             if state.files >= self.files_max() {
                 state.recycle = true;
                 self.work.ring();
-                return Err(self.full(oldest));
+                if claim == Claim::New {
+                    return Err(self.full(oldest));
+                }
             }
             // The thread that prepares files is behind; allocating one takes about a millisecond.
             if let Err(error) = self.make_spare(&mut state) {
                 let reason = state.error.insert(error.to_string().into()).clone();
                 self.work.ring();
-                return Err(WalError::NoSpace {
-                    dir: self.options.dir.clone(),
-                    reason,
-                });
+                return Err(self.no_space(reason));
             }
         }
         state.reserved += cost;
         Ok(cost)
+    }
+
+    fn no_space(&self, reason: Arc<str>) -> WalError {
+        WalError::NoSpace {
+            dir: self.options.dir.clone(),
+            reason,
+        }
+    }
+
+    /// Why no file can be made at present, if so.
+    pub(super) fn trouble(&self) -> Option<WalError> {
+        let reason = self.state.lock().error.clone()?;
+        Some(self.no_space(reason))
     }
 
     pub(super) fn give_back(&self, cost: u64) {
@@ -283,7 +314,10 @@ impl Space {
                 self.ready.notify_all();
                 Step::Again
             }
-            Ok(false) => Step::Wait,
+            Ok(false) => {
+                state.error = None;
+                Step::Wait
+            }
             Err(error) => {
                 let text: Arc<str> = error.to_string().into();
                 if state.error.as_ref() != Some(&text) {
@@ -459,14 +493,6 @@ impl Space {
         self.work.ring_for_all();
         self.ready.notify_all();
     }
-}
-
-/// Whether the disk may take the same write later.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
 
 /// Creates a file of a segment's size.

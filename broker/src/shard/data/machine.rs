@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    executor::disk_work,
+    executor::{disk_work, disk_work_once_there_is_room},
     log::{LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
@@ -171,8 +171,7 @@ impl DataMachine {
     /// Goes over to another replica's manifest, whose records are all here.
     fn replace(&self, manifest: Manifest) -> io::Result<()> {
         let taken = self.state.lock().replace(manifest);
-        taken.map_err(io::Error::other)?;
-        Machine::checkpoint(self).map(drop)
+        taken.map_err(io::Error::other)
     }
 
     /// Goes over to what a checkpoint says. The records that are not here come from `others`,
@@ -192,11 +191,18 @@ impl DataMachine {
         })
         .await?;
         self.source.fetch(others, applied_index, wanted).await;
-        disk_work(move || self.replace(manifest)).await
+        let this = Arc::clone(&self);
+        disk_work(move || this.replace(manifest)).await?;
+        let attempt = format!(
+            "shard {}: what came from another replica",
+            self.source.shard
+        );
+        let checkpoint = move || Machine::checkpoint(&*self).map(drop);
+        disk_work_once_there_is_room(&attempt, checkpoint).await
     }
 
     fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
-        let saved = self.logs.checkpoint(&cut.dirty).map_err(io::Error::other)?;
+        let saved = self.logs.checkpoint(&cut.dirty)?;
         let checkpoints: FxHashMap<PartitionId, LogCheckpoint> = cut
             .dirty
             .iter()

@@ -3,6 +3,7 @@
 mod failover;
 mod members;
 mod repair;
+mod space;
 
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl TestCluster {
             PeerService::Plugins,
             Arc::new(broker.shards.catalog().plugin_server()),
         );
-        let steward = Steward::start(broker.shards.clone(), network, reports, || None);
+        let steward = Steward::start(broker.shards.clone(), network, reports);
         self.members[at] = Some(Member { broker, steward });
     }
 

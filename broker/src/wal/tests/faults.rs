@@ -38,6 +38,38 @@ fn a_full_disk_refuses_reservations_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn what_a_leader_has_taken_in_gets_room_beyond_the_bound_and_leaves_some_for_votes() {
+    let disk = SimulatedDisk::new();
+    let wal = open(&disk, ALWAYS);
+    let log = wal.shard(ShardId(1));
+    let mut index = 0;
+    while let Ok(_reservation) = wal.reserve(5000) {
+        append_range(&log, index..index + 1, 5000);
+        index += 1;
+    }
+    assert!(matches!(wal.reserve(5000), Err(WalError::Full { .. })));
+    let used_bytes = disk.used_bytes();
+    disk.set_faults(full_at(used_bytes + SEGMENT_BYTES_MIN * 3));
+    let beyond = index;
+    let error = loop {
+        match wal.reserve_decided(&[5000, 5000]) {
+            Ok(_reservation) => append_range(&log, index..index + 2, 5000),
+            Err(error) => break error,
+        }
+        index += 2;
+    };
+    assert!(matches!(error, WalError::NoSpace { .. }), "{error}");
+    assert!(index > beyond + 10, "only {} entries more", index - beyond);
+    wait(|done| log.save_vote(Bytes::from_static(b"v"), done)).unwrap();
+
+    log.purge(position(1, index - 1), Bytes::new());
+    until("the purged segments are used again, or removed", || {
+        wal.reserve(5000).is_ok() && wal.trouble().is_none()
+    });
+    until("the surplus is removed", || disk.used_bytes() <= used_bytes);
+}
+
+#[test]
 fn purging_makes_room_on_a_full_disk() {
     let disk = SimulatedDisk::new();
     disk.set_faults(full_at(SEGMENT_BYTES_MIN * 4));

@@ -67,6 +67,7 @@ async fn group() -> (Arc<Group>, Failure) {
     let parts = RaftParts {
         broker: BrokerId(1),
         wal: Wal::open(disk, options, Arc::new(())).unwrap(),
+        admission: None,
         network: Arc::new(Alone),
         replicas: Replicas::default(),
         failure: failure.clone(),
