@@ -115,7 +115,7 @@ pub(crate) fn decode_checkpoint_for_fuzzing(bytes: &[u8]) -> bool {
 /// Sets room aside for a command that is not an append.
 pub(crate) fn reserve(wal: &Wal, command: &Command) -> Result<Reservation, ProposeError> {
     let bytes = command.len_bytes() as u64 + 1024;
-    wal.reserve(bytes).map_err(|error| match error {
+    wal.reserve_for_command(bytes).map_err(|error| match error {
         WalError::Failed { .. } | WalError::Closed => ProposeError::Stopped,
         error => ProposeError::NoRoom {
             reason: error.to_string(),

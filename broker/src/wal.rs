@@ -77,6 +77,9 @@ pub use options::{
 };
 pub use record::decode_record_for_fuzzing;
 
+/// The largest payload of an entry that [`Wal::reserve_for_command`] favours.
+pub const COMMAND_BYTES_MAX: u64 = 16 * 1024;
+
 /// What is called when an operation is durable (as the sync policy says) or has failed.
 pub(crate) type Done = Box<dyn FnOnce(Result<(), WalError>) + Send>;
 
@@ -201,6 +204,17 @@ impl Wal {
     /// [`WalError::TooLarge`], which is not.
     pub fn reserve(&self, bytes: u64) -> Result<Reservation, WalError> {
         self.0.set_aside(&[bytes], Claim::New)
+    }
+
+    /// The same for an entry of at most [`COMMAND_BYTES_MAX`] that may be what makes room, such as
+    /// the end of a topic: it gets some when others get none.
+    ///
+    /// # Errors
+    /// As [`Wal::reserve`].
+    pub fn reserve_for_command(&self, bytes: u64) -> Result<Reservation, WalError> {
+        let small = bytes <= COMMAND_BYTES_MAX;
+        let claim = if small { Claim::Command } else { Claim::New };
+        self.0.set_aside(&[bytes], claim)
     }
 
     /// The same for entries that the leader of a shard on another broker sends, with the bytes of

@@ -243,7 +243,7 @@ impl Log {
     }
 
     /// Takes no more and has nothing any more. Gives what it had.
-    fn end(&self) -> (Vec<Arc<Segment>>, Vec<StartMark>) {
+    pub(super) fn end(&self) -> (Vec<Arc<Segment>>, Vec<StartMark>) {
         let _writer = self.writer.lock();
         let mut state = self.state.lock();
         state.removed = true;

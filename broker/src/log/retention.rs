@@ -56,6 +56,27 @@ impl PartitionLog {
 }
 
 impl Log {
+    /// Ends the log and removes its files, though the last checkpoint names them. Gives the marks
+    /// that say so.
+    pub(super) fn remove_ahead(&self) -> Result<Vec<StartMark>, RetentionError> {
+        let _maintenance = self.maintenance.lock();
+        let (end, has_files) = {
+            let state = self.state.lock();
+            (state.end, !state.segments.is_empty())
+        };
+        let old_marks = if has_files {
+            self.mark_start(end)?
+        } else {
+            Vec::new()
+        };
+        let (segments, marks) = self.end();
+        for segment in &segments {
+            self.store.remove_files(segment);
+        }
+        self.remove_marks(&old_marks);
+        Ok(marks)
+    }
+
     fn seal_if_old(&self, options: &LogOptions, now_ms: u64) {
         let old_active = || {
             let active = self.state.lock().active().cloned()?;

@@ -18,6 +18,7 @@ use super::{
     names::{FileKind, parse, topic_dir},
     open_files::OpenFiles,
     recover::{OpenError, recover},
+    retention::RetentionError,
     segment::Segment,
     sync::CheckpointError,
     write::FlushError,
@@ -174,6 +175,22 @@ impl LogStore {
             self.inner.shared.remove_found(id, &found);
         }
         self.remove_topic_dir_if_unused(id.topic);
+    }
+
+    /// As [`LogStore::remove`], before there is a checkpoint that names the partition no more: on
+    /// a full disk there may be none until its files are gone. A mark stays that says why they
+    /// are, until [`LogStore::remove`] is called. Blocks.
+    ///
+    /// # Errors
+    /// When the disk does not take the mark; nothing is removed then.
+    pub fn remove_ahead(&self, id: PartitionId) -> Result<(), RetentionError> {
+        let log = self.inner.logs.read().get(&id).cloned();
+        let Some(log) = log else { return Ok(()) };
+        let marks = log.log.remove_ahead()?;
+        self.inner.logs.write().remove(&id);
+        let left = marks.into_iter().map(FileKind::Start);
+        self.inner.found.lock().insert(id, left.collect());
+        Ok(())
     }
 
     /// Ends the logs of partitions and leaves their files, so that they can be opened again as of

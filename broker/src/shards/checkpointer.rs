@@ -92,6 +92,7 @@ impl Work {
         let mut wal_wants = self.wal.checkpoint_wanted();
         let mut checkpoint = timer(self.checkpoint_interval);
         let mut retention = timer(self.retention_interval);
+        let mut failing = None;
         loop {
             let done = tokio::select! {
                 changed = wal_wants.changed() => match changed {
@@ -105,11 +106,13 @@ impl Work {
                     Ok(())
                 }
             };
-            if let Err(error) = done {
-                tracing::warn!("cannot take a checkpoint, trying again: {error}");
+            let error = done.err().map(|error| error.to_string());
+            tell_of_change(failing.as_deref(), error.as_deref());
+            if error.is_some() {
                 tokio::time::sleep(RETRY_AFTER).await;
                 self.wanted.notify_one();
             }
+            failing = error;
         }
     }
 
@@ -192,6 +195,17 @@ impl Groups {
             }
         }
         Ok(())
+    }
+}
+
+/// Says what keeps checkpoints from being taken: once, however often it is tried again.
+fn tell_of_change(before: Option<&str>, now: Option<&str>) {
+    match now {
+        Some(error) if before != now => {
+            tracing::warn!("cannot take a checkpoint, trying again each second: {error}");
+        }
+        None if before.is_some() => tracing::info!("checkpoints are taken again"),
+        _ => {}
     }
 }
 

@@ -33,7 +33,8 @@ const AHEAD: usize = 2;
 /// Standbys made of the spares there are: making one waits for two syncs, which take as long as
 /// several segments need to fill while the disk is busy.
 const STANDBYS_MAX: usize = 4;
-/// Segments of room that no reservation gets, so that votes and purges always find some.
+/// Segments of room that no entry gets, so that votes and purges always find some. A small command
+/// may take half of it.
 const KEPT_BACK: u64 = 1;
 
 /// What room is set aside for.
@@ -41,6 +42,8 @@ const KEPT_BACK: u64 = 1;
 pub(super) enum Claim {
     /// What is about to be proposed, and may be refused.
     New,
+    /// The same, but small, and maybe what makes room: it may take some of what is kept back.
+    Command,
     /// What a leader elsewhere has taken in: it has to come here some day.
     Decided,
 }
@@ -166,11 +169,11 @@ impl Space {
         let cost: u64 = payloads.iter().map(|bytes| record_bytes(*bytes)).sum();
         let mut state = self.state.lock();
         state.record_bytes_largest = state.record_bytes_largest.max(record_bytes(largest));
-        while state.reserved + cost > self.free(&state) {
+        while state.reserved + cost > self.free(&state, claim) {
             if state.files >= self.files_max() {
                 state.recycle = true;
                 self.work.ring();
-                if claim == Claim::New {
+                if claim != Claim::Decided {
                     return Err(self.full(oldest));
                 }
             }
@@ -215,14 +218,15 @@ impl Space {
     }
 
     /// The room for reserved records in the files that are there.
-    fn free(&self, state: &SpaceState) -> u64 {
+    fn free(&self, state: &SpaceState, claim: Claim) -> u64 {
         // Each segment ends with a seal, and with what the first record that did not fit left over.
         let lost = record_bytes(0) + state.record_bytes_largest;
         let segment = self.options.segment_bytes;
         let whole = segment.saturating_sub(SEGMENT_HEADER_BYTES + state.opening_bytes + lost);
         let ahead = (state.spares.len() + state.standbys.len()) as u64 + state.in_hand;
         let rest = segment.saturating_sub(self.head.get().offset() + lost);
-        rest + whole * ahead.saturating_sub(KEPT_BACK)
+        let kept_back = whole * KEPT_BACK / if claim == Claim::Command { 2 } else { 1 };
+        rest + (whole * ahead).saturating_sub(kept_back)
     }
 
     /// Tells what the states at the beginning of a segment will take.

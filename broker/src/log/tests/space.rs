@@ -103,3 +103,37 @@ fn retention_frees_a_full_disk_without_a_checkpoint() {
     let found = read_all(&log.reader(), start).unwrap();
     assert_eq!(found, all[start.0 as usize / 2..]);
 }
+
+#[test]
+fn a_log_removed_ahead_of_the_checkpoint_is_empty_after_a_crash_and_then_gone() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let log = open_new(&store, small());
+    let all = batches(60);
+    append_all(&log, &all[..30]);
+    let checkpoint = log.checkpoint().unwrap();
+    append_all(&log, &all[30..]);
+    log.flush().unwrap();
+    disk.set_faults(capacity(0));
+    let before = disk.used_bytes();
+    store.remove_ahead(partition(0)).unwrap();
+    assert_eq!(disk.used_bytes(), 0, "of {before}");
+
+    let disk = disk.crash(crate::disk::CrashKeep::Nothing);
+    let store = open_store(&disk, manual());
+    let log = store
+        .open_partition(partition(0), small(), &checkpoint)
+        .unwrap();
+    assert_eq!(log.reader().start_offset(), checkpoint.end_offset);
+    // What came after the checkpoint comes again, and then the end of the partition.
+    append_all(&log, &all[30..]);
+    assert_eq!(
+        read_all(&log.reader(), checkpoint.end_offset).unwrap(),
+        all[30..]
+    );
+    log.flush().unwrap();
+    store.remove_ahead(partition(0)).unwrap();
+    store.remove_ahead(partition(0)).unwrap();
+    store.remove(partition(0));
+    assert_eq!(files(&disk), Vec::<String>::new());
+}

@@ -19,7 +19,7 @@ use super::{
     transfer::{RecordSource, Wanted},
 };
 use crate::{
-    disk::Disk,
+    disk::{Disk, is_full},
     executor::{disk_work, disk_work_once_there_is_room},
     log::{LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
@@ -201,6 +201,15 @@ impl DataMachine {
         disk_work_once_there_is_room(&attempt, checkpoint).await
     }
 
+    /// Removes the files of deleted partitions before a checkpoint says that they are deleted.
+    fn make_room(&self, deleted: &[PartitionId]) {
+        for id in deleted {
+            if let Err(error) = self.logs.remove_ahead(*id) {
+                tracing::warn!(partition = %id, %error, "a deleted partition still takes room");
+            }
+        }
+    }
+
     fn make_durable(&self, cut: &mut Cut) -> io::Result<Checkpoint> {
         let saved = self.logs.checkpoint(&cut.dirty)?;
         let checkpoints: FxHashMap<PartitionId, LogCheckpoint> = cut
@@ -283,6 +292,9 @@ impl Machine for DataMachine {
                 Ok(checkpoint)
             }
             Err(error) => {
+                if is_full(&error) {
+                    self.make_room(&cut.deleted);
+                }
                 self.state.lock().aborted(cut);
                 Err(error)
             }

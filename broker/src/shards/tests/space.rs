@@ -72,6 +72,57 @@ async fn a_full_disk_is_an_error_to_be_tried_again_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_deleted_frees_a_disk_that_is_full_to_the_last_byte() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker(&disk).await;
+    let shard = broker.shards.data_of(partition(0)).unwrap();
+    let kept = PartitionId {
+        topic: TopicId(TOPIC.0 + 1),
+        index: 0,
+    };
+    let config = TopicConfig::default();
+    let created = shard.create_partitions(kept.topic, vec![0], &config);
+    created.await.unwrap();
+    let full = |bytes| FaultPlan {
+        capacity_bytes: Some(bytes),
+        ..FaultPlan::default()
+    };
+    disk.set_faults(full(6 << 20));
+    let mut of_kept = Vec::new();
+    let (mut large, mut small) = (true, true);
+    while large || small {
+        let filled = shard.append(partition(0), batch(&[&vec![7; 20_000]])).await;
+        large = filled.is_ok();
+        let value = format!("{}", of_kept.len()).into_bytes();
+        small = shard.append(kept, batch(&[&value])).await.is_ok();
+        if small {
+            of_kept.push(value);
+        }
+        assert!(of_kept.len() < 10_000, "the disk never fills up");
+    }
+    disk.set_faults(full(disk.used_bytes()));
+    shard.delete_partitions(TOPIC).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = shard.append(kept, batch(&[b"again"])).await {
+        assert!(error.code().retryable(), "{error}");
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    of_kept.push(b"again".to_vec());
+    assert_eq!(values(&shard.reader(kept).unwrap()), of_kept);
+    broker.stop().await;
+    let broker = Broker::start_with(&disk, 1, |_, wal| {
+        wal.segment_bytes = 256 << 10;
+        wal.bytes_max = 2 << 20;
+    })
+    .await;
+    let shard = broker.shards.data_of(kept).unwrap();
+    assert_eq!(values(&shard.reader(kept).unwrap()), of_kept);
+    assert!(shard.reader(partition(0)).is_none());
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
     let disk = Arc::new(SimulatedDisk::new());
     // No checkpoint comes in between: the sync that fails must not be that of a segment.
