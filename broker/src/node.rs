@@ -48,6 +48,7 @@ use flumen_protocol::{
     topic::TopicName,
 };
 use flumen_transport::endpoint::Network;
+use tokio::task::JoinSet;
 
 use self::enrol::Enrolments;
 use crate::{
@@ -108,6 +109,8 @@ pub(crate) struct Node {
     reports: Reports,
     /// Looks after this broker's part of the cluster from [`Node::take_part`] on.
     steward: parking_lot::Mutex<Option<Steward>>,
+    /// What goes on for as long as the broker runs.
+    background: parking_lot::Mutex<JoinSet<()>>,
 }
 
 /// Why a broker did not start.
@@ -243,6 +246,7 @@ impl Broker {
         *node.address.write() = advertised;
         if let Err(error) = node.take_part().await {
             node.stop_taking_part().await;
+            node.stop_background().await;
             node.shards.shutdown().await;
             server.close().await;
             return Err(error);
@@ -250,7 +254,7 @@ impl Broker {
         server.serve_clients(Arc::clone(&node));
         let addresses = node.profile_addresses();
         let profile = node.identity.write_profile(&addresses)?;
-        tokio::spawn(members::keep_profile(Arc::downgrade(&node), addresses));
+        node.in_background(members::keep_profile(Arc::downgrade(&node), addresses));
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
         tracing::info!(
@@ -300,6 +304,7 @@ impl Broker {
         // While others take over, clients are still told where to go.
         self.node.stop_taking_part().await;
         self.server.drain(self.shutdown_grace).await;
+        self.node.stop_background().await;
         self.node.shards.shutdown().await;
         self.server.peers().shutdown().await;
         self.server.close().await;
@@ -441,6 +446,7 @@ impl Node {
             peers,
             reports,
             steward: parking_lot::Mutex::new(None),
+            background: parking_lot::Mutex::default(),
             identity,
             topics,
             plugins,

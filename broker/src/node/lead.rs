@@ -39,16 +39,20 @@ impl Node {
         );
         *self.steward.lock() = Some(steward);
         let membership = self.identity.membership();
-        members::follow(self.peers.clone(), self.catalog.clone(), membership);
+        self.in_background(members::follow(
+            self.peers.clone(),
+            self.catalog.clone(),
+            membership,
+        ));
         self.fail_when_removed();
-        tokio::spawn(Arc::clone(&self.plugins).follow());
-        tokio::spawn(reconcile_when_leading(Arc::downgrade(self)));
+        self.in_background(Arc::clone(&self.plugins).follow());
+        self.in_background(reconcile_when_leading(Arc::downgrade(self)));
         let leads = self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker());
         if leads {
             self.register().await;
             return Ok(());
         }
-        tokio::spawn(keep_registering(Arc::downgrade(self)));
+        self.in_background(keep_registering(Arc::downgrade(self)));
         tokio::select! {
             () = self.wait_for_the_catalog() => Ok(()),
             failure = self.shards.failed() => Err(StartError::Failed(failure)),
@@ -61,7 +65,7 @@ impl Node {
         let this = self.identity.broker_id();
         let removed = members::removed(&self.peers, &self.catalog, this);
         let node = Arc::downgrade(self);
-        tokio::spawn(async move {
+        self.in_background(async move {
             removed.await;
             if let Some(node) = node.upgrade() {
                 node.shards.fail(format!(
@@ -72,6 +76,17 @@ impl Node {
                 ));
             }
         });
+    }
+
+    /// Does something beside all else, until the broker stops.
+    pub(super) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.background.lock().spawn(work);
+    }
+
+    /// Ends what goes on in the background.
+    pub(super) async fn stop_background(&self) {
+        let mut background = std::mem::take(&mut *self.background.lock());
+        background.shutdown().await;
     }
 
     /// Hands what this broker leads to others, and looks after nothing any more.

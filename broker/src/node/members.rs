@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Weak};
 
 use flumen_protocol::ids::BrokerId;
-use tokio::task::JoinHandle;
 
 use super::Node;
 use crate::{
@@ -25,7 +24,11 @@ pub(super) fn introduce(peers: &Peers, membership: &Membership) {
 }
 
 /// Tells the network whenever brokers come, go or move. Ends with the catalog.
-pub(super) fn follow(peers: Peers, catalog: Catalog, membership: &Membership) -> JoinHandle<()> {
+pub(super) fn follow(
+    peers: Peers,
+    catalog: Catalog,
+    membership: &Membership,
+) -> impl Future<Output = ()> + Send + use<> {
     let joined_with: BTreeMap<_, _> = match membership {
         Membership::Bootstrap => BTreeMap::new(),
         Membership::Joined { members, .. } => members
@@ -34,7 +37,7 @@ pub(super) fn follow(peers: Peers, catalog: Catalog, membership: &Membership) ->
             .collect(),
     };
     let mut states = catalog.watch();
-    tokio::spawn(async move {
+    async move {
         loop {
             states.borrow_and_update();
             peers.set_removed(catalog.snapshot().removed_brokers.clone());
@@ -44,7 +47,7 @@ pub(super) fn follow(peers: Peers, catalog: Catalog, membership: &Membership) ->
                 return;
             }
         }
-    })
+    }
 }
 
 impl Node {

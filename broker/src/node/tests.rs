@@ -282,3 +282,23 @@ async fn a_broker_that_starts_behind_and_alone_denies_nothing_and_takes_no_recor
 
     joined.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_has_stopped_leaves_nothing_running_and_its_address_free() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let address = founder.local_addr();
+    let mut catalog = founder.node().catalog.watch();
+    joined.stop().await;
+    founder.stop().await;
+    // Ends with the last one who holds on to the catalog.
+    let ended = async { while catalog.changed().await.is_ok() {} };
+    timeout(LONG, ended).await.expect("the catalog is let go");
+    // The endpoint's own task ends a moment later.
+    let free = async {
+        while std::net::UdpSocket::bind(address).is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, free).await.expect("the address is let go");
+}

@@ -180,6 +180,8 @@ impl Peers {
         {
             tracing::warn!("streams of other brokers did not end in time");
         }
+        // They hold on to what reaches others by this network.
+        shared.handlers.write().clear();
     }
 
     fn link(&self, to: BrokerId) -> Result<Arc<Link>, PeerError> {
