@@ -28,6 +28,7 @@ mod proposer;
 mod raft_parts;
 mod replicas;
 mod rpc;
+mod ticks;
 mod types;
 
 use std::{fmt, path::PathBuf};

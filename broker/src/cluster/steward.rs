@@ -36,8 +36,12 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(600);
 /// How long one change of members may take before the steward looks again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the heir of a shard may take before it, or another one, is asked again.
-const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long the heir of a shard may take before another one may be asked.
+const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// How long until the same heir is asked again. An heir that lacks an entry yet lets the request
+/// pass, and meanwhile the leader takes no records: this is how long clients wait then.
+const HAND_OVER_ASK_AGAIN_AFTER: Duration = Duration::from_millis(40);
 
 /// How long to wait before a replica whose repair has failed is repaired again.
 const REPAIR_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -454,9 +458,7 @@ impl Shared {
             let Some((.., heir)) = best.max().filter(|_| view.leads) else {
                 return;
             };
-            group.transfer_leadership(heir).await;
-            // Asked too soon again, the heir would begin anew.
-            let handed = group.changed(&view);
+            let handed = ask_to_lead(group, &view, heir);
             if timeout(HAND_OVER_RETRY_AFTER, handed).await.is_err() {
                 tracing::debug!(%heir, "a shard is not taken over yet");
             }
@@ -473,6 +475,18 @@ fn led_shard(shard: ShardId, view: &GroupView) -> LedShard {
         matched: view.matched.clone(),
         members: view.voters.union(&view.learners).copied().collect(),
         voters: view.voters.iter().copied().collect(),
+    }
+}
+
+/// Asks an heir until leader or term change. One that stands for election already takes no notice
+/// of being asked again; another one would stand against it.
+async fn ask_to_lead(group: &Group, view: &GroupView, heir: BrokerId) {
+    loop {
+        group.transfer_leadership(heir).await;
+        let changed = timeout(HAND_OVER_ASK_AGAIN_AFTER, group.changed(view)).await;
+        if changed.is_ok() {
+            return;
+        }
     }
 }
 

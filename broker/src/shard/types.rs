@@ -13,7 +13,7 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::command::Command;
+use super::{command::Command, ticks::InStep};
 use crate::shard::data::AppendOutcome;
 
 /// The types of every shard's Raft group, catalog and data alike.
@@ -39,7 +39,7 @@ impl RaftTypeConfig for TypeConfig {
         = openraft::impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = InStep;
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
