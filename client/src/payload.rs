@@ -241,7 +241,9 @@ fn is<T: 'static, U: 'static>() -> bool {
     TypeId::of::<T>() == TypeId::of::<U>()
 }
 
-fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
+/// The bytes of a value that is bytes by itself.
+#[inline]
+pub(crate) fn as_bytes<T: 'static>(value: &T) -> Option<&[u8]> {
     let value = value as &dyn Any;
     match value.downcast_ref::<Bytes>() {
         Some(bytes) => Some(bytes),

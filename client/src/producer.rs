@@ -13,6 +13,7 @@ mod clock;
 mod completion;
 mod delivery;
 mod error;
+mod many;
 mod partitioner;
 mod registry;
 mod worker;
@@ -43,7 +44,7 @@ pub use self::{
         BATCH_BYTES, DELIVERY_TIMEOUT, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
         ProducerBuilder,
     },
-    error::{FlushError, SendError},
+    error::{FlushError, SendAllError, SendError},
 };
 use crate::{
     message::Message,
@@ -162,14 +163,7 @@ impl<T: Serialize + 'static> Producer<T> {
             Err(Some(error)) => return Err(error),
             Ok(handed) => handed,
         };
-        let completion = handed
-            .completion
-            .expect("an awaited record has a completion");
-        Ok(PendingReceipt {
-            wait: Wait::new(completion),
-            partition: handed.taken.partition,
-            index: handed.taken.index,
-        })
+        Ok(handed.receipt())
     }
 
     /// Hands a message over without waiting for its receipt: the fast way to send many.
@@ -276,13 +270,13 @@ impl<T: Serialize + 'static> Producer<T> {
             let mut accumulator = shared.accumulator.lock();
             let taken = accumulator.push(*account, &record)?;
             let completion = if awaited {
-                accumulator.last_completion(taken.partition)
+                accumulator.last_completion(taken.partition())
             } else {
                 None
             };
-            if accumulator.needs_worker(taken.partition) {
+            if accumulator.needs_worker(taken.partition()) {
                 drop(accumulator);
-                worker::spawn(shared, taken.partition);
+                worker::spawn(shared, taken.partition());
             }
             Ok(Handed { taken, completion })
         };

@@ -301,9 +301,9 @@ impl Worker {
         let mut left = records;
         while left > 0 {
             let batch = left.min(self.batch_records);
-            for _ in 1..batch {
-                self.producer.enqueue(self.values.next()).await?;
-            }
+            let values = &mut self.values;
+            let all_but_one = (1..batch).map(|_| values.next());
+            self.producer.enqueue_all(all_but_one).await?;
             let started = Instant::now();
             let receipt = self.producer.submit(self.values.next()).await?;
             // The other side ends only with an error that it tells itself.

@@ -7,7 +7,7 @@ mod summary;
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use flumen_client::{Codec, Message, Producer, Raw};
 use flumen_protocol::topic::TopicName;
 
@@ -118,16 +118,9 @@ async fn send_all(
     progress: &indicatif::ProgressBar,
 ) -> Result<()> {
     while let Some(chunk) = lines.next().await {
-        for line in chunk? {
-            let number = line.number;
-            let length = line.text.len() as u64;
-            let sent = send(producer, line, arguments).await;
-            let receipt = sent.inspect_err(|_| outcome.line_not_taken = Some(number))?;
-            outcome.receipts.push(number, receipt).await;
-            outcome.sent += 1;
-            outcome.bytes += length;
-        }
+        let sent = send_chunk(producer, chunk?, arguments, outcome).await;
         outcome.receipts.settle_ready();
+        sent?;
         if outcome.receipts.first.is_some() {
             break;
         }
@@ -136,15 +129,39 @@ async fn send_all(
     Ok(())
 }
 
-async fn send(
+/// Sends lines until one of them is no message, or is not taken.
+async fn send_chunk(
     producer: &Producer<Raw>,
-    line: Line,
+    lines: Vec<Line>,
     arguments: &Arguments,
-) -> Result<flumen_client::PendingReceipt> {
-    let number = line.number;
-    let message = message(line, arguments).with_context(|| format!("line {number}"))?;
-    let taken = producer.submit(message).await;
-    taken.with_context(|| format!("line {number}"))
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let Some(first) = lines.first().map(|line| line.number) else {
+        return Ok(());
+    };
+    let lengths: Vec<_> = lines.iter().map(|line| line.text.len() as u64).collect();
+    let mut not_a_message = None;
+    let messages = lines.into_iter().map_while(|line| {
+        let message = message(line, arguments);
+        message.map_err(|error| not_a_message = Some(error)).ok()
+    });
+    let mut receipts = Vec::with_capacity(lengths.len());
+    let taken = producer.submit_all(messages, &mut receipts).await;
+    let failed: Option<anyhow::Error> = match taken {
+        Ok(()) => not_a_message,
+        Err(error) => Some(error.source.into()),
+    };
+    let not_taken = first + receipts.len() as u64;
+    for ((number, receipt), length) in (first..).zip(receipts).zip(lengths) {
+        outcome.receipts.push(number, receipt).await;
+        outcome.sent += 1;
+        outcome.bytes += length;
+    }
+    let Some(failed) = failed else {
+        return Ok(());
+    };
+    outcome.line_not_taken = Some(not_taken);
+    Err(failed.context(format!("line {not_taken}")))
 }
 
 fn message(line: Line, arguments: &Arguments) -> Result<Message<Raw>> {

@@ -53,13 +53,25 @@ impl NewRecord<'_> {
     }
 }
 
-/// Where a record was taken to. Small, like the error boxed, so that it comes back in registers:
-/// read back from memory, it would have to wait until the record's bytes have left the processor.
+/// Where a record was taken to. One number, as the error is one pointer, so that either comes back
+/// in registers: read back from memory, it would have to wait until the record's bytes have left
+/// the processor.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Taken {
-    pub(super) partition: u32,
+pub(super) struct Taken(u64);
+
+impl Taken {
+    fn new(partition: u32, index: u32) -> Self {
+        Self(u64::from(partition) << 32 | u64::from(index))
+    }
+
+    pub(super) fn partition(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// Its place in its batch.
-    pub(super) index: u32,
+    pub(super) fn index(self) -> u32 {
+        self.0 as u32
+    }
 }
 
 /// Why a record was not taken.
@@ -260,10 +272,7 @@ impl Accumulator {
         if is_complete || batch_is_full {
             self.leave(partition);
         }
-        Ok(Taken {
-            partition: partition as u32,
-            index,
-        })
+        Ok(Taken::new(partition as u32, index))
     }
 
     /// Where the outcome of the record that this partition took last will be.
@@ -545,7 +554,7 @@ mod tests {
     fn records_without_a_key_stay_with_a_partition_until_its_batch_is_complete() {
         let (mut accumulator, id) = accumulator(3);
         let partitions: Vec<_> = (0..25)
-            .map(|_| accumulator.push(id, &record(b"x")).unwrap().partition)
+            .map(|_| accumulator.push(id, &record(b"x")).unwrap().partition())
             .collect();
         assert_eq!(partitions[..10], [0; 10]);
         assert_eq!(partitions[10..20], [1; 10]);
@@ -558,7 +567,7 @@ mod tests {
         let mut keyed = record(b"x");
         keyed.key = Some(b"customer-7");
         let partitions: Vec<_> = (0..20)
-            .map(|_| accumulator.push(id, &keyed).unwrap().partition)
+            .map(|_| accumulator.push(id, &keyed).unwrap().partition())
             .collect();
         assert!(
             partitions

@@ -147,6 +147,17 @@ impl SendError {
     }
 }
 
+/// One of many messages that were handed over together was not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{taken} messages were taken, and the next one was not: {source}")]
+#[non_exhaustive]
+pub struct SendAllError {
+    /// How many messages were taken before it; they are on their way.
+    pub taken: usize,
+    /// Why it was not taken.
+    pub source: SendError,
+}
+
 /// Enqueued messages failed. Those that were awaited with `send` are not counted here.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(

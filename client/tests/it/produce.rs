@@ -65,6 +65,76 @@ async fn enqueued_messages_are_durable_after_a_flush() {
 }
 
 #[tokio::test]
+async fn messages_handed_over_together_keep_their_order_among_others() {
+    let (broker, producer) = broker_with_producer().await;
+    let together = |range: std::ops::Range<u32>| range.map(|n| Raw::from(n.to_string()));
+    producer.enqueue_all(together(0..3_000)).await.unwrap();
+    producer.enqueue(Raw::from("3000")).await.unwrap();
+    let mut receipts = Vec::new();
+    let submitted = producer.submit_all(together(3_001..5_000), &mut receipts);
+    submitted.await.unwrap();
+    for (n, receipt) in join_all(receipts).await.into_iter().enumerate() {
+        assert_eq!(receipt.unwrap().offset, Some(Offset(3_001 + n as u64)));
+    }
+    producer.enqueue_all(together(0..0)).await.unwrap();
+    assert_eq!(broker.values("t", 0), numbers(0..5_000));
+}
+
+#[tokio::test]
+async fn messages_handed_over_together_wait_for_room_and_are_encoded_as_others() {
+    let broker = Broker::start();
+    broker.create_topic("t", 3);
+    let client = broker.client().await;
+    let producer = client.producer::<Order>("t").memory_bytes(2_000);
+    let producer = producer.build().await.unwrap();
+    let orders = (0..1_000).map(|id| {
+        let order = Order {
+            id,
+            item: format!("{id} of tea"),
+        };
+        Message::new(order).partition((id % 3) as u32)
+    });
+    producer.enqueue_all(orders).await.unwrap();
+    producer.flush().await.unwrap();
+    for partition in 0..3 {
+        let records = broker.records("t", partition);
+        let ids = (u64::from(partition)..1_000).step_by(3);
+        assert_eq!(records.len(), ids.clone().count());
+        for ((_, value), id) in records.iter().zip(ids) {
+            let order: Order = postcard::from_bytes(value).unwrap();
+            assert_eq!((order.id, order.item), (id, format!("{id} of tea")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_messages_handed_over_together_those_before_a_bad_one_are_sent() {
+    let (broker, producer) = broker_with_producer().await;
+    let with_a_bad_one = |bad: usize| {
+        (0..200).map(move |n| {
+            let message = Message::new(Raw::from(n.to_string()));
+            if n == bad {
+                message.partition(9)
+            } else {
+                message
+            }
+        })
+    };
+    let error = producer.enqueue_all(with_a_bad_one(150)).await.unwrap_err();
+    assert_eq!(error.taken, 150);
+    assert!(matches!(error.source, SendError::UnknownPartition(_)));
+    producer.flush().await.unwrap();
+    assert_eq!(broker.values("t", 0), numbers(0..150));
+    let mut receipts = Vec::new();
+    let submitted = producer.submit_all(with_a_bad_one(7), &mut receipts);
+    assert_eq!(submitted.await.unwrap_err().taken, 7);
+    assert_eq!(receipts.len(), 7);
+    for receipt in join_all(receipts).await {
+        receipt.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn lost_answers_and_lost_batches_give_each_message_once_and_in_order() {
     let (broker, producer) = broker_with_producer().await;
     broker.faults([
