@@ -2,6 +2,7 @@
 //! own, nothing is measured before it is warm, and rounds of what is compared take turns, so
 //! that whatever else the machine does meets all of them alike.
 
+pub(crate) mod catch_up;
 pub(crate) mod child;
 mod cluster;
 pub(crate) mod consume;

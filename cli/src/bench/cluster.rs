@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::child::this_program;
-use crate::{commands::bench::FailoverArguments, connect::Connection};
+use crate::{commands::bench::ClusterArguments, connect::Connection};
 
 /// How long brokers may take to start, to join, and to be well again.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -41,7 +41,7 @@ struct Member {
 
 impl Cluster {
     /// Starts as many brokers as are asked for: the first makes a cluster, the others join it.
-    pub(super) async fn start(arguments: &FailoverArguments) -> Result<Self> {
+    pub(super) async fn start(arguments: &ClusterArguments) -> Result<Self> {
         let parent = &arguments.temporary_dir;
         let dir = tempfile::Builder::new()
             .prefix("flumen-bench-")

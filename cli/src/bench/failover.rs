@@ -62,7 +62,7 @@ const METHOD: &str = "brokers in processes of their own on one machine; each pro
                       partition is killed, or told to stop, and started again until all is well";
 
 pub(crate) async fn run(arguments: &FailoverArguments, output: OutputFormat) -> Result<()> {
-    let mut cluster = Cluster::start(arguments).await?;
+    let mut cluster = Cluster::start(&arguments.cluster).await?;
     let measured = measure(&mut cluster, arguments).await;
     cluster.stop().await?;
     measured?.print(output)
@@ -78,7 +78,7 @@ async fn measure(cluster: &mut Cluster, arguments: &FailoverArguments) -> Result
     let mut senders = Senders::start(&client, arguments).await?;
     let mut report = Report {
         bench: "failover",
-        brokers: arguments.brokers,
+        brokers: arguments.cluster.brokers,
         partitions: arguments.partitions,
         producers: arguments.producers,
         method: METHOD,

@@ -10,7 +10,7 @@ use flumen_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
 use super::runtime;
 use crate::{
     arguments::Global,
-    bench::{consume, failover, limit, plugin, produce, raw},
+    bench::{catch_up, consume, failover, limit, plugin, produce, raw},
     connect::Connection,
     number::whole,
 };
@@ -44,6 +44,11 @@ const FAILOVER_EXAMPLES: &str = "\
 Examples:
   flumen bench failover
   flumen bench failover --runs 5 --handovers 5 --producers 16 --output json";
+
+const CATCH_UP_EXAMPLES: &str = "\
+Examples:
+  flumen bench catch-up
+  flumen bench catch-up --missed 4GiB --wal-sync \"every 100ms\" --output json";
 
 const ABOUT: &str = "\
 Each benchmark starts a broker of its own, as a process with a temporary directory on disk, unless
@@ -94,6 +99,9 @@ pub(crate) enum Command {
     /// Kill leaders of a cluster, and stop them, while clients send
     #[command(after_help = FAILOVER_EXAMPLES)]
     Failover(FailoverArguments),
+    /// Kill a broker of a cluster, write without it, and let it come back
+    #[command(after_help = CATCH_UP_EXAMPLES)]
+    CatchUp(CatchUpArguments),
     /// The other end of bare QUIC
     #[command(hide = true)]
     Peer,
@@ -108,15 +116,35 @@ pub(crate) struct FailoverArguments {
     /// How often a leader is told to stop, after that
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole(0..=1_000_u32))]
     pub(crate) handovers: u32,
-    /// Brokers of the cluster
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(3..=9_u32))]
-    pub(crate) brokers: u32,
     /// Partitions of the topic
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = whole(1..=PARTITIONS_PER_TOPIC_MAX))]
     pub(crate) partitions: u32,
     /// Producers, each of which sends to a partition of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole(1..=1_000_u32))]
     pub(crate) producers: u32,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArguments,
+}
+
+/// How much a broker misses, and of what cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CatchUpArguments {
+    /// Bytes of records that are written while the broker is away
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) missed: ByteSize,
+    /// Partitions of the topic
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = whole(1..=PARTITIONS_PER_TOPIC_MAX))]
+    pub(crate) partitions: u32,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArguments,
+}
+
+/// What cluster.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ClusterArguments {
+    /// Brokers of the cluster
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = whole(3..=9_u32))]
+    pub(crate) brokers: u32,
     /// When the brokers acknowledge
     #[arg(long, value_name = "always|every DURATION", env = "FLUMEN_WAL_SYNC")]
     pub(crate) wal_sync: Option<String>,
@@ -202,6 +230,7 @@ pub(crate) fn run(command: Command, global: &Global) -> Result<()> {
                 config,
             } => plugin::run(&load, &broker, plugin, config, output).await,
             Command::Failover(arguments) => failover::run(&arguments, output).await,
+            Command::CatchUp(arguments) => catch_up::run(&arguments, output).await,
             Command::Peer => raw::serve().await,
         }
     })
