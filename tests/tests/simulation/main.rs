@@ -29,6 +29,7 @@ mod network;
 mod run;
 mod seeds;
 mod socket;
+mod strays;
 mod system;
 mod tls;
 mod trace;

@@ -30,11 +30,11 @@ const CONTRADICTIONS: [&str; 10] = [
 /// With how many brokers a bug is looked for, and from which seed on.
 fn where_to_look(mutation: Mutation) -> (u64, u64) {
     match mutation {
-        Mutation::AckBeforeSync => (1, 1),
+        Mutation::AckBeforeSync => (1, 2),
         Mutation::LogNotCut => (1, 3),
         Mutation::NoDuplicateCheck => (1, 5),
         Mutation::AckBeforeMajority => (3, 1),
-        Mutation::VoteNotPersisted => (3, 16),
+        Mutation::VoteNotPersisted => (3, 63),
     }
 }
 

@@ -17,11 +17,11 @@ use std::{
 
 use flumen_transport::{
     endpoint,
-    quinn::{AsyncUdpSocket, udp::EcnCodepoint},
+    quinn::{AsyncUdpSocket, Endpoint, ServerConfig, udp::EcnCodepoint},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::{socket::Socket, system, trace::Trace};
+use crate::{socket::Socket, strays::EvenHanded, system, trace::Trace};
 
 /// Datagrams that a socket keeps for its owner, as the kernel's buffer does.
 const RECEIVE_DATAGRAMS_MAX: usize = 4096;
@@ -114,10 +114,10 @@ impl Network {
 
     /// The network as a host sees it.
     pub(crate) fn of(&self, host: IpAddr) -> Arc<dyn endpoint::Network> {
-        Arc::new(HostNetwork {
+        Arc::new(HostNetwork(HostSockets {
             network: self.clone(),
             host,
-        })
+        }))
     }
 
     /// Sets how the weather is usually.
@@ -265,14 +265,34 @@ impl std::fmt::Debug for Network {
 
 /// Binds sockets to the address of a host.
 #[derive(Debug)]
-struct HostNetwork {
+struct HostSockets {
     network: Network,
     host: IpAddr,
 }
 
-impl endpoint::Network for HostNetwork {
+/// The network of a host, whose servers refuse what they do not know in the same way in every run.
+#[derive(Debug)]
+struct HostNetwork(HostSockets);
+
+impl endpoint::Network for HostSockets {
     fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         self.network
             .bind(SocketAddr::new(self.host, address.port()))
+    }
+}
+
+impl endpoint::Network for HostNetwork {
+    fn bind(&self, address: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        self.0.bind(address)
+    }
+
+    fn server_with_secret(
+        &self,
+        listen: SocketAddr,
+        mut config: ServerConfig,
+        secret: &[u8],
+    ) -> io::Result<Endpoint> {
+        config.crypto = Arc::new(EvenHanded(config.crypto));
+        self.0.server_with_secret(listen, config, secret)
     }
 }

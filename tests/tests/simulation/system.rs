@@ -7,7 +7,7 @@
 //! and the client. So no crate needs to hand a clock around, and none can be forgotten. Other
 //! threads get the real thing. (The same idea: S2's mad-turmoil.) The one exception is the
 //! cryptography of aws-lc, which asks the kernel directly: it decides the bytes of packets, but
-//! neither their number nor their sizes.
+//! neither their number nor their sizes, nor what becomes of them (`strays`).
 #![allow(unsafe_code)]
 
 use std::{
