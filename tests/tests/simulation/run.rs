@@ -39,9 +39,6 @@ const RECOVERY_MAX: Duration = Duration::from_secs(90);
 /// How long something may take that a service is asked for once.
 const ANSWER_MAX: Duration = Duration::from_mins(1);
 
-/// How long replicas may lag behind their leader when nothing goes wrong.
-const SETTLING: Duration = Duration::from_secs(5);
-
 /// Machines with services.
 const SERVICE_HOSTS: u8 = 2;
 
@@ -199,10 +196,6 @@ impl Simulation {
         if !self.step_until(RECOVERY_MAX, Self::all_ready) {
             object(format!("the brokers do not come back: {}", self.healths()));
             return planned.len();
-        }
-        // Replicas may lag, and say where a partition ends as far as they know.
-        if self.machines.len() > 1 {
-            self.step_until(SETTLING, |_| false);
         }
         match self.read_all(&services, topics) {
             Some(Ok(all)) => *read = all,
