@@ -48,6 +48,10 @@ struct Producer {
     outcomes: BTreeMap<u64, Outcome>,
 }
 
+/// What the last readers saw, by reader and place, each from the first record to the last; a place
+/// in which a reader saw nothing is there, too.
+pub(crate) type Read = BTreeMap<(String, Place), Vec<(u64, Record)>>;
+
 /// All that was done and seen.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -174,12 +178,8 @@ impl Ledger {
         (acknowledged.count(), seen)
     }
 
-    /// Everything that must not be. `last` is what the last readers saw, by reader and place, each
-    /// from the first record to the last; a place in which a reader saw nothing is there, too.
-    pub(crate) fn contradictions(
-        mut self,
-        last: &BTreeMap<(String, Place), Vec<(u64, Record)>>,
-    ) -> Vec<String> {
+    /// Everything that must not be, by what the last readers saw, too.
+    pub(crate) fn contradictions(mut self, last: &Read) -> Vec<String> {
         for ((reader, place), records) in last {
             for (offset, record) in records {
                 self.see(reader, place, *offset, *record);

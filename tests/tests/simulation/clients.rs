@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     checker::{Ledger, Outcome, Place, Record},
+    machine::zone,
     network::Network,
     trace::Trace,
 };
@@ -106,7 +107,9 @@ impl Services {
     /// A client on a host, connected at last; `None` if it is time to stop before.
     async fn connect(&self, host: IpAddr) -> Option<Client> {
         while !self.stopping() {
-            match self.try_connect(host, self.brokers.clone()).await {
+            let number = rand::rng().random_range(1..=self.brokers.len());
+            let zone = rand::random::<bool>().then(|| zone(number));
+            match self.try_connect(host, self.brokers.clone(), zone).await {
                 Ok(client) => return Some(client),
                 Err(error) => self.trace.add(error.to_string()),
             }
@@ -115,16 +118,21 @@ impl Services {
         None
     }
 
+    /// A client on a host that reads from a zone, if it is to.
     pub(crate) async fn try_connect(
         &self,
         host: IpAddr,
         brokers: Vec<String>,
+        zone: Option<String>,
     ) -> Result<Client, flumen_client::ConnectError> {
-        let builder = Client::builder()
+        let mut builder = Client::builder()
             .profile(self.profile.clone())
             .brokers(brokers)
             .network(self.network.of(host))
             .request_timeout(Duration::from_secs(5));
+        if let Some(zone) = zone {
+            builder = builder.zone(zone);
+        }
         builder.connect().await
     }
 
@@ -149,7 +157,7 @@ impl Services {
         topic: &str,
         config: TopicConfig,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let client = self.try_connect(host, self.brokers.clone()).await?;
+        let client = self.try_connect(host, self.brokers.clone(), None).await?;
         client.admin().ensure_topic(topic, config).await?;
         Ok(())
     }

@@ -19,7 +19,13 @@ use tokio::sync::Notify;
 use crate::{host::Host, network::Network, tls, trace::Trace};
 
 /// The port of every broker.
-pub(crate) const PORT: u16 = 4650;
+const PORT: u16 = 4650;
+
+/// The zone of a machine by its number: each is one of its own, so that whoever reads from a zone
+/// reads one copy.
+pub(crate) fn zone(number: usize) -> String {
+    format!("zone-{number}")
+}
 
 /// How it is with a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,7 @@ impl Machine {
                 data_dir,
                 listen: SocketAddr::new(address, PORT),
                 admin: None,
+                zone: zone(number.into()).parse().ok(),
                 ..config
             },
             upkeep_interval,
@@ -74,6 +81,15 @@ impl Machine {
             network,
             trace,
         }
+    }
+
+    /// Where clients find the broker.
+    pub(crate) fn broker_address(&self) -> String {
+        self.config.listen.to_string()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.health() == Health::Ready && !self.disk.is_down()
     }
 
     pub(crate) fn health(&self) -> Health {

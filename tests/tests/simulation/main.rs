@@ -2,7 +2,7 @@
 //! virtual time, with everything that goes wrong drawn from one seed.
 //!
 //! ```text
-//! run ── steps ──> machine (broker, simulated disk) ──┐
+//! run ── world ──> machine (broker, simulated disk) ──┐
 //!  │               host (services with the client) ───┴── socket ── network (links)
 //!  ├── faults      what goes wrong, and when
 //!  ├── checker     what clients did and saw, and whether that may be
@@ -33,6 +33,7 @@ mod strays;
 mod system;
 mod tls;
 mod trace;
+mod world;
 
 use std::sync::{Mutex, PoisonError};
 

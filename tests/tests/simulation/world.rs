@@ -1,0 +1,215 @@
+//! The simulated world: machines, hosts of services and the network between them, which go
+//! through time step by step, and what faults do to them.
+
+use std::{net::IpAddr, time::Duration};
+
+use flumen_broker::{
+    disk::{CrashKeep, FaultPlan},
+    executor::simulation::Latencies,
+};
+use rand::{RngExt, rngs::StdRng};
+
+use crate::{
+    faults::{Bounds, Fault},
+    host::{Host, STEP},
+    machine::{Health, Machine},
+    network::{Link, Network},
+    system,
+    trace::Trace,
+};
+
+/// All that there is in a run.
+pub(crate) struct World {
+    pub(crate) machines: Vec<Machine>,
+    /// When each machine is started again.
+    pub(crate) restarts: Vec<Option<Duration>>,
+    pub(crate) services: Vec<Host>,
+    pub(crate) network: Network,
+    pub(crate) trace: Trace,
+    pub(crate) rng: StdRng,
+    pub(crate) bounds: Bounds,
+}
+
+impl World {
+    /// Goes on until something holds; false if it does not in time.
+    pub(crate) fn step_until(&mut self, at_most: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let deadline = system::now() + at_most;
+        while !holds(self) {
+            if system::now() >= deadline {
+                return false;
+            }
+            self.step();
+        }
+        true
+    }
+
+    /// One step of time, for everybody.
+    pub(crate) fn step(&mut self) {
+        system::set_now(system::now() + STEP);
+        self.network.deliver();
+        for machine in &self.machines {
+            machine.host.step();
+        }
+        for host in &self.services {
+            host.step();
+        }
+        for at in 0..self.machines.len() {
+            self.look_after(at);
+        }
+    }
+
+    /// Does what an operator, or systemd, would do.
+    fn look_after(&mut self, at: usize) {
+        let now = system::now();
+        let machine = &mut self.machines[at];
+        let failed = matches!(machine.health(), Health::Failed(_)) && machine.host.is_on();
+        if machine.disk.is_down() || failed {
+            let keep = match (machine.disk.is_down(), self.bounds.power_losses) {
+                (true, true) => CrashKeep::Random(self.rng.random()),
+                _ => CrashKeep::Everything,
+            };
+            machine.kill(keep);
+            let pause = Duration::from_millis(self.rng.random_range(50..1_500));
+            self.restarts[at] = Some(now + pause);
+        }
+        let is_due = self.restarts[at].is_some_and(|time| time <= now);
+        if is_due && machine.health() == Health::Down {
+            self.restarts[at] = None;
+            if machine.host.is_on() {
+                // The process has ended in order; what it leaves is in the page cache.
+                machine.kill(CrashKeep::Everything);
+            }
+            machine.start();
+        }
+    }
+
+    /// A fault comes.
+    pub(crate) fn begin(&mut self, fault: &Fault, until: Duration) {
+        match fault {
+            Fault::Kill { broker, keep } => {
+                if self.machines[*broker].host.is_on() {
+                    self.machines[*broker].kill(*keep);
+                    self.restarts[*broker] = Some(until);
+                }
+            }
+            Fault::Stop { broker } => {
+                if self.machines[*broker].health() == Health::Ready {
+                    self.machines[*broker].stop();
+                    self.restarts[*broker] = Some(until);
+                }
+            }
+            Fault::CrashIn { broker, operations } => {
+                self.machines[*broker].disk.set_faults(FaultPlan {
+                    crash_in: Some(*operations),
+                    ..FaultPlan::default()
+                });
+            }
+            Fault::Disk { broker, plan } => self.machines[*broker].disk.set_faults(plan.clone()),
+            Fault::Full { broker, bytes_left } => {
+                let disk = &self.machines[*broker].disk;
+                disk.set_faults(FaultPlan {
+                    capacity_bytes: Some(disk.used_bytes() + bytes_left),
+                    ..FaultPlan::default()
+                });
+            }
+            Fault::Slow { broker, latencies } => {
+                self.machines[*broker].host.latencies = latencies.clone();
+            }
+            Fault::Clock { broker, skew_ms } => self.machines[*broker].host.skew_ms = *skew_ms,
+            Fault::Weather(link) => self.network.set_weather(link.clone()),
+            Fault::Cut { .. } | Fault::Isolate { .. } => {
+                let cut = Link {
+                    cut: true,
+                    ..Link::default()
+                };
+                for (from, to) in self.links_of(fault) {
+                    self.network.set_link(from, to, cut.clone());
+                }
+            }
+        }
+    }
+
+    /// A fault is over.
+    pub(crate) fn end(&mut self, fault: &Fault) {
+        match fault {
+            // The machine is started again by the plan for it; clocks stay as they are.
+            Fault::Kill { .. } | Fault::Stop { .. } | Fault::Clock { .. } => {}
+            Fault::CrashIn { broker, .. }
+            | Fault::Disk { broker, .. }
+            | Fault::Full { broker, .. } => {
+                self.machines[*broker].disk.set_faults(FaultPlan::default());
+            }
+            Fault::Slow { broker, .. } => {
+                self.machines[*broker].host.latencies = Latencies::default();
+            }
+            Fault::Weather(_) => self.network.reset_weather(),
+            Fault::Cut { .. } | Fault::Isolate { .. } => {
+                for (from, to) in self.links_of(fault) {
+                    self.network.reset_link(from, to);
+                }
+            }
+        }
+    }
+
+    /// The links that a fault cuts.
+    fn links_of(&self, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
+        let hosts = self.machines.iter().map(|machine| machine.host.address);
+        let services = self.services.iter().map(|host| host.address);
+        let all: Vec<_> = hosts.chain(services).collect();
+        match *fault {
+            Fault::Cut { from, to, both } => {
+                let mut links = vec![(all[from], all[to])];
+                links.extend(both.then_some((all[to], all[from])));
+                links
+            }
+            Fault::Isolate { host } => {
+                let others = (0..all.len()).filter(|other| *other != host);
+                others
+                    .flat_map(|other| [(all[host], all[other]), (all[other], all[host])])
+                    .collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Ends all faults; what is down is started again.
+    pub(crate) fn heal(&mut self) {
+        self.trace.say("all faults end");
+        self.network.heal();
+        let now = system::now();
+        for restart in self.restarts.iter_mut().flatten() {
+            *restart = now.min(*restart);
+        }
+        for machine in &mut self.machines {
+            machine.disk.set_faults(FaultPlan::default());
+            machine.host.latencies = Latencies::default();
+        }
+    }
+
+    /// The end of all machines with brokers at once; they are started again.
+    pub(crate) fn kill_all(&mut self) {
+        let keep = if self.bounds.power_losses {
+            CrashKeep::Nothing
+        } else {
+            CrashKeep::Everything
+        };
+        for (machine, restart) in self.machines.iter_mut().zip(&mut self.restarts) {
+            machine.kill(keep);
+            *restart = Some(system::now());
+        }
+    }
+
+    /// Whether all brokers serve.
+    pub(crate) fn all_ready(&self) -> bool {
+        self.machines.iter().all(Machine::is_ready)
+    }
+
+    /// How it is with the brokers, for the reader.
+    pub(crate) fn healths(&self) -> String {
+        let healths = self.machines.iter();
+        healths
+            .map(|machine| format!("{}: {:?}", machine.host.name, machine.health()))
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
