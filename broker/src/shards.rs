@@ -3,6 +3,7 @@
 
 mod checkpointer;
 mod leaders;
+mod left;
 mod opening;
 mod repair;
 
@@ -217,6 +218,7 @@ impl Shards {
             replicas: cluster.services.replicas,
             failure: Failure::new(),
             founding,
+            left_by: None,
         };
         let catalog = Catalog::open(
             CatalogParts {
@@ -292,10 +294,12 @@ impl Shards {
         let Some(left) = shard.group().leave(leader).await else {
             return Ok(());
         };
-        let shared = Arc::clone(&self.shared);
+        let this = self.clone();
         // A removal that has begun is finished, even if nobody waits for it any more.
         let removed = tokio::spawn(async move {
-            let (_one, _left) = (shared.opening.lock().await, left);
+            let shared = &this.shared;
+            let (_one, left) = (shared.opening.lock().await, left);
+            this.remember_left(id, left.by).await?;
             shared.data.write().remove(&id);
             shard.discard().await?;
             remove_checkpoint(&shared.options, id, &*shared.parts.disk)

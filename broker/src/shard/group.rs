@@ -2,6 +2,7 @@
 
 mod ask;
 pub(super) mod catch_up;
+mod come_again;
 pub(super) mod leave;
 mod members;
 pub(super) mod propose;
@@ -129,7 +130,8 @@ impl Group {
             voters
         });
         let voters = voters.await.map_err(|error| failed(&error))?;
-        let is_sole_voter = voters == [me];
+        let is_behind = come_again::is_behind(&raft, parts.left_by);
+        let is_sole_voter = voters == [me] && !is_behind;
         let founds = is_new && parts.founding;
         let group = Self {
             starts_alone: founds || is_sole_voter,
@@ -141,6 +143,9 @@ impl Group {
             checkpointing: tokio::sync::Mutex::new(None),
         };
         group.watch_core();
+        if is_behind {
+            group.hold_back();
+        }
         if founds {
             let founder = BTreeMap::from([(group.parts.broker.0, BasicNode::default())]);
             let founded = group.raft.initialize(founder).await;

@@ -24,4 +24,7 @@ pub(crate) struct RaftParts {
     /// Whether groups that are new make this broker their only voter. Otherwise they wait until
     /// a leader takes them in.
     pub(crate) founding: bool,
+    /// The entry that left out the replica that was here before, if there was one. Until the log
+    /// has it again, the replica decides nothing.
+    pub(crate) left_by: Option<u64>,
 }

@@ -47,6 +47,7 @@ struct Reached {
     proposals: LocalProposals,
     gate: Gate,
     admission: Option<Admission>,
+    left_by: Option<u64>,
 }
 
 /// Makes the proposals that other brokers send. Cheap to clone.
@@ -73,6 +74,7 @@ impl Replicas {
             proposals: group.local_proposals(),
             gate: Gate::default(),
             admission: group.admission(),
+            left_by: group.left_by(),
         };
         self.groups.write().insert(shard, reached);
     }
@@ -100,8 +102,14 @@ impl Replicas {
 
     async fn answer(&self, from: BrokerId, request: Bytes) -> Result<Bytes, String> {
         let Call { shard, request } = rpc::decode(&request).map_err(text)?;
-        let Reached { raft, gate, .. } = self.reached(shard)?;
-        gate.pass(answer(from, &raft, request)).await
+        let reached = self.reached(shard)?;
+        if matches!(request, CallRequest::Vote(_) | CallRequest::PreVote(_)) {
+            check_may_vote(&reached)?;
+        }
+        reached
+            .gate
+            .pass(answer(from, &reached.raft, request))
+            .await
     }
 
     async fn serve(&self, from: BrokerId, head: Bytes, stream: PeerStream) {
@@ -183,14 +191,8 @@ async fn answer(from: BrokerId, raft: &ShardRaft, request: CallRequest) -> Resul
         CallRequest::Append(request) => {
             rpc::encode(&raft.append_entries(request).await.map_err(text)?)
         }
-        CallRequest::Vote(request) => {
-            check_may_vote(raft)?;
-            rpc::encode(&raft.vote(request).await.map_err(text)?)
-        }
-        CallRequest::PreVote(request) => {
-            check_may_vote(raft)?;
-            rpc::encode(&raft.pre_vote(request).await.map_err(text)?)
-        }
+        CallRequest::Vote(request) => rpc::encode(&raft.vote(request).await.map_err(text)?),
+        CallRequest::PreVote(request) => rpc::encode(&raft.pre_vote(request).await.map_err(text)?),
         CallRequest::TransferLeader(request) => {
             rpc::encode(&raft.handle_transfer_leader(request).await.map_err(text)?)
         }
@@ -199,14 +201,16 @@ async fn answer(from: BrokerId, raft: &ShardRaft, request: CallRequest) -> Resul
     })
 }
 
-/// A replica without any log is no voter of any members that count: it waits to be taken in, or
-/// was here before, and gave up what would tell whether the candidate has all.
-fn check_may_vote(raft: &ShardRaft) -> Result<(), String> {
-    let metrics = raft.metrics();
-    let has_log = metrics.borrow_watched().last_log_index.is_some();
-    has_log
-        .then_some(())
-        .ok_or_else(|| "the replica here is empty, and votes for nobody".to_owned())
+/// A replica without any log is no voter of any members that count: it waits to be taken in. One
+/// that was here before, and has not got back what it gave up, cannot tell whether the candidate
+/// has all.
+fn check_may_vote(reached: &Reached) -> Result<(), String> {
+    let metrics = reached.raft.metrics();
+    let last = metrics.borrow_watched().last_log_index;
+    if last.is_some() && last >= reached.left_by {
+        return Ok(());
+    }
+    Err("the replica here has not got the log yet, and votes for nobody".to_owned())
 }
 
 async fn take_snapshot(

@@ -8,7 +8,7 @@ use std::{
 use flumen_protocol::ids::ShardId;
 use futures_util::future::try_join_all;
 
-use super::{DataShards, ShardsOptions, repair};
+use super::{DataShards, ShardsOptions, left::with_left, repair};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     disk::{Disk, write_file_atomically},
@@ -81,6 +81,7 @@ pub(super) async fn open_data(
         // It was here before and was given up; a crash may have come in between.
         remove_checkpoint(options, id, &*parts.disk)?;
     }
+    let parts = with_left(options, id, parts).await?;
     DataShard::open(id, checkpoint_path(options, id), parts).await
 }
 

@@ -21,6 +21,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 
 use super::{
     Shards, ShardsOptions,
+    left::with_left,
     opening::{checkpoint_path, open_data},
 };
 use crate::{
@@ -68,7 +69,8 @@ impl Shards {
         let shared = &self.shared;
         self.mark(id).await?;
         tracing::warn!(shard = %id, "files are damaged: getting the records from other brokers");
-        let (path, parts) = (checkpoint_path(&shared.options, id), shared.parts.clone());
+        let path = checkpoint_path(&shared.options, id);
+        let parts = with_left(&shared.options, id, shared.parts.clone()).await?;
         let others = || others_of(&shared.catalog.snapshot(), id, shared.broker);
         let repaired = DataShard::repair(id, path, parts, others).await?;
         let this = self.clone();

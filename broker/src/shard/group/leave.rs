@@ -7,6 +7,9 @@
 //! then holds for all that was ever confirmed to it: if it counts this broker out, by members that
 //! are committed, it would begin with nothing if it took it in again; and every leader after it
 //! has those members, too.
+//!
+//! A replica that is taken in again gets the log from the beginning, and members with it that
+//! count it in. So it decides nothing until it has the entry that left it out ([`LeftOut::by`]).
 
 use flumen_protocol::ids::BrokerId;
 use openraft::{Raft, ServerState};
@@ -24,6 +27,8 @@ pub(in crate::shard) struct Standing {
     /// Whether the one that tells leads, and its last members, which are committed, leave the
     /// broker out.
     is_left_out: bool,
+    /// The entry with those members.
+    members_index: u64,
 }
 
 impl Standing {
@@ -40,6 +45,7 @@ impl Standing {
             Self {
                 term: state.vote_ref().leader_id.term,
                 is_left_out: leads && committed && !is_member,
+                members_index: members.log_id().map_or(0, |id| id.index),
             }
         });
         standing.await.map_err(|error| error.to_string())
@@ -48,6 +54,8 @@ impl Standing {
 
 /// A replica that nobody counts on. Nothing reaches it for as long as this lives.
 pub(crate) struct LeftOut {
+    /// The index of the entry that left it out.
+    pub(crate) by: u64,
     _silent: ClosedGate,
 }
 
@@ -56,9 +64,11 @@ impl Group {
     /// if that cannot be made sure of now.
     pub(crate) async fn leave(&self, leader: BrokerId) -> Option<LeftOut> {
         let silent = self.parts.replicas.silence(self.shard).await?;
-        match self.is_left_out_by(leader).await {
-            Ok(true) => Some(LeftOut { _silent: silent }),
-            Ok(false) => None,
+        match self.left_out_by(leader).await {
+            Ok(by) => by.map(|by| LeftOut {
+                by,
+                _silent: silent,
+            }),
             Err(reason) => {
                 let shard = self.shard;
                 tracing::debug!(%shard, %leader, reason, "a replica stays for the time being");
@@ -67,13 +77,14 @@ impl Group {
         }
     }
 
-    async fn is_left_out_by(&self, leader: BrokerId) -> Result<bool, String> {
+    async fn left_out_by(&self, leader: BrokerId) -> Result<Option<u64>, String> {
         let known = self
             .raft
             .with_raft_state(|state| state.vote_ref().leader_id.term);
         let known = known.await.map_err(|error| error.to_string())?;
         let standing: Standing = self.ask(leader, CallRequest::Standing).await?;
         // A leader of an earlier term does not know what was confirmed to the later one.
-        Ok(standing.is_left_out && standing.term >= known)
+        let is_left_out = standing.is_left_out && standing.term >= known;
+        Ok(is_left_out.then_some(standing.members_index))
     }
 }

@@ -72,6 +72,7 @@ async fn group() -> (Arc<Group>, Failure) {
         replicas: Replicas::default(),
         failure: failure.clone(),
         founding: true,
+        left_by: None,
     };
     let group = Group::start(SHARD, Arc::new(Faulty), parts).await.unwrap();
     group.ready().await.unwrap();

@@ -63,6 +63,45 @@ async fn replicas_move_away_from_a_broker_that_is_drained() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_that_made_the_cluster_leaves_shards_and_comes_back_and_nothing_is_lost() {
+    let cluster = TestCluster::start(4).await;
+    cluster.settle_as_placed().await;
+    cluster.create_topic(3).await;
+    for round in 0..6 {
+        let drained = cluster.shards(1).catalog().drain_broker(id(0), true);
+        drained.await.unwrap();
+        for index in 0..3 {
+            for sequence in round * 10..(round + 1) * 10 {
+                cluster.append(index, &value(sequence), sequence).await;
+            }
+        }
+        cluster
+            .wait_for("the founder to give its replicas up", || {
+                cluster.shards(0).all_data().is_empty()
+            })
+            .await;
+        // What it gets arrives in pieces.
+        cluster.network.delay(Duration::from_millis(15));
+        let undone = cluster.shards(1).catalog().drain_broker(id(0), false);
+        undone.await.unwrap();
+        cluster.settle_as_placed().await;
+        cluster.network.delay(Duration::ZERO);
+    }
+    for index in 0..3 {
+        let placed = cluster.shards(1).catalog().snapshot().placement.clone();
+        let shard = cluster.shard_of(partition(index));
+        for at in placed[&shard].iter().map(|broker| broker.0 as usize - 1) {
+            cluster
+                .wait_for("the records", || {
+                    cluster.values_at(at, index) == numbers(0..60)
+                })
+                .await;
+        }
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_its_leader_counts_on_is_not_given_up() {
     let cluster = TestCluster::with_topic(1).await;
     cluster.append(0, &value(0), 0).await;
