@@ -27,7 +27,7 @@ use crate::{
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The pause before something is tried again that failed.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Bytes of a large value; the topics' segments hold a few of them.
 const LARGE_VALUE_BYTES: usize = 20_000;
@@ -74,7 +74,7 @@ impl Busy {
 }
 
 /// A service on its way; not busy any more when it is dropped.
-struct Working {
+pub(crate) struct Working {
     number: u64,
     busy: Busy,
 }
@@ -86,7 +86,7 @@ impl Drop for Working {
 }
 
 impl Services {
-    fn begin(&self, name: String) -> Working {
+    pub(crate) fn begin(&self, name: String) -> Working {
         let mut busy = self.busy.lock();
         let number = busy.last_key_value().map_or(0, |(number, _)| number + 1);
         busy.insert(number, name);
@@ -100,7 +100,7 @@ impl Services {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stopping(&self) -> bool {
+    pub(crate) fn stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 

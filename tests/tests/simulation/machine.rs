@@ -21,6 +21,9 @@ use crate::{host::Host, network::Network, tls, trace::Trace};
 /// The port of every broker.
 const PORT: u16 = 4650;
 
+/// Machines with brokers of a run.
+const MACHINES_MAX: u8 = 10;
+
 /// The zone of a machine by its number: each is one of its own, so that whoever reads from a zone
 /// reads one copy.
 pub(crate) fn zone(number: usize) -> String {
@@ -46,6 +49,11 @@ pub(crate) struct Machine {
     upkeep_interval: Duration,
     /// With what it joins the cluster; the first one makes it.
     pub(crate) token: Option<JoinToken>,
+    /// Whether it should have a broker that serves.
+    pub(crate) is_wanted: bool,
+    number: u8,
+    /// How often it was wiped.
+    wiped: u8,
     health: Arc<Mutex<Health>>,
     stop: Arc<Notify>,
     network: Network,
@@ -53,7 +61,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// A machine with an empty disk, that is off.
+    /// A machine with an empty disk, that is off. The first one makes the cluster.
     pub(crate) fn new(
         number: u8,
         config: BrokerConfig,
@@ -62,13 +70,10 @@ impl Machine {
         trace: Trace,
     ) -> Self {
         let address: IpAddr = [10, 0, 0, number].into();
-        let data_dir = PathBuf::from(format!("broker-{number}"));
-        tls::write_keys(&data_dir, number, number == 1);
-        Self {
+        let mut machine = Self {
             host: Host::new(format!("broker {number}"), address),
             disk: SimulatedDisk::new(),
             config: BrokerConfig {
-                data_dir,
                 listen: SocketAddr::new(address, PORT),
                 admin: None,
                 zone: zone(number.into()).parse().ok(),
@@ -76,11 +81,34 @@ impl Machine {
             },
             upkeep_interval,
             token: None,
+            is_wanted: true,
+            number,
+            wiped: 0,
             health: Arc::new(Mutex::new(Health::Down)),
             stop: Arc::default(),
             network,
             trace,
-        }
+        };
+        machine.make_keys();
+        machine
+    }
+
+    /// Gives a new broker a place of its own, with keys.
+    fn make_keys(&mut self) {
+        let data_dir = PathBuf::from(format!("broker-{}.{}", self.number, self.wiped));
+        let key = self.wiped * MACHINES_MAX + self.number;
+        tls::write_keys(&data_dir, key, key == 1);
+        self.config.data_dir = data_dir;
+    }
+
+    /// Makes the disk of a machine that is off empty.
+    pub(crate) fn wipe(&mut self) {
+        self.trace.say(format!("{} is wiped", self.host.name));
+        self.wiped += 1;
+        self.disk = SimulatedDisk::new();
+        self.token = None;
+        self.is_wanted = false;
+        self.make_keys();
     }
 
     /// Where clients find the broker.

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! run ── world ──> machine (broker, simulated disk) ──┐
-//!  │               host (services with the client) ───┴── socket ── network (links)
+//!  │      │        host (services with the client) ───┴── socket ── network (links)
+//!  │      └─────── operator    brokers join, and are drained, removed and replaced
 //!  ├── faults      what goes wrong, and when
 //!  ├── checker     what clients did and saw, and whether that may be
 //!  └── trace       what happened, as a hash and as lines
@@ -26,6 +27,7 @@ mod host;
 mod machine;
 mod mutations;
 mod network;
+mod operator;
 mod run;
 mod seeds;
 mod socket;

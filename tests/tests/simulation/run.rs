@@ -25,6 +25,7 @@ use crate::{
     host::{Host, STEP},
     machine::{Machine, zone},
     network::{Link, Network},
+    operator::{Operator, Roster},
     system,
     trace::Trace,
     world::World,
@@ -39,6 +40,9 @@ const ANSWER_MAX: Duration = Duration::from_mins(1);
 
 /// Machines with services.
 const SERVICE_HOSTS: u8 = 2;
+
+/// Brokers that a cluster has at least whose members change.
+const BROKERS_MIN: u8 = 3;
 
 /// What came of a run.
 #[derive(Debug)]
@@ -104,7 +108,15 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
         let (config, network, trace) = (config.clone(), network.clone(), trace.clone());
         Machine::new(number, config, upkeep_interval, network, trace)
     };
-    let machines: Vec<_> = (1..=brokers).map(machine).collect();
+    let mut machines: Vec<_> = (1..=brokers).map(machine).collect();
+    let mut roster = Roster::default();
+    // In some runs members change: then there is a machine for one more.
+    if brokers >= BROKERS_MIN && rng.random() {
+        roster = Roster::with_spare(machines.len());
+        let mut spare = machine(brokers + 1);
+        spare.is_wanted = false;
+        machines.push(spare);
+    }
     let services = (1..=SERVICE_HOSTS)
         .map(|number| Host::new(format!("services {number}"), [10, 0, 1, number].into()));
     World {
@@ -116,6 +128,8 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
         },
         machines,
         services: services.collect(),
+        office: Host::new("office", [10, 0, 2, 1].into()),
+        roster,
         network,
         trace: trace.clone(),
         rng,
@@ -188,7 +202,7 @@ impl Simulation {
 
     /// Starts the other brokers, which join the first one.
     fn form_cluster(&mut self, services: &Services) -> Result<(), String> {
-        let others = 1..self.world.machines.len();
+        let others = self.members().split_off(1);
         if others.is_empty() {
             return Ok(());
         }
@@ -213,7 +227,7 @@ impl Simulation {
         }
     }
 
-    /// Has a service do something once; `None` if that takes too long.
+    /// Has somebody do something once; `None` if that takes too long.
     fn ask<T, F>(&mut self, work: impl FnOnce(IpAddr) -> F) -> Option<T>
     where
         T: Send + 'static,
@@ -221,9 +235,9 @@ impl Simulation {
     {
         let result = Arc::new(Mutex::new(None));
         let done = Arc::clone(&result);
-        let host = &mut self.world.services[0];
-        let work = work(host.address);
-        host.spawn(async move {
+        let office = &mut self.world.office;
+        let work = work(office.address);
+        office.spawn(async move {
             let answer = work.await;
             *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
         });
@@ -285,6 +299,15 @@ impl Simulation {
         }
         let (host, address) = self.any_service_host();
         host.spawn(services.clone().administrate(address, "passing".to_owned()));
+        if self.world.roster.has_spare() {
+            let office = &mut self.world.office;
+            let operator = Operator {
+                services: services.clone(),
+                roster: self.world.roster.clone(),
+                host: office.address,
+            };
+            office.spawn(operator.operate());
+        }
         topics
     }
 
@@ -324,10 +347,18 @@ impl Simulation {
 
     /// Reads all topics from the copies of all brokers.
     fn read_everything(&mut self, services: Services, topics: Vec<String>) -> Result<(), String> {
-        let read = self.ask(|host| read_from_all(services, host, topics));
+        let members = self.members();
+        let read = self.ask(|host| read_from_all(services, host, members, topics));
         let read = read.ok_or("reading everything takes too long")?;
         self.read = read.map_err(|error| format!("not all can be read: {error}"))?;
         Ok(())
+    }
+
+    /// The numbers of the machines that should have a broker.
+    fn members(&self) -> Vec<usize> {
+        let machines = (0..).zip(&self.world.machines);
+        let wanted = machines.filter(|(_, machine)| machine.is_wanted);
+        wanted.map(|(at, _)| at).collect()
     }
 }
 
@@ -335,10 +366,12 @@ impl Simulation {
 async fn read_from_all(
     services: Services,
     host: IpAddr,
+    members: Vec<usize>,
     topics: Vec<String>,
 ) -> Result<Read, String> {
     let mut read = Read::new();
-    for (at, broker) in services.brokers.iter().enumerate() {
+    for at in members {
+        let broker = &services.brokers[at];
         let zone = Some(zone(at + 1));
         let client = services.try_connect(host, vec![broker.clone()], zone).await;
         let client = client.map_err(|error| error.to_string())?;

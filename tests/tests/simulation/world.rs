@@ -14,16 +14,21 @@ use crate::{
     host::{Host, STEP},
     machine::{Health, Machine},
     network::{Link, Network},
+    operator::{Order, Roster},
     system,
     trace::Trace,
 };
 
 /// All that there is in a run.
 pub(crate) struct World {
+    /// Those with a broker, and in some runs one that waits for its turn.
     pub(crate) machines: Vec<Machine>,
     /// When each machine is started again.
     pub(crate) restarts: Vec<Option<Duration>>,
     pub(crate) services: Vec<Host>,
+    /// Where the operator works, whose machine has no faults.
+    pub(crate) office: Host,
+    pub(crate) roster: Roster,
     pub(crate) network: Network,
     pub(crate) trace: Trace,
     pub(crate) rng: StdRng,
@@ -53,15 +58,46 @@ impl World {
         for host in &self.services {
             host.step();
         }
+        self.office.step();
+        while let Some(order) = self.roster.next_order() {
+            self.obey(order);
+        }
         for at in 0..self.machines.len() {
             self.look_after(at);
         }
     }
 
-    /// Does what an operator, or systemd, would do.
+    /// Does what the operator says.
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Start { machine: at, token } => {
+                let machine = &mut self.machines[at];
+                machine.token = Some(token);
+                machine.is_wanted = true;
+                self.restarts[at] = Some(system::now());
+            }
+            Order::Unplug { machine: at } => {
+                self.machines[at].kill(CrashKeep::Nothing);
+                self.machines[at].is_wanted = false;
+                self.restarts[at] = None;
+            }
+            Order::Wipe { machine: at } => {
+                if self.machines[at].host.is_on() {
+                    self.machines[at].kill(CrashKeep::Nothing);
+                }
+                self.machines[at].wipe();
+                self.restarts[at] = None;
+            }
+        }
+    }
+
+    /// Does what systemd would do.
     fn look_after(&mut self, at: usize) {
         let now = system::now();
         let machine = &mut self.machines[at];
+        if !machine.is_wanted {
+            return;
+        }
         let failed = matches!(machine.health(), Health::Failed(_)) && machine.host.is_on();
         if machine.disk.is_down() || failed {
             let keep = match (machine.disk.is_down(), self.bounds.power_losses) {
@@ -194,14 +230,17 @@ impl World {
             CrashKeep::Everything
         };
         for (machine, restart) in self.machines.iter_mut().zip(&mut self.restarts) {
-            machine.kill(keep);
-            *restart = Some(system::now());
+            if machine.is_wanted {
+                machine.kill(keep);
+                *restart = Some(system::now());
+            }
         }
     }
 
-    /// Whether all brokers serve.
+    /// Whether all brokers serve that should.
     pub(crate) fn all_ready(&self) -> bool {
-        self.machines.iter().all(Machine::is_ready)
+        let mut machines = self.machines.iter();
+        machines.all(|machine| !machine.is_wanted || machine.is_ready())
     }
 
     /// How it is with the brokers, for the reader.
