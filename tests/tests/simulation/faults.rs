@@ -32,6 +32,13 @@ pub(crate) enum Fault {
     Weather(Link),
     /// Between two hosts, by number, brokers first; one way or both.
     Cut { from: usize, to: usize, both: bool },
+    /// What goes between two hosts, one way or both, is like this.
+    Bad {
+        from: usize,
+        to: usize,
+        both: bool,
+        link: Link,
+    },
     /// A host is cut off from all others.
     Isolate { host: usize },
 }
@@ -108,20 +115,32 @@ fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
             broker,
             skew_ms: rng.random_range(-20_000..20_000),
         },
-        66..78 => Fault::Weather(weather(rng)),
-        78..90 => {
-            let from = rng.random_range(0..bounds.hosts);
-            let other = rng.random_range(1..bounds.hosts);
-            Fault::Cut {
+        66..75 => Fault::Weather(weather(rng)),
+        75..84 => {
+            let (from, to) = two_hosts(rng, bounds);
+            let both = rng.random();
+            Fault::Cut { from, to, both }
+        }
+        84..90 => {
+            let (from, to) = two_hosts(rng, bounds);
+            let (both, link) = (rng.random(), weather(rng));
+            Fault::Bad {
                 from,
-                to: (from + other) % bounds.hosts,
-                both: rng.random(),
+                to,
+                both,
+                link,
             }
         }
         _ => Fault::Isolate {
             host: rng.random_range(0..bounds.hosts),
         },
     }
+}
+
+fn two_hosts(rng: &mut StdRng, bounds: Bounds) -> (usize, usize) {
+    let from = rng.random_range(0..bounds.hosts);
+    let other = rng.random_range(1..bounds.hosts);
+    (from, (from + other) % bounds.hosts)
 }
 
 fn keep(rng: &mut StdRng, bounds: Bounds) -> CrashKeep {

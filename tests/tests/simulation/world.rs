@@ -162,6 +162,11 @@ impl World {
                     self.network.set_link(from, to, cut.clone());
                 }
             }
+            Fault::Bad { link, .. } => {
+                for (from, to) in self.links_of(fault) {
+                    self.network.set_link(from, to, link.clone());
+                }
+            }
         }
     }
 
@@ -179,7 +184,7 @@ impl World {
                 self.machines[*broker].host.latencies = Latencies::default();
             }
             Fault::Weather(_) => self.network.reset_weather(),
-            Fault::Cut { .. } | Fault::Isolate { .. } => {
+            Fault::Cut { .. } | Fault::Bad { .. } | Fault::Isolate { .. } => {
                 for (from, to) in self.links_of(fault) {
                     self.network.reset_link(from, to);
                 }
@@ -187,13 +192,13 @@ impl World {
         }
     }
 
-    /// The links that a fault cuts.
+    /// The links that a fault cuts, or makes bad.
     fn links_of(&self, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
         let hosts = self.machines.iter().map(|machine| machine.host.address);
         let services = self.services.iter().map(|host| host.address);
         let all: Vec<_> = hosts.chain(services).collect();
         match *fault {
-            Fault::Cut { from, to, both } => {
+            Fault::Cut { from, to, both } | Fault::Bad { from, to, both, .. } => {
                 let mut links = vec![(all[from], all[to])];
                 links.extend(both.then_some((all[to], all[from])));
                 links
