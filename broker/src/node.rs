@@ -433,8 +433,10 @@ impl Node {
         let catalog = shards.catalog().clone();
         peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
         let topics = Topics::new(catalog.clone(), shards.clone());
-        // Where others vote on the catalog, whoever leads it does so once it takes part.
-        if catalog.group().view().voters == BTreeSet::from([shards.broker()]) {
+        // Where there are other brokers, whoever leads the catalog does so once it takes part: that
+        // it is the only one with a vote, as one of two is, does not say that all shards are here.
+        let view = catalog.group().view();
+        if view.voters == BTreeSet::from([shards.broker()]) && view.learners.is_empty() {
             topics.reconcile().await.map_err(StartError::Reconcile)?;
         }
         let engine = PluginEngine::new(&dir.join("plugins"))?;
