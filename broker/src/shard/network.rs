@@ -19,6 +19,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::de::DeserializeOwned;
 
 use super::{
+    group::ANSWER_MIN,
     rpc::{self, Call, CallRequest, Open, Purpose, SnapshotHead},
     types::{Snapshot, SnapshotData, TypeConfig, Vote},
 };
@@ -67,7 +68,7 @@ impl Replica {
         let shard = self.shard;
         let bytes = rpc::encode(&Call { shard, request });
         let call = self.network.call(self.broker, PeerService::Raft, bytes);
-        let after = option.hard_ttl();
+        let after = option.hard_ttl().max(ANSWER_MIN);
         match tokio::time::timeout(after, call).await {
             Ok(Ok(reply)) => rpc::decode(&reply).map_err(|error| failed(&error)),
             Ok(Err(error)) => Err(explain(&error)),

@@ -10,6 +10,8 @@ use std::{sync::OnceLock, time::Duration};
 
 use openraft::{AsyncRuntime, Instant as _, impls::TokioRuntime};
 
+use super::group::ANSWER_MIN;
+
 type Instant = <TokioRuntime as AsyncRuntime>::Instant;
 
 /// How often openraft looks at the clock of a group, by the heartbeat interval that it is given.
@@ -78,11 +80,13 @@ impl AsyncRuntime for InStep {
         TokioRuntime::sleep_until(aligned(deadline, Instant::now(), origin()))
     }
 
+    /// What openraft bounds so are answers of other replicas. For those to heartbeats it takes the
+    /// interval of heartbeats, which is too little for brokers that are further apart.
     fn timeout<R, F: Future<Output = R> + Send>(
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(duration.max(ANSWER_MIN), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + Send>(

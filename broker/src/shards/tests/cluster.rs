@@ -1,5 +1,6 @@
 //! Several brokers' shards, joined in memory: what one acknowledges the others have.
 
+mod distance;
 mod failover;
 mod members;
 mod repair;
