@@ -237,6 +237,12 @@ impl Wal {
         self.0.engine.options.entry_bytes_max()
     }
 
+    /// Whether the loss of power may take back what was said to be written: under every policy but
+    /// [`SyncPolicy::Always`].
+    pub fn may_forget(&self) -> bool {
+        self.0.engine.options.sync != SyncPolicy::Always
+    }
+
     /// How full it is.
     pub fn usage(&self) -> Usage {
         self.0.engine.usage()

@@ -119,7 +119,7 @@ impl Group {
             .map_err(|error| failed(&error))?;
         check_nothing_is_missing(shard, &storage, machine.applied().log_id)?;
         let is_new = storage.is_pristine();
-        let config = config(shard).map_err(|error| failed(&error))?;
+        let config = config(shard, parts.wal.may_forget()).map_err(|error| failed(&error))?;
         let raft_machine = RaftMachine::new(shard, Arc::clone(&machine), storage.clone(), failure);
         let factory = Factory {
             broker: parts.broker.0,
@@ -298,7 +298,7 @@ impl Group {
     }
 }
 
-fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
+fn config(shard: ShardId, may_forget: bool) -> Result<Arc<Config>, openraft::ConfigError> {
     let config = Config {
         cluster_name: shard.to_string(),
         heartbeat_interval: HEARTBEAT_MS,
@@ -316,8 +316,10 @@ fn config(shard: ShardId) -> Result<Arc<Config>, openraft::ConfigError> {
         max_in_snapshot_log_to_keep: u64::MAX,
         // A follower is sent the log for as long as it is there, however long it is.
         replication_lag_threshold: u64::MAX,
-        // Or openraft would notice what the bug does, before any client does.
-        allow_log_reversion: is_planted(Mutation::AckBeforeMajority).then_some(true),
+        // A follower that lost power may lack what it said it has, where logs are not synced at
+        // once: it gets that again. And a planted bug is not to be noticed here, before any client
+        // does.
+        allow_log_reversion: Some(may_forget || is_planted(Mutation::AckBeforeMajority)),
         ..Config::default()
     };
     config.validate().map(Arc::new)

@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     cluster::{Reports, Steward},
     peer::{PeerService, memory::MemoryNetwork},
+    wal::SyncPolicy,
 };
 
 /// How long anything may take that must come about.
@@ -32,6 +33,7 @@ pub(super) struct TestCluster {
     pub(super) network: MemoryNetwork,
     disks: Vec<Arc<SimulatedDisk>>,
     members: Vec<Option<Member>>,
+    wal_sync: SyncPolicy,
 }
 
 pub(super) fn id(at: usize) -> BrokerId {
@@ -41,11 +43,17 @@ pub(super) fn id(at: usize) -> BrokerId {
 impl TestCluster {
     /// Brokers of which the first has made the cluster, and has taken the others in.
     pub(super) async fn start(count: usize) -> Self {
+        Self::start_synced(count, SyncPolicy::Always).await
+    }
+
+    /// As [`TestCluster::start`], with logs that are synced like this.
+    async fn start_synced(count: usize, wal_sync: SyncPolicy) -> Self {
         let disks = (0..count).map(|_| Arc::new(SimulatedDisk::new()));
         let mut cluster = Self {
             network: MemoryNetwork::new(),
             disks: disks.collect(),
             members: (0..count).map(|_| None).collect(),
+            wal_sync,
         };
         for at in 0..count {
             cluster.start_member(at).await;
@@ -80,8 +88,9 @@ impl TestCluster {
         let reports = Reports::default();
         serve(PeerService::Status, Arc::new(reports.clone()));
         let disk = Arc::clone(&self.disks[at]);
-        let adjust = |options: &mut ShardsOptions, _: &mut WalOptions| {
+        let adjust = |options: &mut ShardsOptions, wal: &mut WalOptions| {
             options.broker_id = id(at).0;
+            wal.sync = self.wal_sync;
         };
         let broker = Broker::try_start_in(&disk, SHARDS, adjust, Some(cluster)).await;
         let broker = broker.unwrap();

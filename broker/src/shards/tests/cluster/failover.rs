@@ -1,6 +1,7 @@
 //! Brokers that die, are cut off or stop.
 
 use super::*;
+use crate::disk::CrashKeep;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cluster_goes_on_without_a_leader_that_dies_and_loses_and_doubles_nothing() {
@@ -51,6 +52,44 @@ async fn a_broker_that_missed_more_than_the_log_holds_gets_a_checkpoint_and_the_
     cluster.kill(2).await;
     cluster.start_member(2).await;
     cluster.everyone_has(0, &numbers(0..63)).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_loses_power_gets_again_what_it_had_not_synced() {
+    let rarely = SyncPolicy::Every(Duration::from_mins(1));
+    let mut cluster = TestCluster::start_synced(3, rarely).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.create_topic(3).await;
+    for at in 0..3 {
+        cluster.shards(at).checkpoint().await.unwrap();
+        cluster.members[at]
+            .as_ref()
+            .unwrap()
+            .broker
+            .wal
+            .sync()
+            .unwrap();
+    }
+    for sequence in 0..40 {
+        for index in 0..3 {
+            cluster.append(index, &value(sequence), sequence).await;
+        }
+    }
+    for index in 0..3 {
+        cluster.everyone_has(index, &numbers(0..40)).await;
+    }
+    let left = cluster.disks[2].crash(CrashKeep::Nothing);
+    cluster.kill(2).await;
+    cluster.disks[2] = Arc::new(left);
+    cluster.start_member(2).await;
+    for index in 0..3 {
+        cluster.append(index, &value(40), 40).await;
+        cluster.everyone_has(index, &numbers(0..41)).await;
+    }
+    for at in 0..3 {
+        assert_eq!(cluster.shards(at).failure(), None);
+    }
     cluster.end().await;
 }
 
