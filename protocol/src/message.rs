@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cluster::{
         BrokerOverview, BrokerState, ClusterStatus, IN_STEP_LAG_BYTES_MAX, ReplicaStatus,
-        ShardOverview,
+        ShardOverview, catalog_voters,
     },
     consume::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt},
     control::{JoinTokenText, Reply, Request, Response},

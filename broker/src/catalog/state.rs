@@ -85,7 +85,8 @@ pub struct CatalogState {
     pub draining: BTreeSet<BrokerId>,
     /// How many data shards there are; 0 until the cluster is made.
     pub shard_count: u32,
-    /// How many replicas shards should have; `None` for as many as fit the number of brokers.
+    /// How many replicas shards should have; `None` for one, as long as there are too few brokers
+    /// for more to be of use.
     pub replication_factor: Option<u32>,
     /// The brokers that have, or should have, the replicas of each data shard. The first one
     /// should lead.
@@ -167,6 +168,7 @@ impl CatalogState {
             CatalogCommand::Bind { topic, binding } => self.bind(&topic, binding)?,
             CatalogCommand::Unbind { topic, plugin } => self.unbind(&topic, &plugin)?,
         };
+        self.replicate_if_there_are_enough();
         self.version += 1;
         Ok(response)
     }

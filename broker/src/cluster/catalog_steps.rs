@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flumen_protocol::ids::{BrokerId, ShardId};
+use flumen_protocol::{
+    ids::{BrokerId, ShardId},
+    message::catalog_voters,
+};
 
 use super::{
     placement::{self, Candidate},
@@ -10,11 +13,8 @@ use super::{
 };
 use crate::{catalog::CatalogState, shard::raft::GroupView};
 
-/// Brokers that vote on the catalog at most. All have it.
-const CATALOG_VOTERS_MAX: usize = 5;
-
-/// Who should have the catalog, and what to do about it next. Every broker has it; an odd number
-/// of them votes, and those that do stay.
+/// Who should have the catalog, and what to do about it next. Every broker has it; some of them
+/// vote, and those that do stay.
 pub(super) fn next_step(
     state: &CatalogState,
     view: &GroupView,
@@ -46,8 +46,7 @@ pub(super) fn next_step(
 
 fn voters(state: &CatalogState, view: &GroupView) -> BTreeSet<BrokerId> {
     let active: BTreeSet<_> = state.active_brokers().collect();
-    // An even number may lose no more than the odd one below it.
-    let count = (active.len().saturating_sub(1) | 1).min(CATALOG_VOTERS_MAX);
+    let count = catalog_voters(active.len(), state.replication_goal() as usize);
     let (vote, others): (Vec<BrokerId>, Vec<BrokerId>) = active
         .iter()
         .partition(|broker| view.voters.contains(broker));

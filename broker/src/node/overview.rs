@@ -34,7 +34,7 @@ impl Node {
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
             answered_by: self.shards.broker(),
-            replication_factor: state.replicas_wanted(),
+            replication_factor: state.replication_goal(),
             moves_left: moves_left(&state, &shards),
             brokers: brokers
                 .map(|broker| self.broker_overview(&state, &words, &shards, *broker))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use self::health::IN_STEP_LAG_BYTES_MAX;
+pub use self::health::{IN_STEP_LAG_BYTES_MAX, catalog_voters};
 use crate::ids::{BrokerId, ShardId};
 
 mod health;
@@ -14,7 +14,7 @@ pub struct ClusterStatus {
     pub cluster: String,
     /// The broker that answers; round trips are measured from it.
     pub answered_by: BrokerId,
-    /// How many replicas every shard should have.
+    /// How many replicas every shard should have. Fewer brokers than that is a defect.
     pub replication_factor: u32,
     /// Replicas and leaders that are still to be moved until all stand where they should.
     pub moves_left: u32,

@@ -30,14 +30,24 @@ impl CatalogState {
         self.brokers.get(&broker)?.zone.clone()
     }
 
-    /// How many replicas shards should have with the brokers that there are. Two are no better
-    /// than one: neither may fail.
+    /// How many replicas shards should have, were there brokers enough.
+    pub fn replication_goal(&self) -> u32 {
+        self.replication_factor.unwrap_or(1)
+    }
+
+    /// How many replicas shards should have with the brokers that there are.
     pub fn replicas_wanted(&self) -> u32 {
         let active = self.active_brokers().count() as u32;
-        match self.replication_factor {
-            Some(factor) => factor.min(active).max(1),
-            None if active >= REPLICAS_DEFAULT => REPLICAS_DEFAULT,
-            None => 1,
+        self.replication_goal().min(active).max(1)
+    }
+
+    /// Where nothing else was said, shards are replicated once there are brokers enough for one of
+    /// them to fail: two replicas are no better than one. From then on copies are not given up
+    /// because a broker goes.
+    pub(super) fn replicate_if_there_are_enough(&mut self) {
+        let active = self.active_brokers().count() as u32;
+        if self.replication_factor.is_none() && active >= REPLICAS_DEFAULT {
+            self.replication_factor = Some(REPLICAS_DEFAULT);
         }
     }
 

@@ -7,6 +7,20 @@ use crate::{ids::BrokerId, size::Size};
 /// under load is no defect.
 pub const IN_STEP_LAG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Brokers that vote on the catalog at most. All have it.
+const CATALOG_VOTERS_MAX: usize = 5;
+
+/// How many of the brokers that may have replicas should vote on the catalog. An odd number: an
+/// even one may lose no more than the odd one below it. But of two both, if shards should have
+/// copies: what is acknowledged is then on both.
+#[must_use]
+pub fn catalog_voters(brokers: usize, replication_factor: usize) -> usize {
+    match brokers {
+        2 if replication_factor > 1 => 2,
+        _ => (brokers.saturating_sub(1) | 1).min(CATALOG_VOTERS_MAX),
+    }
+}
+
 impl ClusterStatus {
     /// What is wrong, a sentence each; nothing when the cluster is healthy. A broker that is
     /// drained and replicas that move are no defects.
@@ -51,12 +65,29 @@ impl ClusterStatus {
     /// Shards with fewer copies that count than they should have.
     fn incomplete(&self, problems: &mut Vec<String>) {
         let factor = self.replication_factor as usize;
-        let short = |shard: &&ShardOverview| shard.voters() < factor;
-        let count = self.shards.iter().filter(short).count();
+        let is_active = |broker: &&BrokerOverview| broker.state == BrokerState::Active;
+        let active = self.brokers.iter().filter(is_active).count();
+        let (catalog, data): (Vec<_>, Vec<_>) =
+            self.shards.iter().partition(|shard| shard.id.0 == 0);
+        let voters = catalog_voters(active, factor);
+        if catalog.iter().any(|shard| shard.voters() < voters) {
+            let voters = counted(voters, "complete replica");
+            problems.push(format!("fewer than {voters} that vote: the catalog"));
+        }
+        let count = data.iter().filter(|shard| shard.voters() < factor).count();
         if count > 0 {
             let shards = counted(count, "shard");
             let replicas = counted(factor, "complete replica");
-            problems.push(format!("fewer than {replicas}: {shards}"));
+            let hint = if active < factor {
+                format!(
+                    "; only {} may have some: add one, or lower it by `flumen cluster \
+                     replication-factor`",
+                    counted(active, "broker")
+                )
+            } else {
+                String::new()
+            };
+            problems.push(format!("fewer than {replicas}: {shards}{hint}"));
         }
     }
 
@@ -182,7 +213,15 @@ mod tests {
         status.replication_factor = 3;
         assert_eq!(
             status.problems(),
-            ["fewer than 3 complete replicas: 3 shards"]
+            [
+                "fewer than 3 complete replicas: 2 shards; only 2 brokers may have some: add one, \
+                 or lower it by `flumen cluster replication-factor`"
+            ]
+        );
+        status.shards[0].replicas[1].voter = false;
+        assert_eq!(
+            status.problems()[0],
+            "fewer than 2 complete replicas that vote: the catalog"
         );
     }
 }
