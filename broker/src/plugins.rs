@@ -87,8 +87,8 @@ impl Plugins {
         version: Option<String>,
         bytes: Bytes,
     ) -> Result<PluginDescription, WireError> {
-        let _changing = self.changing.lock().await;
         let (_, new) = self.examine(&name, version, bytes).await?;
+        let _changing = self.changing.lock().await;
         self.catalog.deploy_plugin(new).await?;
         self.describe(&name)
     }
@@ -101,8 +101,8 @@ impl Plugins {
         version: Option<String>,
         bytes: Bytes,
     ) -> Result<PluginDescription, WireError> {
-        let _changing = self.changing.lock().await;
         let (plugin, new) = self.examine(&name, version, bytes).await?;
+        let _changing = self.changing.lock().await;
         let state = self.catalog.snapshot();
         let mut replaced: Vec<(TopicId, TopicName, Vec<Binding>)> = Vec::new();
         for topic in state.topics.values() {
@@ -240,7 +240,7 @@ impl Plugins {
         version: Option<String>,
         bytes: Bytes,
     ) -> Result<(Plugin, NewPlugin), WireError> {
-        let plugin = self.engine.load(bytes.clone()).await?;
+        let plugin = self.engine.examine(bytes.clone()).await?;
         let new = NewPlugin {
             name: name.clone(),
             version: version.unwrap_or_else(|| VERSION_UNKNOWN.to_owned()),
@@ -329,6 +329,7 @@ impl From<DeployError> for WireError {
         let code = match error {
             DeployError::TooLarge { .. } => ErrorCode::TooLarge,
             DeployError::Internal(_) => ErrorCode::Internal,
+            DeployError::Busy => ErrorCode::Overloaded,
             _ => ErrorCode::InvalidPlugin,
         };
         Self::new(code, error.to_string())

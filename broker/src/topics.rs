@@ -12,6 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
+    time::Duration,
 };
 
 use flumen_protocol::{
@@ -21,6 +22,7 @@ use flumen_protocol::{
     topic::{NoSuchPartition, TopicChanges, TopicConfig, TopicName},
 };
 use futures_util::future::try_join_all;
+use tokio::time::{Instant, sleep};
 
 pub use self::{
     consume::{ConsumeSource, Fetched},
@@ -32,7 +34,14 @@ use crate::{
     shards::{Shards, others_of},
 };
 
-/// Topics and their partitions.
+/// How long to wait before partitions that could not be made are tried again.
+const CREATE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long partitions are tried to be made before that is left to the next leader of the catalog.
+const CREATE_LATER_MAX: Duration = Duration::from_mins(5);
+
+/// Topics and their partitions. Cheap to clone: all clones are the same.
+#[derive(Clone)]
 pub struct Topics {
     catalog: Catalog,
     shards: Shards,
@@ -47,8 +56,7 @@ impl Topics {
     /// Makes a topic. When this returns, it can be produced to.
     pub async fn create(&self, name: TopicName, config: TopicConfig) -> Result<(), WireError> {
         let topic = self.catalog.create_topic(name, config).await?;
-        self.create_partitions(&topic, 0..topic.config.partitions)
-            .await
+        self.create_new(&topic, 0..topic.config.partitions).await
     }
 
     /// Changes a topic's settings. When this returns, they are in force.
@@ -59,7 +67,7 @@ impl Topics {
             .configure_partitions(after.id, &after.config)
             .await?;
         let added = before.config.partitions..after.config.partitions;
-        self.create_partitions(&after, added).await
+        self.create_new(&after, added).await
     }
 
     /// Removes a topic with all of its records.
@@ -235,6 +243,41 @@ impl Topics {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Makes partitions that the catalog has now. What fails is done later, and is no reason to
+    /// repeat what the catalog has done.
+    async fn create_new(&self, topic: &Topic, indexes: Range<u32>) -> Result<(), WireError> {
+        let Err(error) = self.create_partitions(topic, indexes.clone()).await else {
+            return Ok(());
+        };
+        let name = &topic.name;
+        tracing::warn!(topic = %name, %error, "partitions are not made yet; trying on");
+        tokio::spawn(self.clone().create_later(topic.clone(), indexes));
+        let text = format!(
+            "topic {name} has these settings now, but not all of its partitions yet; they are made \
+             as soon as their shards can be reached: {error}"
+        );
+        Err(WireError::new(ErrorCode::Timeout, text))
+    }
+
+    async fn create_later(self, topic: Topic, indexes: Range<u32>) {
+        let started = Instant::now();
+        let is_wanted = || {
+            let state = self.catalog.snapshot();
+            let now = state.topic(&topic.name);
+            now.is_ok_and(|now| now.id == topic.id) && started.elapsed() < CREATE_LATER_MAX
+        };
+        while is_wanted() {
+            sleep(CREATE_RETRY_AFTER).await;
+            if self
+                .create_partitions(&topic, indexes.clone())
+                .await
+                .is_ok()
+            {
+                return;
+            }
+        }
     }
 
     /// Makes those of the partitions that do not exist, all shards at once.

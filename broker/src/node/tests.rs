@@ -302,3 +302,52 @@ async fn a_broker_that_has_stopped_leaves_nothing_running_and_its_address_free()
     };
     timeout(LONG, free).await.expect("the address is let go");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_cannot_be_made_with_their_topic_are_made_when_their_shards_are_back() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let me = founder.node().shards.broker();
+    let shards = &founder.node().shards;
+    let moved = async {
+        let elsewhere = |shard: &flumen_protocol::message::ShardMetadata| {
+            shard.leader.is_some_and(|leader| leader != me)
+        };
+        while !shards.located().iter().any(elsewhere) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, moved).await.expect("a shard moves");
+    joined.stop().await;
+    let config = TopicConfig {
+        partitions: 8,
+        ..TopicConfig::default()
+    };
+    let name: TopicName = "orders".parse().unwrap();
+    let topics = &founder.node().topics;
+    let error = topics.create(name.clone(), config).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Timeout, "{error:?}");
+    assert!(
+        error.text.contains("not all of its partitions"),
+        "{error:?}"
+    );
+
+    let joined = start_again(two.path()).await.unwrap();
+    let id = founder.node().catalog.snapshot().topic(&name).unwrap().id;
+    let made = async {
+        let partitions = (0..8).map(|index| PartitionId { topic: id, index });
+        let exists = |partition: PartitionId| {
+            let nodes = [founder.node(), joined.node()];
+            nodes.iter().any(|node| {
+                let replica = node.shards.data_of(partition);
+                replica.is_some_and(|replica| replica.reader(partition).is_some())
+            })
+        };
+        while !partitions.clone().all(exists) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, made).await.expect("the partitions are made");
+    joined.stop().await;
+    founder.stop().await;
+}

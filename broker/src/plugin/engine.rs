@@ -6,12 +6,17 @@ use std::{
     pin::Pin,
     sync::{Arc, Weak},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use flumen_protocol::plugin::{Digest, World};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use wasmtime::{
     Config, Engine, OptLevel,
     component::{Component, InstancePre, Linker},
@@ -31,6 +36,13 @@ use super::{
 /// Fewest plugin threads: with one, an endless loop would have it to itself until its time-out.
 const THREADS_MIN: usize = 2;
 
+/// How long a new plugin may take to compile, in which the client that deploys it still waits.
+pub(super) const COMPILE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// New plugins that are compiled at the same time. Compiling cannot be broken off: one that takes
+/// for ever keeps its place, and a processor, until the broker ends.
+const EXAMINATIONS_MAX: usize = 2;
+
 /// Runs plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct PluginEngine(pub(super) Arc<Shared>);
@@ -41,6 +53,7 @@ pub(super) struct Shared {
     cache: Option<CodeCache>,
     /// Plugins in use, so that the bindings of one share its code.
     loaded: Mutex<HashMap<Digest, Weak<Loaded>>>,
+    examining: Arc<Semaphore>,
     pub(super) ticker: Ticker,
     /// Runs the calls that take longer than a tick. They give way to each other at every
     /// tick, so that a few threads serve any number of calls fairly.
@@ -101,21 +114,53 @@ impl PluginEngine {
             linker,
             cache,
             loaded: Mutex::default(),
+            examining: Arc::new(Semaphore::new(EXAMINATIONS_MAX)),
             ticker,
             threads: Some(threads),
         })))
     }
 
+    /// As [`PluginEngine::load`], for a component that nobody has examined yet: it gets a limited
+    /// time.
+    pub async fn examine(&self, bytes: impl Into<bytes::Bytes>) -> Result<Plugin, DeployError> {
+        self.examine_within(COMPILE_TIMEOUT, bytes.into()).await
+    }
+
+    pub(super) async fn examine_within(
+        &self,
+        limit: Duration,
+        bytes: bytes::Bytes,
+    ) -> Result<Plugin, DeployError> {
+        let place = Arc::clone(&self.0.examining).try_acquire_owned();
+        let place = place.map_err(|_| DeployError::Busy)?;
+        timeout(limit, self.load_holding(bytes, Some(place)))
+            .await
+            .unwrap_or(Err(DeployError::TooSlow))
+    }
+
     /// Examines a component and compiles it, unless that was done before. Refuses what would
     /// not run here, and says why.
     pub async fn load(&self, bytes: impl Into<bytes::Bytes>) -> Result<Plugin, DeployError> {
-        let bytes = bytes.into();
+        self.load_holding(bytes.into(), None).await
+    }
+
+    /// `place` is kept until the compiler is done, also when nobody waits for it any more.
+    async fn load_holding(
+        &self,
+        bytes: bytes::Bytes,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Plugin, DeployError> {
         inspect::check_size(&bytes)?;
         let engine = self.clone();
+        let compile = move || {
+            let compiled = engine.compile(&bytes);
+            drop(place);
+            compiled
+        };
         // Compiling takes some ten milliseconds to seconds of a processor.
         let compiled = self
             .runtime()
-            .spawn_blocking(move || engine.compile(&bytes))
+            .spawn_blocking(compile)
             .await
             .map_err(|error| DeployError::Internal(error.to_string()))?;
         let plugin = match compiled? {

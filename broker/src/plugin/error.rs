@@ -2,6 +2,7 @@
 //! limit.
 use flumen_protocol::size::Size;
 
+use super::engine::COMPILE_TIMEOUT;
 use super::limits::{
     CALL_STACK_BYTES, INIT_TIMEOUT, MEMORY_BYTES_RANGE, OUTPUT_BYTES_MAX, PLUGIN_BYTES_MAX,
     STACK_BYTES_MAX, TABLE_ELEMENTS_MAX, TIMEOUT_MS_RANGE,
@@ -93,6 +94,15 @@ pub enum DeployError {
     /// It cannot even start.
     #[error("the component cannot be started: {0}")]
     Start(CallError),
+    /// It takes too long to compile.
+    #[error(
+        "the component does not compile within {COMPILE_TIMEOUT:?}, which takes milliseconds as a \
+         rule: is there a function of unusual size or depth in it?"
+    )]
+    TooSlow,
+    /// Others are being compiled.
+    #[error("the broker is compiling other plugins; try again when it is done with one of them")]
+    Busy,
     /// The broker has failed, not the plugin.
     #[error("the plugin could not be examined, through no fault of its own: {0}")]
     Internal(String),

@@ -333,6 +333,22 @@ fn a_damaged_batch_is_refused_without_a_call() {
 }
 
 #[tokio::test]
+async fn a_plugin_that_does_not_compile_in_time_is_refused_and_holds_up_few_others() {
+    let engine = PluginEngine::without_cache().unwrap();
+    let refused = async || {
+        let examined = engine.examine_within(Duration::ZERO, guest("misbehave").into());
+        examined.await.err().unwrap()
+    };
+    assert_eq!(refused().await, DeployError::TooSlow);
+    assert_eq!(refused().await, DeployError::TooSlow);
+    assert_eq!(refused().await, DeployError::Busy);
+    // The compiler is done some time, and gives its place back.
+    while engine.examine(guest("misbehave")).await.err() == Some(DeployError::Busy) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn calls_run_side_by_side_from_asynchronous_code() {
     let plugin = engine().load(guest("misbehave")).await.unwrap();
     let config = settings("misbehave", r#"{"do": "first-byte"}"#);
