@@ -49,7 +49,9 @@ pub enum ConnectError {
         text: String,
     },
     /// Nobody answers there, or not as a broker would.
-    #[error("cannot connect to broker {address}: {text}")]
+    #[error(
+        "cannot connect to broker {address}: {text}; is it running, and reached at that address?"
+    )]
     Unreachable {
         /// The address.
         address: String,

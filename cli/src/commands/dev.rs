@@ -19,9 +19,9 @@ use crate::{arguments::Global, logging, output::OutputFormat, settings::usage};
 const EXAMPLES: &str = "\
 Examples:
   flumen dev
-  flumen dev --data-dir /tmp/flumen --listen 127.0.0.1:0
+  flumen dev --data-dir /tmp/flumen --listen 127.0.0.1:0 --admin none
 
-  flumen dev --data-dir /tmp/other --listen 127.0.0.1:0 --output json | jq -r .profile
+  flumen dev --data-dir /tmp/other --listen 127.0.0.1:0 --admin none --output json | jq -r .profile
 
 The first start makes a data directory and a certificate authority. Every start writes a profile
 and makes it the default, so that every other command finds the broker without flags: \"dev\", or

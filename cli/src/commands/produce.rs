@@ -118,7 +118,11 @@ async fn send_all(
     progress: &indicatif::ProgressBar,
 ) -> Result<()> {
     while let Some(chunk) = lines.next().await {
-        let sent = send_chunk(producer, chunk?, arguments, outcome).await;
+        let chunk = chunk.inspect_err(|_| {
+            // All lines before it were sent.
+            outcome.line_not_taken = Some(outcome.sent + 1);
+        })?;
+        let sent = send_chunk(producer, chunk, arguments, outcome).await;
         outcome.receipts.settle_ready();
         sent?;
         if outcome.receipts.first.is_some() {

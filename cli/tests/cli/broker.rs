@@ -157,6 +157,13 @@ fn a_line_without_a_key_stops_the_command_and_says_how_far_it_came() {
         .ok();
     assert_eq!(stored, "1\n2\n");
     user.run_with_input(&["produce", "absent"], "x\n").fails(1);
+
+    let too_long = format!("d:4\ne:{}\n", "5".repeat((8 << 20) + 16));
+    let said = user
+        .run_with_input(&["produce", "pairs", "--key-separator", ":"], &too_long)
+        .fails(1);
+    let tells_where = said.contains("the first that is not stored is line 2:");
+    assert!(tells_where, "{said}");
 }
 
 #[test]
