@@ -107,7 +107,11 @@ impl User {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input.as_bytes()).unwrap();
+        match stdin.write_all(input.as_bytes()) {
+            // A command that has failed reads no further.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
         drop(stdin);
         Outcome::of(child.wait_with_output().unwrap())
     }
