@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     Kill { broker: usize, keep: CrashKeep },
     /// The broker is told to stop, and started again after a while.
     Stop { broker: usize },
+    /// The machine with services dies; they are started again after a while.
+    KillServices { host: usize },
     /// The machine dies with one of its next operations on the disk.
     CrashIn { broker: usize, operations: u64 },
     /// The disk fails.
@@ -121,7 +123,7 @@ fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
             let both = rng.random();
             Fault::Cut { from, to, both }
         }
-        84..90 => {
+        84..88 => {
             let (from, to) = two_hosts(rng, bounds);
             let (both, link) = (rng.random(), weather(rng));
             Fault::Bad {
@@ -131,6 +133,9 @@ fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
                 link,
             }
         }
+        88..91 => Fault::KillServices {
+            host: rng.random_range(0..bounds.hosts - bounds.brokers),
+        },
         _ => Fault::Isolate {
             host: rng.random_range(0..bounds.hosts),
         },

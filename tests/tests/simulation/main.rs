@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! run ── world ──> machine (broker, simulated disk) ──┐
-//!  │      │        host (services with the client) ───┴── socket ── network (links)
+//!  │      │        jobs (services with the client) ───┴── socket ── network (links)
 //!  │      └─────── operator    brokers join, and are drained, removed and replaced
 //!  ├── faults      what goes wrong, and when
 //!  ├── checker     what clients did and saw, and whether that may be
@@ -24,6 +24,7 @@ mod clients;
 mod faults;
 mod fixed;
 mod host;
+mod jobs;
 mod machine;
 mod mutations;
 mod network;

@@ -23,6 +23,7 @@ use crate::{
     clients::{Busy, Load, Services},
     faults::{self, Bounds, Planned},
     host::{Host, STEP},
+    jobs::{Job, ServiceHost},
     machine::{Machine, zone},
     network::{Link, Network},
     operator::{Operator, Roster},
@@ -117,8 +118,6 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
         spare.is_wanted = false;
         machines.push(spare);
     }
-    let services = (1..=SERVICE_HOSTS)
-        .map(|number| Host::new(format!("services {number}"), [10, 0, 1, number].into()));
     World {
         restarts: vec![None; machines.len()],
         bounds: Bounds {
@@ -127,7 +126,7 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
             power_losses: config.wal.sync == SyncPolicy::Always,
         },
         machines,
-        services: services.collect(),
+        services: (1..=SERVICE_HOSTS).map(ServiceHost::new).collect(),
         office: Host::new("office", [10, 0, 2, 1].into()),
         roster,
         network,
@@ -278,27 +277,21 @@ impl Simulation {
                 segment_bytes: 64 * 1024,
                 ..TopicConfig::default()
             };
-            let host = &mut self.world.services[0];
-            let address = host.address;
-            host.spawn(services.clone().make_topic(address, topic.clone(), config));
+            let topic = topic.clone();
+            self.employ(services, Job::MakeTopic(topic.clone(), config));
             for partition in 0..partitions {
                 for _ in 0..self.world.rng.random_range(1..3) {
-                    let place = Place {
-                        topic: topic.clone(),
-                        partition,
-                    };
-                    let (host, address) = self.any_service_host();
-                    host.spawn(services.clone().produce(address, place));
+                    let topic = topic.clone();
+                    let place = Place { topic, partition };
+                    self.employ(services, Job::Produce(place));
                 }
             }
             for number in 0..self.world.rng.random_range(1..3) {
                 let name = format!("consumer {topic}.{number}");
-                let (host, address) = self.any_service_host();
-                host.spawn(services.clone().consume(address, topic.clone(), name));
+                self.employ(services, Job::Consume(topic.clone(), name));
             }
         }
-        let (host, address) = self.any_service_host();
-        host.spawn(services.clone().administrate(address, "passing".to_owned()));
+        self.employ(services, Job::Administrate);
         if self.world.roster.has_spare() {
             let office = &mut self.world.office;
             let operator = Operator {
@@ -311,11 +304,11 @@ impl Simulation {
         topics
     }
 
-    fn any_service_host(&mut self) -> (&mut Host, IpAddr) {
-        let World { rng, services, .. } = &mut self.world;
-        let host = &mut services[rng.random_range(0..usize::from(SERVICE_HOSTS))];
-        let address = host.address;
-        (host, address)
+    /// Has any of the machines for services do something.
+    fn employ(&mut self, services: &Services, job: Job) {
+        let world = &mut self.world;
+        let at = world.rng.random_range(0..world.services.len());
+        world.services[at].employ(services, job);
     }
 
     /// Lets the planned faults come and go.

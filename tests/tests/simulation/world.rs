@@ -12,6 +12,7 @@ use rand::{RngExt, rngs::StdRng};
 use crate::{
     faults::{Bounds, Fault},
     host::{Host, STEP},
+    jobs::ServiceHost,
     machine::{Health, Machine},
     network::{Link, Network},
     operator::{Order, Roster},
@@ -25,7 +26,7 @@ pub(crate) struct World {
     pub(crate) machines: Vec<Machine>,
     /// When each machine is started again.
     pub(crate) restarts: Vec<Option<Duration>>,
-    pub(crate) services: Vec<Host>,
+    pub(crate) services: Vec<ServiceHost>,
     /// Where the operator works, whose machine has no faults.
     pub(crate) office: Host,
     pub(crate) roster: Roster,
@@ -55,10 +56,13 @@ impl World {
         for machine in &self.machines {
             machine.host.step();
         }
-        for host in &self.services {
-            host.step();
+        for services in &self.services {
+            services.host.step();
         }
         self.office.step();
+        for services in &mut self.services {
+            services.look_after();
+        }
         while let Some(order) = self.roster.next_order() {
             self.obey(order);
         }
@@ -134,6 +138,11 @@ impl World {
                     self.restarts[*broker] = Some(until);
                 }
             }
+            Fault::KillServices { host } => {
+                let services = &mut self.services[*host];
+                self.network.close_all(services.host.address);
+                services.kill(until);
+            }
             Fault::CrashIn { broker, operations } => {
                 self.machines[*broker].disk.set_faults(FaultPlan {
                     crash_in: Some(*operations),
@@ -173,8 +182,11 @@ impl World {
     /// A fault is over.
     pub(crate) fn end(&mut self, fault: &Fault) {
         match fault {
-            // The machine is started again by the plan for it; clocks stay as they are.
-            Fault::Kill { .. } | Fault::Stop { .. } | Fault::Clock { .. } => {}
+            // Machines are started again by the plan for them; clocks stay as they are.
+            Fault::Kill { .. }
+            | Fault::Stop { .. }
+            | Fault::KillServices { .. }
+            | Fault::Clock { .. } => {}
             Fault::CrashIn { broker, .. }
             | Fault::Disk { broker, .. }
             | Fault::Full { broker, .. } => {
@@ -195,7 +207,7 @@ impl World {
     /// The links that a fault cuts, or makes bad.
     fn links_of(&self, fault: &Fault) -> Vec<(IpAddr, IpAddr)> {
         let hosts = self.machines.iter().map(|machine| machine.host.address);
-        let services = self.services.iter().map(|host| host.address);
+        let services = self.services.iter().map(|services| services.host.address);
         let all: Vec<_> = hosts.chain(services).collect();
         match *fault {
             Fault::Cut { from, to, both } | Fault::Bad { from, to, both, .. } => {
@@ -220,6 +232,9 @@ impl World {
         let now = system::now();
         for restart in self.restarts.iter_mut().flatten() {
             *restart = now.min(*restart);
+        }
+        for services in &mut self.services {
+            services.heal();
         }
         for machine in &mut self.machines {
             machine.disk.set_faults(FaultPlan::default());
