@@ -197,7 +197,11 @@ impl DataMachine {
             "shard {}: what came from another replica",
             self.source.shard
         );
-        let checkpoint = move || Machine::checkpoint(&*self).map(drop);
+        let checkpoint = move || match Machine::checkpoint(&*self) {
+            // The replica was closed or given up meanwhile: nobody waits for what came.
+            Err(_) if *self.checkpointing.lock() => Ok(()),
+            taken => taken.map(drop),
+        };
         disk_work_once_there_is_room(&attempt, checkpoint).await
     }
 

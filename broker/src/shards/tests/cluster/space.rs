@@ -82,7 +82,9 @@ async fn a_checkpoint_of_another_replica_waits_for_room_on_the_disk() {
     cluster.start_member(2).await;
     cluster
         .wait_for("the records of the checkpoint to be there", || {
-            cluster.values_at(2, 0) == expected[..61]
+            // It may be either of the two; the entries behind it wait until it is durable.
+            let there = cluster.values_at(2, 0);
+            there.len() >= 60 && expected.starts_with(&there)
         })
         .await;
     cluster
