@@ -130,8 +130,21 @@ fn an_append_without_a_reservation_waits_for_room_and_shutdown_does_not() {
 
 /// Appends until the first error, and checks that nothing is acknowledged after it.
 fn append_until_failed(wal: &Wal, log: &ShardLog) -> u64 {
-    let mut index = log.state().last.map_or(0, |last| last.index + 1);
+    append_until_failed_by(wal, log, || {})
+}
+
+/// As [`append_until_failed`], with a fault that is planted anew now and then: what it strikes may
+/// be a file that is filled ahead, which fails nobody.
+fn append_until_failed_by(wal: &Wal, log: &ShardLog, plant: impl Fn()) -> u64 {
+    const TRIES_MAX: u64 = 100;
+    const APPENDS: u64 = 40;
+    let first = log.state().last.map_or(0, |last| last.index + 1);
+    let mut index = first;
     let acked = loop {
+        assert!(index < first + TRIES_MAX * APPENDS, "no append has failed");
+        if (index - first).is_multiple_of(APPENDS) {
+            plant();
+        }
         match append(log, vec![entry(log.id(), 1, index, 700)]) {
             Ok(()) => index += 1,
             Err(error) => {
@@ -196,11 +209,12 @@ fn a_failed_write_is_final_and_the_torn_record_is_cut() {
         let wal = open(&disk, sync);
         let log = wal.shard(ShardId(1));
         append_range(&log, 0..5, 700);
-        disk.set_faults(FaultPlan {
-            fail_write_in: Some(10),
-            ..FaultPlan::default()
+        let acked = append_until_failed_by(&wal, &log, || {
+            disk.set_faults(FaultPlan {
+                fail_write_in: Some(10),
+                ..FaultPlan::default()
+            });
         });
-        let acked = append_until_failed(&wal, &log);
         let disk = disk.crash(CrashKeep::Everything);
         drop((wal, log));
         let log = open(&disk, sync).shard(ShardId(1));
