@@ -4,6 +4,8 @@ mod ask;
 pub(super) mod catch_up;
 mod come_again;
 pub(super) mod leave;
+#[cfg(test)]
+mod lone;
 mod members;
 pub(super) mod propose;
 mod view;
@@ -50,10 +52,9 @@ const ELECTION_TIMEOUT_MS_MIN: u64 = 150;
 /// ... to this one.
 const ELECTION_TIMEOUT_MS_MAX: u64 = 300;
 
-/// How long another replica has for an answer at least. With less, the
-/// answers of brokers further away would never count: leaders would not know that they lead, and
-/// replicas not get what they lack. One that comes late does no harm, as it counts from when it was
-/// asked for.
+/// How long another replica has for an answer at least. With less, the answers of brokers further
+/// away would never count: leaders would not know that they lead, and replicas not get what they
+/// lack. One that comes late does no harm, as it counts from when it was asked for.
 pub(super) const ANSWER_MIN: Duration = Duration::from_millis(ELECTION_TIMEOUT_MS_MIN);
 
 /// Entries that one request to a follower carries at most; their bytes are bounded by what one

@@ -250,6 +250,19 @@ impl TestCluster {
         }
     }
 
+    /// Appends values to partition 0 from `first` to 61, of which the last two each follow a
+    /// checkpoint, after which a broker that is away needs more than the logs of the others hold.
+    async fn append_past_the_logs(&self, first: u64, value: impl Fn(u64) -> Vec<u8>) {
+        for sequence in first..62 {
+            if sequence >= 60 {
+                for at in [0, 1] {
+                    self.shards(at).checkpoint().await.unwrap();
+                }
+            }
+            self.append(0, &value(sequence), sequence).await;
+        }
+    }
+
     fn shard_of(&self, partition: PartitionId) -> ShardId {
         let living = self.members.iter().flatten().next().unwrap();
         living.broker.shards.shard_of(partition)

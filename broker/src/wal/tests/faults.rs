@@ -9,6 +9,18 @@ fn full_at(bytes: u64) -> FaultPlan {
     }
 }
 
+/// Appends to an empty log until there is no more room. Gives the number of entries, and why.
+fn fill_up(wal: &Wal, log: &ShardLog) -> (u64, WalError) {
+    let mut index = 0;
+    loop {
+        match wal.reserve(5000) {
+            Ok(_reservation) => append_range(log, index..index + 1, 5000),
+            Err(error) => return (index, error),
+        }
+        index += 1;
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_reservations_and_goes_on_when_there_is_room() {
     for sync in [ALWAYS, RARELY] {
@@ -16,14 +28,7 @@ fn a_full_disk_refuses_reservations_and_goes_on_when_there_is_room() {
         disk.set_faults(full_at(SEGMENT_BYTES_MIN * 4));
         let wal = open(&disk, sync);
         let log = wal.shard(ShardId(1));
-        let mut index = 0;
-        let error = loop {
-            match wal.reserve(5000) {
-                Ok(_reservation) => append_range(&log, index..index + 1, 5000),
-                Err(error) => break error,
-            }
-            index += 1;
-        };
+        let (index, error) = fill_up(&wal, &log);
         assert!(matches!(error, WalError::NoSpace { .. }), "{error}");
         assert!(error.is_retryable());
         assert!(index > 20, "only {index} entries fit into four segments");
@@ -42,12 +47,8 @@ fn what_a_leader_has_taken_in_gets_room_beyond_the_bound_and_leaves_some_for_vot
     let disk = SimulatedDisk::new();
     let wal = open(&disk, ALWAYS);
     let log = wal.shard(ShardId(1));
-    let mut index = 0;
-    while let Ok(_reservation) = wal.reserve(5000) {
-        append_range(&log, index..index + 1, 5000);
-        index += 1;
-    }
-    assert!(matches!(wal.reserve(5000), Err(WalError::Full { .. })));
+    let (mut index, error) = fill_up(&wal, &log);
+    assert!(matches!(error, WalError::Full { .. }), "{error}");
     let used_bytes = disk.used_bytes();
     disk.set_faults(full_at(used_bytes + SEGMENT_BYTES_MIN * 3));
     let beyond = index;
@@ -75,11 +76,7 @@ fn purging_makes_room_on_a_full_disk() {
     disk.set_faults(full_at(SEGMENT_BYTES_MIN * 4));
     let wal = open(&disk, ALWAYS);
     let log = wal.shard(ShardId(1));
-    let mut index = 0;
-    while let Ok(_reservation) = wal.reserve(5000) {
-        append_range(&log, index..index + 1, 5000);
-        index += 1;
-    }
+    let (index, _) = fill_up(&wal, &log);
     log.purge(position(1, index - 1), Bytes::new());
     until("the purged segments are used again", || {
         wal.reserve(5000).is_ok()

@@ -1,27 +1,22 @@
 use std::{sync::Arc, time::Duration};
 
 use flumen_protocol::ids::{BrokerId, ShardId};
-use futures_util::future::BoxFuture;
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use tokio::time::{Instant, sleep};
 
 use super::Group;
 use crate::{
-    disk::SimulatedDisk,
-    peer::{Alone, PeerHandler},
+    peer::PeerHandler,
     shard::{
         command::log_id,
-        raft::{
-            Applied, Checkpoint, Entry, Failure, Machine, Payload, RaftParts, Replicas, Response,
-        },
+        group::lone::{Idle, parts},
+        raft::{Entry, Payload, RaftParts},
         rpc::{self, Call, CallRequest},
         types::Vote,
     },
-    wal::{Wal, WalOptions},
 };
 
 const SHARD: ShardId = ShardId(5);
-const ME: BrokerId = BrokerId(1);
 const LEADER: BrokerId = BrokerId(2);
 
 /// The entry that left the replica out that was here before.
@@ -33,37 +28,10 @@ const LONG: Duration = Duration::from_mins(1);
 /// Many times as long as it takes a single voter to elect itself.
 const WHILE: Duration = Duration::from_millis(400);
 
-/// A machine that does nothing.
-struct Idle;
-
-impl Machine for Idle {
-    fn applied(&self) -> Applied {
-        Applied::default()
-    }
-
-    fn apply(&self, _: &Entry) -> std::io::Result<Response> {
-        Ok(Response::None)
-    }
-
-    fn checkpoint(&self) -> std::io::Result<Checkpoint> {
-        Err(std::io::Error::other("there is none"))
-    }
-
-    fn last_checkpoint(&self) -> Option<Checkpoint> {
-        None
-    }
-
-    fn install(
-        self: Arc<Self>,
-        _: Checkpoint,
-        _: Vec<BrokerId>,
-    ) -> BoxFuture<'static, std::io::Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-}
-
 async fn start(parts: RaftParts) -> Group {
-    let group = Group::start(SHARD, Arc::new(Idle), parts).await.unwrap();
+    let group = Group::start(SHARD, Arc::new(Idle::default()), parts)
+        .await
+        .unwrap();
     group.keep_time(true);
     group
 }
@@ -71,21 +39,7 @@ async fn start(parts: RaftParts) -> Group {
 /// A replica whose log ends with members of which it is the only one, as the founder's does that
 /// is taken in again; and its parts.
 async fn begun_again() -> (Group, RaftParts) {
-    let options = WalOptions {
-        segment_bytes: 1 << 20,
-        bytes_max: 8 << 20,
-        ..WalOptions::new("/wal")
-    };
-    let mut parts = RaftParts {
-        broker: ME,
-        wal: Wal::open(Arc::new(SimulatedDisk::new()), options, Arc::new(())).unwrap(),
-        network: Arc::new(Alone),
-        replicas: Replicas::default(),
-        failure: Failure::new(),
-        admission: None,
-        founding: true,
-        left_by: None,
-    };
+    let mut parts = parts();
     let founder = start(parts.clone()).await;
     founder.ready().await.unwrap();
     founder.stop().await;

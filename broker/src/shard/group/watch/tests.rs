@@ -1,20 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use flumen_protocol::ids::{BrokerId, ShardId};
-use futures_util::future::BoxFuture;
+use flumen_protocol::ids::ShardId;
 use openraft::async_runtime::WatchReceiver;
 use tokio::time::timeout;
 
 use super::Group;
-use crate::{
-    disk::{Disk, SimulatedDisk},
-    peer::Alone,
-    shard::raft::{
-        Applied, Checkpoint, Command, Entry, Failure, Machine, Payload, RaftParts, Replicas,
-        Response,
-    },
-    wal::{Wal, WalOptions},
+use crate::shard::{
+    group::lone::{Idle, parts},
+    raft::{Command, Failure},
 };
 
 const SHARD: ShardId = ShardId(5);
@@ -22,59 +16,13 @@ const SHARD: ShardId = ShardId(5);
 /// Longer than anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
 
-/// A machine that panics at its first command.
-struct Faulty;
-
-impl Machine for Faulty {
-    fn applied(&self) -> Applied {
-        Applied::default()
-    }
-
-    fn apply(&self, entry: &Entry) -> std::io::Result<Response> {
-        assert!(
-            !matches!(entry.payload, Payload::Normal(_)),
-            "as it is meant to"
-        );
-        Ok(Response::None)
-    }
-
-    fn checkpoint(&self) -> std::io::Result<Checkpoint> {
-        Err(std::io::Error::other("there is none"))
-    }
-
-    fn last_checkpoint(&self) -> Option<Checkpoint> {
-        None
-    }
-
-    fn install(
-        self: Arc<Self>,
-        _: Checkpoint,
-        _: Vec<BrokerId>,
-    ) -> BoxFuture<'static, std::io::Result<()>> {
-        Box::pin(std::future::ready(Ok(())))
-    }
-}
-
-/// A group of one broker, and where its failures are told.
+/// A group of one broker whose machine panics at its first command, and where its failures are
+/// told.
 async fn group() -> (Arc<Group>, Failure) {
-    let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
-    let options = WalOptions {
-        segment_bytes: 1 << 20,
-        bytes_max: 8 << 20,
-        ..WalOptions::new("/wal")
-    };
-    let failure = Failure::new();
-    let parts = RaftParts {
-        broker: BrokerId(1),
-        wal: Wal::open(disk, options, Arc::new(())).unwrap(),
-        admission: None,
-        network: Arc::new(Alone),
-        replicas: Replicas::default(),
-        failure: failure.clone(),
-        founding: true,
-        left_by: None,
-    };
-    let group = Group::start(SHARD, Arc::new(Faulty), parts).await.unwrap();
+    let parts = parts();
+    let failure = parts.failure.clone();
+    let faulty = Idle { is_faulty: true };
+    let group = Group::start(SHARD, Arc::new(faulty), parts).await.unwrap();
     group.ready().await.unwrap();
     (Arc::new(group), failure)
 }

@@ -36,15 +36,7 @@ async fn a_broker_that_missed_more_than_the_log_holds_gets_a_checkpoint_and_the_
     }
     cluster.everyone_has(0, &numbers(0..10)).await;
     cluster.kill(2).await;
-    for sequence in 10..60 {
-        cluster.append(0, &value(sequence), sequence).await;
-    }
-    for sequence in 60..62 {
-        for at in [0, 1] {
-            cluster.shards(at).checkpoint().await.unwrap();
-        }
-        cluster.append(0, &value(sequence), sequence).await;
-    }
+    cluster.append_past_the_logs(10, value).await;
     cluster.start_member(2).await;
     cluster.everyone_has(0, &numbers(0..62)).await;
     // What was taken over is durable, and the log goes on behind it.

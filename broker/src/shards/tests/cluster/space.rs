@@ -68,15 +68,7 @@ async fn a_checkpoint_of_another_replica_waits_for_room_on_the_disk() {
     let mut cluster = TestCluster::with_topic(3).await;
     cluster.append(0, &large(0), 0).await;
     cluster.kill(2).await;
-    for sequence in 1..60 {
-        cluster.append(0, &large(sequence), sequence).await;
-    }
-    for sequence in 60..62 {
-        for at in [0, 1] {
-            cluster.shards(at).checkpoint().await.unwrap();
-        }
-        cluster.append(0, &large(sequence), sequence).await;
-    }
+    cluster.append_past_the_logs(1, large).await;
     let expected: Vec<_> = (0..62).map(large).collect();
     cluster.leave_room(2, ROOM_BYTES);
     cluster.start_member(2).await;
