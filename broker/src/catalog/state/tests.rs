@@ -444,3 +444,40 @@ fn a_removed_broker_never_comes_back() {
     let refused = CatalogError::BrokerRemoved(BrokerId(3));
     assert_refused(&mut state, |state| state.apply(register), &refused);
 }
+
+#[test]
+fn three_brokers_set_the_replicas_for_good_and_two_are_no_reason_to() {
+    let mut state = CatalogState::default();
+    let wanted = |state: &CatalogState| (state.replication_goal(), state.replicas_wanted());
+    let register = |state: &mut CatalogState, id| {
+        let broker = BrokerInfo {
+            id: BrokerId(id),
+            address: format!("broker-{id}:4650"),
+            zone: None,
+        };
+        state
+            .apply(CatalogCommand::RegisterBroker { broker })
+            .unwrap();
+    };
+    register(&mut state, 1);
+    register(&mut state, 2);
+    assert_eq!(wanted(&state), (1, 1));
+    register(&mut state, 3);
+    assert_eq!(wanted(&state), (3, 3));
+    let broker = BrokerId(3);
+    let drain = CatalogCommand::DrainBroker {
+        broker,
+        drain: true,
+    };
+    state.apply(drain).unwrap();
+    assert_eq!(wanted(&state), (3, 2), "no copy more is given up than must");
+    state
+        .apply(CatalogCommand::RemoveBroker { broker })
+        .unwrap();
+    assert_eq!(wanted(&state), (3, 2));
+    state
+        .apply(CatalogCommand::SetReplicationFactor { factor: 1 })
+        .unwrap();
+    register(&mut state, 4);
+    assert_eq!(wanted(&state), (1, 1), "what was said counts");
+}

@@ -180,6 +180,13 @@ mod tests {
     }
 
     #[test]
+    fn an_odd_number_votes_on_the_catalog_but_both_of_two_that_keep_copies() {
+        let voters = |factor| [1, 2, 3, 4, 5, 6, 9].map(|brokers| catalog_voters(brokers, factor));
+        assert_eq!(voters(1), [1, 1, 3, 3, 5, 5, 5]);
+        assert_eq!(voters(3), [1, 2, 3, 3, 5, 5, 5]);
+    }
+
+    #[test]
     fn a_removed_broker_is_no_defect() {
         let mut status = sample(3);
         status.brokers[0].reachable = false;
