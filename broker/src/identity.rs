@@ -5,19 +5,21 @@
 //!   version        format of everything below; a later one is refused
 //!   lock           held by the broker that uses the directory
 //!   broker.toml    the broker's id, chosen once at random
+//!   identity.made  says that all of this was there once
 //!   client.toml    what a client needs to get in as operator (0600)
 //!   cluster.toml   the cluster that the broker has joined, if it did not make one
 //!   tokens         SHA-256 of each token that is accepted (0600)
 //!   tls/           ca.pem ca.key broker.pem broker.key (0700; keys 0600)
 //! ```
 //!
-//! Everything is made on the first start. Deleting `client.toml` makes the next start issue a
+//! Everything is made on the first start, and what is missing later is missed. Deleting `client.toml` makes the next start issue a
 //! new operator's token in place of the old one. A directory `tls/` with certificates of
 //! another authority, and without `ca.key`, is used as it is.
 
 mod certificates;
 mod data_dir;
 mod files;
+mod made;
 mod membership;
 mod name;
 mod tokens;
@@ -110,6 +112,14 @@ pub enum IdentityError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// Something is gone that cannot be made again as it was.
+    #[error("{} is missing, and nothing was made in its place; {advice}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        advice: String,
+    },
     /// The directory belongs to another cluster.
     #[error(
         "the data directory {} belongs to a cluster {ours}, and the token is one of cluster \
@@ -201,7 +211,7 @@ impl fmt::Debug for PeerCredentials {
 }
 
 impl Identity {
-    /// Opens the data directory of `config`, locks it, and makes what is missing.
+    /// Opens the data directory of `config`, locks it, and makes what is missing on a first start.
     pub fn load_or_create(config: &BrokerConfig) -> Result<Self, IdentityError> {
         let data_dir = DataDir::open(&config.data_dir)?;
         let membership = Membership::load(data_dir.path())?;
@@ -209,6 +219,8 @@ impl Identity {
         let tls_dir = data_dir.path().join("tls");
         let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
         let tokens = Tokens::load_or_issue(data_dir.path())?;
+        let joined = matches!(membership, Membership::Joined { .. });
+        made::note(data_dir.path(), broker_id, joined)?;
         Ok(Self {
             data_dir,
             broker_id,

@@ -123,3 +123,23 @@ async fn a_segment_that_is_gone_is_missed_with_what_to_do() {
     broker.restart().await;
     assert_eq!(count(&broker.client().await).await, RECORDS);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_is_known_by_is_missed_and_never_made_anew() {
+    let mut broker = filled().await;
+    broker.kill();
+    for name in ["broker.toml", "tls", "tokens"] {
+        let path = broker.data_dir().join(name);
+        let elsewhere = broker.data_dir().with_file_name("elsewhere");
+        std::fs::rename(&path, &elsewhere).unwrap();
+        let said = refusal(&mut broker);
+        assert!(
+            said.contains(path.to_str().unwrap()) && said.contains("is missing"),
+            "{name}: {said}"
+        );
+        assert!(!path.exists(), "{name} was made anew");
+        std::fs::rename(&elsewhere, &path).unwrap();
+    }
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+}

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     IdentityError,
     files::{create_private_dir, failed, read_private, write_private},
+    made,
 };
 
 /// The version of the layout and of all formats in the data directory.
@@ -20,7 +21,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const LOCK_FILE: &str = "lock";
 const VERSION_FILE: &str = "version";
-const BROKER_FILE: &str = "broker.toml";
+pub(super) const BROKER_FILE: &str = "broker.toml";
 
 /// What may lie in a directory that is still considered empty.
 const IGNORED: [&str; 3] = [LOCK_FILE, "lost+found", "version.tmp"];
@@ -43,7 +44,8 @@ struct BrokerFile {
 }
 
 impl DataDir {
-    /// Makes the directory if need be, locks it, and checks that it is one of ours.
+    /// Makes the directory if need be, locks it, and checks that it is one of ours and has all
+    /// that it has had.
     pub(super) fn open(path: &Path) -> Result<Self, IdentityError> {
         // What is not ours is left as it was, its permissions included.
         if path.exists() && !path.join(VERSION_FILE).exists() {
@@ -52,6 +54,7 @@ impl DataDir {
         create_private_dir(path)?;
         let lock = lock(path)?;
         check_version(path)?;
+        made::refuse_incomplete(path)?;
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
@@ -84,6 +87,13 @@ fn damaged(path: &Path, reason: &dyn ToString) -> IdentityError {
 }
 
 fn refuse_foreign(dir: &Path) -> Result<(), IdentityError> {
+    if dir.join(made::MARK_FILE).exists() {
+        return Err(IdentityError::Missing {
+            path: dir.join(VERSION_FILE),
+            advice: "it says how the rest of the directory is to be read: put it back from a backup"
+                .to_owned(),
+        });
+    }
     let entries = fs::read_dir(dir).map_err(failed("list", dir))?;
     for entry in entries {
         let entry = entry.map_err(failed("list", dir))?;

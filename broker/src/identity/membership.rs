@@ -24,7 +24,7 @@ use super::{
 use crate::config::BrokerConfig;
 
 /// Says which cluster a broker has joined.
-const CLUSTER_FILE: &str = "cluster.toml";
+pub(super) const CLUSTER_FILE: &str = "cluster.toml";
 
 /// Says that a broker is about to join a cluster.
 const JOINING_FILE: &str = "joining.toml";

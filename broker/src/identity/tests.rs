@@ -172,6 +172,50 @@ fn a_first_start_that_was_interrupted_anywhere_is_completed() {
 }
 
 #[test]
+fn what_was_there_once_is_missed_and_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = open(dir.path()).unwrap();
+    let id = identity.broker_id();
+    drop(identity);
+    for missing in ["version", "broker.toml", "tls", "tls/ca.pem", "tokens"] {
+        let path = dir.path().join(missing);
+        let elsewhere = dir.path().with_extension("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        let error = open(dir.path()).unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, IdentityError::Missing { .. }), "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+        assert!(said.contains("backup"), "{said}");
+        assert!(!path.exists(), "{missing} was made anew");
+        fs::rename(&elsewhere, &path).unwrap();
+        assert_eq!(open(dir.path()).unwrap().broker_id(), id);
+    }
+    fs::remove_file(dir.path().join("broker.toml")).unwrap();
+    let said = open(dir.path()).unwrap_err().to_string();
+    let line = format!("id = {id}");
+    assert!(said.contains(&line), "{said}");
+    fs::write(dir.path().join("broker.toml"), line).unwrap();
+    assert_eq!(open(dir.path()).unwrap().broker_id(), id);
+}
+
+#[test]
+fn whoever_removes_the_mark_gets_a_new_authority_and_a_new_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = open(dir.path()).unwrap();
+    let (id, ca) = (identity.broker_id(), identity.ca_pem().to_owned());
+    drop(identity);
+    fs::remove_dir_all(dir.path().join("tls")).unwrap();
+    fs::remove_file(dir.path().join("tokens")).unwrap();
+    let said = open(dir.path()).unwrap_err().to_string();
+    let mark = dir.path().join("identity.made");
+    assert!(said.contains(mark.to_str().unwrap()), "{said}");
+    fs::remove_file(mark).unwrap();
+    let identity = open(dir.path()).unwrap();
+    assert_eq!(identity.broker_id(), id);
+    assert_ne!(identity.ca_pem(), ca);
+}
+
+#[test]
 fn certificates_of_another_authority_are_used_as_they_are() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()).unwrap());

@@ -72,6 +72,19 @@ async fn a_broker_that_joins_gets_all_that_a_member_has() {
     assert_eq!(joined.zone.as_deref(), Some("east"));
     drop(identity);
 
+    // Without what says so, it is not taken for one that founds a cluster.
+    let cluster_file = two.path().join("cluster.toml");
+    let text = fs::read_to_string(&cluster_file).unwrap();
+    fs::remove_file(&cluster_file).unwrap();
+    for refused in [
+        Identity::load_or_create(&config).map(drop),
+        Candidate::open(&config, &token).map(drop),
+    ] {
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains(cluster_file.to_str().unwrap()), "{said}");
+    }
+    fs::write(&cluster_file, text).unwrap();
+
     // A container that is started with the same command does not join again.
     let before = read(two.path(), "cluster.toml");
     join(&mut config, &token, &Udp).await.unwrap();
