@@ -41,7 +41,7 @@ pub use self::{
 };
 use self::{section::section, value::Value};
 use crate::{
-    shard::BATCH_HEAD_BYTES_MAX,
+    shard::{BATCH_HEAD_BYTES_MAX, raft::CATCH_UP_RATE},
     wal::{SEGMENTS_MIN, SYNC_INTERVAL_MAX, SyncPolicy, WalOptions},
 };
 
@@ -81,6 +81,8 @@ section! {
         memory: MemoryConfig,
         /// What clients may use.
         limits: LimitsConfig,
+        /// Copies on other brokers.
+        replication: ReplicationConfig,
     }
 }
 
@@ -128,6 +130,17 @@ section! {
         inflight_bytes_max: ByteSize = ByteSize::mib(256), in INFLIGHT_BYTES_MIN..=ByteSize::gib(64);
         /// How long a new connection may take to show its credential.
         authentication_timeout: Interval = Interval::from_secs(10), in Interval::from_millis(100)..=Interval::from_secs(300);
+    }
+}
+
+section! {
+    /// Copies of records on other brokers.
+    pub struct ReplicationConfig("replication") {
+        /// Bytes a second that a broker sends to replicas that are behind, all together: those
+        /// that were away, that are new, or whose files were damaged. A higher rate brings them
+        /// back sooner, and makes producers and consumers wait longer meanwhile. What is produced
+        /// while a replica keeps up does not count.
+        catch_up_rate: ByteSize = ByteSize::new(CATCH_UP_RATE), in ByteSize::mib(1)..=ByteSize::gib(16);
     }
 }
 

@@ -67,7 +67,7 @@ use crate::{
     plugin::{EngineError, PluginEngine},
     plugins::Plugins,
     server::{self, Server, ServerLimits},
-    shard::{DataShard, ShardError},
+    shard::{DataShard, ShardError, raft::Pace},
     shards::{Cluster, Services, Shards, ShardsOptions, ShardsParts},
     topics::Topics,
     wal::{Wal, WalObserver, WalOptions},
@@ -410,7 +410,8 @@ impl Node {
             checkpoints: metrics.storage.checkpoints.clone(),
             ..ShardsOptions::new(dir.join("shards"))
         };
-        let services = Services::counted(metrics.cluster.transfers.clone());
+        let pace = Pace::new(config.replication.catch_up_rate.as_u64());
+        let services = Services::counted(metrics.cluster.transfers.clone(), pace.clone());
         let reports = Reports::default();
         let replicas = services.replicas.clone();
         peers.serve(PeerService::Propose, Arc::new(replicas.proposals()));
@@ -425,6 +426,7 @@ impl Node {
             cluster: Cluster {
                 network: Arc::clone(&network),
                 services,
+                pace,
                 founding: *identity.membership() == Membership::Bootstrap,
             },
         };

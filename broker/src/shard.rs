@@ -24,6 +24,7 @@ mod group;
 mod log_storage;
 mod machine;
 mod network;
+mod pace;
 mod proposer;
 mod raft_parts;
 mod replicas;
@@ -59,6 +60,7 @@ pub(crate) mod raft {
         failure::Failure,
         group::{BehindError, Group, GroupView, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
         machine::{Applied, Checkpoint, Machine},
+        pace::{CATCH_UP_RATE, Pace},
         raft_parts::RaftParts,
         replicas::Replicas,
         types::{Entry, Payload, Response},

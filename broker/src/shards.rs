@@ -49,7 +49,7 @@ use crate::{
     shard::{
         AppendError, Appended, DataShard, ProposeError, ShardError,
         raft::{
-            Admission, Command, DataShardParts, Failure, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT,
+            Admission, Command, DataShardParts, Failure, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, Pace,
             RaftParts, RecordServer, Replicas, Response, forward,
         },
     },
@@ -110,6 +110,8 @@ pub(crate) struct Cluster {
     pub(crate) network: Arc<dyn PeerNetwork>,
     /// What the other brokers reach of this one.
     pub(crate) services: Services,
+    /// How fast replicas that are behind are sent what they miss.
+    pub(crate) pace: Pace,
     /// Whether this broker makes the cluster, if there is none in its data directory.
     pub(crate) founding: bool,
 }
@@ -123,11 +125,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// As the default, with what is transferred counted.
-    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
+    /// As the default, with what is transferred counted, and records sent at a pace.
+    pub(crate) fn counted(transfers: TransferMetrics, pace: Pace) -> Self {
         Self {
             replicas: Replicas::counted(transfers.clone()),
-            records: RecordServer::counted(transfers),
+            records: RecordServer::new(transfers, pace),
         }
     }
 }
@@ -142,6 +144,7 @@ impl ShardsParts {
             cluster: Cluster {
                 network: Arc::new(Alone),
                 services: Services::default(),
+                pace: Pace::default(),
                 founding: true,
             },
         }
@@ -215,6 +218,7 @@ impl Shards {
             wal: wal.clone(),
             admission: None,
             network: cluster.network,
+            pace: cluster.pace,
             replicas: cluster.services.replicas,
             failure: Failure::new(),
             founding,

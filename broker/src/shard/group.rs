@@ -126,6 +126,7 @@ impl Group {
             broker: parts.broker.0,
             shard,
             network: Arc::clone(&parts.network),
+            pace: parts.pace.clone(),
             snapshots_sent: parts.replicas.transfers().snapshots_sent.clone(),
         };
         let raft = Raft::new(parts.broker.0, config, factory, storage, raft_machine)

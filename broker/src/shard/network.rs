@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     group::ANSWER_MIN,
+    pace::Pace,
     rpc::{self, Call, CallRequest, Open, Purpose, SnapshotHead},
     types::{Snapshot, SnapshotData, TypeConfig, Vote},
 };
@@ -32,6 +33,7 @@ pub(super) struct Factory {
     pub(super) broker: u64,
     pub(super) shard: ShardId,
     pub(super) network: Arc<dyn PeerNetwork>,
+    pub(super) pace: Pace,
     pub(super) snapshots_sent: Counter,
 }
 
@@ -44,6 +46,7 @@ impl RaftNetworkFactory<TypeConfig> for Factory {
             shard: self.shard,
             broker: BrokerId(target),
             network: Arc::clone(&self.network),
+            pace: self.pace.clone(),
             snapshots_sent: self.snapshots_sent.clone(),
         }
     }
@@ -55,6 +58,7 @@ pub(super) struct Replica {
     shard: ShardId,
     broker: BrokerId,
     network: Arc<dyn PeerNetwork>,
+    pace: Pace,
     snapshots_sent: Counter,
 }
 

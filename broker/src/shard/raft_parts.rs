@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flumen_protocol::ids::BrokerId;
 
-use super::{admission::Admission, failure::Failure, replicas::Replicas};
+use super::{admission::Admission, failure::Failure, pace::Pace, replicas::Replicas};
 use crate::{peer::PeerNetwork, wal::Wal};
 
 /// What a Raft group stands on, besides its machine.
@@ -18,6 +18,8 @@ pub(crate) struct RaftParts {
     pub(crate) admission: Option<Admission>,
     /// The way to the other replicas.
     pub(crate) network: Arc<dyn PeerNetwork>,
+    /// How fast replicas that are behind are sent what they miss.
+    pub(crate) pace: Pace,
     /// Where the other replicas find the groups of this broker.
     pub(crate) replicas: Replicas,
     pub(crate) failure: Failure,

@@ -5,7 +5,6 @@
 //! has stays, and only the rest travels. Nothing but a chunk is in memory at a time.
 
 mod fetch;
-mod pace;
 mod serve;
 
 use flumen_protocol::ids::{Offset, PartitionId, ShardId};
@@ -16,10 +15,6 @@ pub(super) use self::{fetch::Wanted, serve::Served};
 
 /// Bytes of batches in one message, grown to one batch.
 const CHUNK_BYTES: usize = 1024 * 1024;
-
-/// Bytes a second that a broker sends to replicas which catch up, over all shards: less than what
-/// a disk writes, so that producers and consumers hardly notice.
-pub(crate) const TRANSFER_BYTES_PER_SECOND_MAX: u64 = 160 * 1024 * 1024;
 
 /// Asks for ranges of partitions of a shard.
 #[derive(Serialize, Deserialize)]

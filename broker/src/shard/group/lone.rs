@@ -9,7 +9,7 @@ use crate::{
     disk::SimulatedDisk,
     peer::Alone,
     shard::raft::{
-        Applied, Checkpoint, Entry, Failure, Machine, Payload, RaftParts, Replicas, Response,
+        Applied, Checkpoint, Entry, Failure, Machine, Pace, Payload, RaftParts, Replicas, Response,
     },
     wal::{Wal, WalOptions},
 };
@@ -61,6 +61,7 @@ pub(super) fn parts() -> RaftParts {
         wal: Wal::open(Arc::new(SimulatedDisk::new()), options, Arc::new(())).unwrap(),
         admission: None,
         network: Arc::new(Alone),
+        pace: Pace::default(),
         replicas: Replicas::default(),
         failure: Failure::new(),
         founding: true,

@@ -24,6 +24,7 @@ use crate::{
     mutation::{Mutation, is_planted},
     peer::{PeerReceiver, PeerSender},
     shard::{
+        pace::Pace,
         rpc::{self, AppendReply, Purpose},
         types::TypeConfig,
     },
@@ -205,8 +206,12 @@ impl Streaming {
         let opened = replica.open(Purpose::Append).await;
         let stream = opened.map_err(|error| unreachable(&error))?;
         let window = Window::new();
+        let missed = Missed {
+            until: first.leader_commit.map(|log_id| log_id.index),
+            pace: replica.pace.clone(),
+        };
         let requests = stream::iter([first]).chain(input);
-        let sending = send_all(Box::pin(requests), stream.sender, window.clone());
+        let sending = send_all(Box::pin(requests), stream.sender, window.clone(), missed);
         Ok(Self {
             receiver: stream.receiver,
             window,
@@ -253,13 +258,33 @@ impl Streaming {
     }
 }
 
+/// What the others had already decided without the follower when a stream to it began. It is sent
+/// at a pace; what came later is not, however much it is: a follower would never have it all.
+struct Missed {
+    until: Option<u64>,
+    pace: Pace,
+}
+
+impl Missed {
+    async fn wait(&self, request: &Request, bytes: usize) {
+        let last = request.entries.last().map(|entry| entry.log_id.index);
+        if last.is_some() && last <= self.until {
+            self.pace.spend(bytes).await;
+        }
+    }
+}
+
 async fn send_all(
     mut requests: Pin<Box<dyn Stream<Item = Request> + Send>>,
     mut sender: Box<dyn PeerSender>,
     window: Window,
+    missed: Missed,
 ) {
     while let Some(request) = requests.next().await {
-        window.enter(rpc::entries_bytes(&request)).await;
+        let bytes = rpc::entries_bytes(&request);
+        // Before it is on its way, since from then on an answer is expected.
+        missed.wait(&request, bytes).await;
+        window.enter(bytes).await;
         let message = match rpc::append_message(&request) {
             Ok(message) => message,
             Err(error) => {
@@ -274,4 +299,58 @@ async fn send_all(
         }
     }
     sender.finish();
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::shard::{
+        command::log_id,
+        types::{Entry, Payload, Vote},
+    };
+
+    fn request(index: u64) -> Request {
+        let entry = Entry {
+            log_id: log_id(1, index),
+            payload: Payload::Blank,
+        };
+        Request {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: vec![entry],
+            leader_commit: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_the_follower_missed_is_sent_at_a_pace() {
+        let missed = Missed {
+            until: Some(10),
+            pace: Pace::new(1_000_000),
+        };
+        let started = Instant::now();
+        for index in 1..=10 {
+            missed.wait(&request(index), 100_000).await;
+        }
+        let paced = started.elapsed();
+        // All but the last piece has been paid for, and a burst need not be.
+        assert!(paced >= Duration::from_millis(880), "{paced:?}");
+        for index in 11..=1_000 {
+            missed.wait(&request(index), 100_000).await;
+        }
+        assert_eq!(started.elapsed(), paced);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_of_a_new_group_waits_for_nothing() {
+        let missed = Missed {
+            until: None,
+            pace: Pace::new(1),
+        };
+        let started = Instant::now();
+        missed.wait(&request(1), 1_000_000).await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
+    }
 }

@@ -78,6 +78,7 @@ impl TestCluster {
         let cluster = Cluster {
             network: Arc::clone(&network),
             services: services.clone(),
+            pace: Pace::default(),
             founding: at == 0,
         };
         let serve = |service, handler| self.network.serve(id(at), service, handler);

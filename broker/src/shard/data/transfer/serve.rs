@@ -11,9 +11,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
-use super::{
-    CHUNK_BYTES, Range, TRANSFER_BYTES_PER_SECOND_MAX, TransferHead, TransferOpen, pace::Pace,
-};
+use super::{CHUNK_BYTES, Range, TransferHead, TransferOpen};
 use crate::{
     log::ReadOutcome,
     metrics::TransferMetrics,
@@ -21,6 +19,7 @@ use crate::{
     shard::{
         data::{machine::DataMachine, partition::PartitionReader, state::Directory},
         machine::Machine,
+        pace::Pace,
     },
 };
 
@@ -71,16 +70,16 @@ impl Drop for Served {
 
 impl Default for RecordServer {
     fn default() -> Self {
-        Self::counted(TransferMetrics::default())
+        Self::new(TransferMetrics::default(), Pace::default())
     }
 }
 
 impl RecordServer {
-    /// Without shards, and with what is transferred counted.
-    pub(crate) fn counted(transfers: TransferMetrics) -> Self {
+    /// Without shards, and with what is transferred counted and kept below a rate.
+    pub(crate) fn new(transfers: TransferMetrics, pace: Pace) -> Self {
         let shared = Shared {
             shards: RwLock::default(),
-            pace: Pace::new(TRANSFER_BYTES_PER_SECOND_MAX),
+            pace,
             transfers,
         };
         Self {

@@ -1,26 +1,44 @@
-//! Keeps transfers below a rate, over all streams of a broker.
+//! Keeps what is sent to replicas that are behind below a rate, over all shards of a broker.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+/// Bytes a second where nothing else is said: less than what a disk writes and a core encrypts, so
+/// that producers and consumers hardly notice.
+pub(crate) const CATCH_UP_RATE: u64 = 80 * 1024 * 1024;
+
 /// How far ahead of the rate a burst may be.
 const BURST: Duration = Duration::from_millis(20);
 
-/// A rate that all who send share.
+/// A rate that all who send share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
+    shared: Arc<Shared>,
+}
+
 #[derive(Debug)]
-pub(super) struct Pace {
+struct Shared {
     bytes_per_second: u64,
     /// When everything sent so far would have been sent at the rate.
     paid_until: Mutex<Option<Instant>>,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self::new(CATCH_UP_RATE)
+    }
+}
+
 impl Pace {
-    pub(super) fn new(bytes_per_second: u64) -> Self {
-        Self {
-            bytes_per_second,
+    pub(crate) fn new(bytes_per_second: u64) -> Self {
+        let shared = Shared {
+            bytes_per_second: bytes_per_second.max(1),
             paid_until: Mutex::new(None),
+        };
+        Self {
+            shared: Arc::new(shared),
         }
     }
 
@@ -32,8 +50,8 @@ impl Pace {
     }
 
     fn reserve(&self, now: Instant, bytes: usize) -> Option<Instant> {
-        let nanoseconds = bytes as u64 * 1_000_000_000 / self.bytes_per_second;
-        let mut paid_until = self.paid_until.lock();
+        let nanoseconds = bytes as u64 * 1_000_000_000 / self.shared.bytes_per_second;
+        let mut paid_until = self.shared.paid_until.lock();
         let start = paid_until.map_or(now, |paid_until| paid_until.max(now));
         *paid_until = Some(start + Duration::from_nanos(nanoseconds));
         (start > now + BURST).then_some(start)
