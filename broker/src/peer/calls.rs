@@ -2,7 +2,7 @@
 //! leaves in one frame, and replies come back in any order.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, atomic::AtomicU64, atomic::Ordering},
 };
 
@@ -53,10 +53,10 @@ pub(super) struct CallDriver {
     waiting: Waiting,
 }
 
-/// Who waits for a reply, by the id of the call.
+/// Who waits for a reply, by the id of the call: in the order in which they called.
 #[derive(Clone, Default)]
 struct Waiting {
-    replies: Arc<Mutex<HashMap<u64, oneshot::Sender<Outcome>>>>,
+    replies: Arc<Mutex<BTreeMap<u64, oneshot::Sender<Outcome>>>>,
     last_id: Arc<AtomicU64>,
 }
 
@@ -120,7 +120,8 @@ impl CallDriver {
             Some(error) => reason_of(&error),
             None => reason,
         };
-        for (_, reply) in self.waiting.replies.lock().drain() {
+        let replies = std::mem::take(&mut *self.waiting.replies.lock());
+        for reply in replies.into_values() {
             // Who gave up does not want to know.
             let _ = reply.send(Err(PeerError::lost(self.to, &*reason)));
         }
