@@ -16,7 +16,8 @@
 //! which they run does not matter to what they can know. Each seed runs in a process of its own:
 //! tokio numbers its runtimes, and what it draws depends on the number.
 //!
-//! `cargo xtask simulate --seeds N [--seed S]` runs as many as one likes.
+//! `cargo xtask simulate --seeds N [--seed S]` runs as many as one likes, and `--shrink` looks for
+//! the least with which one of them fails.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod checker;
@@ -31,6 +32,7 @@ mod network;
 mod operator;
 mod run;
 mod seeds;
+mod shrink;
 mod socket;
 mod strays;
 mod system;
@@ -39,6 +41,10 @@ mod trace;
 mod world;
 
 use std::sync::{Mutex, PoisonError};
+
+/// A twentieth of a run is saved by it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The panics so far; a task that panics would otherwise just be gone.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());

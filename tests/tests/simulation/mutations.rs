@@ -42,8 +42,8 @@ fn where_to_look(mutation: Mutation) -> (u64, u64) {
 fn look_for(name: &str, mutation: Mutation) -> Result<(), String> {
     let (brokers, first) = where_to_look(mutation);
     let planted = Setting {
-        brokers,
         mutation: Some(name.to_owned()),
+        ..Setting::brokers(brokers)
     };
     let seeds = first..first + SEEDS_MAX;
     let found = seeds.clone().find_map(|seed| {

@@ -10,7 +10,11 @@ use std::{
 
 use flumen_broker::mutation::{self, Mutation};
 
-use crate::{run, system};
+use crate::{
+    run,
+    shrink::{Reduction, Size, shrink},
+    system,
+};
 
 /// The seed that a process is to run.
 const SEED: &str = "FLUMEN_SIMULATION_SEED";
@@ -30,6 +34,7 @@ pub(crate) struct Setting {
     pub(crate) brokers: u64,
     /// The name of a bug to plant.
     pub(crate) mutation: Option<String>,
+    pub(crate) reduction: Reduction,
 }
 
 impl Setting {
@@ -37,6 +42,7 @@ impl Setting {
         Self {
             brokers,
             mutation: None,
+            reduction: Reduction::default(),
         }
     }
 
@@ -44,7 +50,18 @@ impl Setting {
         Self {
             brokers: number(BROKERS, 1),
             mutation: env::var(MUTATION).ok(),
+            reduction: Reduction::asked_for(),
         }
+    }
+
+    /// The command that runs a seed with it.
+    fn command(&self, seed: u64) -> String {
+        let mutation = self.mutation.as_ref();
+        let mutation = mutation.map_or_else(String::new, |name| format!(" --mutation {name}"));
+        format!(
+            "cargo xtask simulate --brokers {} --seeds 1 --seed {seed}{mutation}{}",
+            self.brokers, self.reduction
+        )
     }
 }
 
@@ -55,8 +72,19 @@ pub(crate) struct Outcome {
     pub(crate) passed: bool,
     /// The trace's hash, the virtual time, and what was counted.
     pub(crate) summary: String,
-    virtual_ms: u64,
     pub(crate) output: String,
+}
+
+impl Outcome {
+    /// What was counted under a name.
+    fn count(&self, name: &str) -> u64 {
+        let mut parts = self
+            .summary
+            .split(' ')
+            .filter_map(|part| part.split_once('='));
+        let count = parts.find(|(known, _)| *known == name);
+        count.and_then(|(_, count)| count.parse().ok()).unwrap_or(0)
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -79,6 +107,7 @@ pub(crate) fn run_in_process(seed: u64, setting: &Setting) -> Outcome {
         .env(SEED, seed.to_string())
         .env(BROKERS, setting.brokers.to_string())
         .env_remove(MUTATION)
+        .envs(setting.reduction.variables())
         .stderr(Stdio::piped());
     if let Some(mutation) = &setting.mutation {
         process.env(MUTATION, mutation);
@@ -87,13 +116,9 @@ pub(crate) fn run_in_process(seed: u64, setting: &Setting) -> Outcome {
     let text = String::from_utf8_lossy(&output.stdout);
     let summary = text.lines().find_map(|line| line.split_once(MARK));
     let summary = summary.map_or_else(String::new, |(_, rest)| rest.to_owned());
-    let virtual_ms = summary
-        .split(' ')
-        .find_map(|part| part.strip_prefix("virtual_ms="));
     Outcome {
         seed,
         passed: output.status.success() && !summary.is_empty(),
-        virtual_ms: virtual_ms.and_then(|ms| ms.parse().ok()).unwrap_or(0),
         output: format!("{text}{}", String::from_utf8_lossy(&output.stderr)),
         summary,
     }
@@ -115,7 +140,7 @@ fn run_all(first: u64, count: u64, setting: &Setting, quiet: bool) -> Vec<Outcom
                     return failed;
                 }
                 let outcome = run_in_process(seed, setting);
-                virtual_ms.fetch_add(outcome.virtual_ms, Ordering::Relaxed);
+                virtual_ms.fetch_add(outcome.count("virtual_ms"), Ordering::Relaxed);
                 if !quiet || !outcome.passed {
                     println!("{outcome}");
                 }
@@ -151,8 +176,9 @@ pub(crate) fn assert_all_pass(first: u64, count: u64, setting: &Setting, quiet: 
     };
     let seeds: Vec<_> = failed.iter().map(|outcome| outcome.seed).collect();
     panic!(
-        "seeds {seeds:?} failed; to run one again: cargo xtask simulate --brokers {} --seeds 1 --seed {}\n{}",
-        setting.brokers, example.seed, example.output
+        "seeds {seeds:?} failed; to run one again: {}\n{}",
+        setting.command(example.seed),
+        example.output
     );
 }
 
@@ -179,14 +205,18 @@ fn one_seed() {
     env::set_current_dir(dir.path()).unwrap();
     let started = Instant::now();
     let thread = thread::Builder::new().name("simulation".to_owned());
-    let report = thread.spawn(move || run::run(seed, brokers)).unwrap();
+    let report = thread
+        .spawn(move || run::run(seed, brokers, &Reduction::asked_for()))
+        .unwrap();
     let report = report.join().unwrap();
     println!(
-        "{MARK}trace={:016x} events={} virtual_ms={} faults={} acknowledged={} seen={}",
+        "{MARK}trace={:016x} events={} virtual_ms={} length_ms={} faults={} jobs={} acknowledged={} seen={}",
         report.trace.0,
         report.trace.1,
         report.lasted.as_millis(),
+        report.length.as_millis(),
         report.faults,
+        report.jobs,
         report.acknowledged,
         report.seen,
     );
@@ -219,4 +249,37 @@ fn equal_seeds_give_equal_traces() {
 fn seeds_that_were_asked_for() {
     let (first, count) = (number(FIRST, 1), number(COUNT, 1));
     assert_all_pass(first, count, &Setting::asked_for(), false);
+}
+
+#[test]
+#[ignore = "run it by `cargo xtask simulate --shrink`"]
+fn the_least_with_which_the_seed_fails_that_was_asked_for() {
+    let (seed, mut setting) = (number(FIRST, 1), Setting::asked_for());
+    setting.reduction = Reduction::default();
+    let mut example = run_in_process(seed, &setting);
+    println!("{example}");
+    if example.passed {
+        return;
+    }
+    let size = Size {
+        faults: example.count("faults") as usize,
+        jobs: example.count("jobs") as usize,
+        length_ms: example.count("length_ms"),
+    };
+    let least = shrink(size, |reduction| {
+        let setting = Setting {
+            reduction: reduction.clone(),
+            ..setting.clone()
+        };
+        let outcome = run_in_process(seed, &setting);
+        let verdict = if outcome.passed { "passes" } else { "fails" };
+        println!("{verdict} with{reduction}");
+        if !outcome.passed {
+            example = outcome.clone();
+        }
+        !outcome.passed
+    });
+    setting.reduction = least;
+    println!("{}", example.output);
+    println!("the least that fails: {}", setting.command(seed));
 }

@@ -21,6 +21,18 @@ pub(crate) struct Arguments {
     /// A bug to plant, which the simulation should find
     #[arg(long)]
     mutation: Option<String>,
+    /// Of the faults of one seed, have only these come, by number, or `none`
+    #[arg(long)]
+    faults: Option<String>,
+    /// Of the services of one seed, have only these, by number, or `none`
+    #[arg(long)]
+    jobs: Option<String>,
+    /// End the faults of one seed after this time
+    #[arg(long)]
+    length_ms: Option<u64>,
+    /// Look for the fewest faults and services, and the shortest time, with which one seed fails
+    #[arg(long, conflicts_with_all = ["seeds", "faults", "jobs", "length_ms"])]
+    shrink: bool,
     /// Run the seeds that every change is tried with, and look for planted bugs
     #[arg(long, exclusive = true)]
     fixed: bool,
@@ -30,21 +42,38 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.fixed {
         return run_fixed();
     }
-    step(&format!(
-        "{} seeds from {} on, with {} brokers",
-        arguments.seeds, arguments.seed, arguments.brokers
-    ));
+    let name = if arguments.shrink {
+        step(&format!(
+            "the least with which seed {} fails",
+            arguments.seed
+        ));
+        "seeds::the_least_with_which_the_seed_fails_that_was_asked_for"
+    } else {
+        step(&format!(
+            "{} seeds from {} on, with {} brokers",
+            arguments.seeds, arguments.seed, arguments.brokers
+        ));
+        "seeds::seeds_that_were_asked_for"
+    };
     let mut test = simulation();
-    test.args(["--ignored", "--nocapture", "--exact"])
-        .arg("seeds::seeds_that_were_asked_for")
+    test.args(["--ignored", "--nocapture", "--exact", name])
         .env("FLUMEN_SIMULATE_SEEDS", arguments.seeds.to_string())
         .env("FLUMEN_SIMULATE_SEED", arguments.seed.to_string())
         .env("FLUMEN_SIMULATE_BROKERS", arguments.brokers.to_string());
     if arguments.seeds == 1 {
         test.env("FLUMEN_SIMULATE_TRACE", "1");
     }
-    if let Some(mutation) = &arguments.mutation {
-        test.env("FLUMEN_SIMULATE_MUTATION", mutation);
+    let more = [
+        ("FLUMEN_SIMULATE_MUTATION", arguments.mutation.clone()),
+        ("FLUMEN_SIMULATE_FAULTS", arguments.faults.clone()),
+        ("FLUMEN_SIMULATE_JOBS", arguments.jobs.clone()),
+        (
+            "FLUMEN_SIMULATE_LENGTH_MS",
+            arguments.length_ms.map(|length| length.to_string()),
+        ),
+    ];
+    for (name, value) in more {
+        test.envs(value.map(|value| (name, value)));
     }
     shell::run(&mut test)
 }

@@ -54,10 +54,10 @@ impl File for SimulatedFile {
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes: Vec<u8> = slices
-            .iter()
-            .flat_map(|slice| slice.iter().copied())
-            .collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        for slice in slices.iter() {
+            bytes.extend_from_slice(slice);
+        }
         self.disk.with(|state| {
             let crash = state.count_operation();
             let present = state.node(self.node)?.current.len() as u64;

@@ -46,7 +46,7 @@ impl Node {
                 },
             }
         }
-        self.current = self.durable.clone();
+        self.current.clone_from(&self.durable);
     }
 }
 
