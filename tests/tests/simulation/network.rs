@@ -1,7 +1,8 @@
 //! The simulated network: datagrams between hosts, over links that delay, lose, duplicate, reorder
 //! and cut.
 //!
-//! A link is one direction between two hosts, so that a partition may be one-way or partial.
+//! A link is one direction between two hosts, so that a partition may be one-way or partial. Hosts
+//! may be far from each other, whatever their links are like.
 //! Datagrams arrive at the beginning of a step of virtual time, never in the one in which they
 //! were sent; those that come at the same time come in the order in which they were sent.
 
@@ -77,6 +78,8 @@ struct State {
     on_the_way: BTreeMap<(Duration, u64), Datagram>,
     sent: u64,
     links: BTreeMap<(IpAddr, IpAddr), Link>,
+    /// What a datagram takes longer in either direction than its link says.
+    distances: BTreeMap<(IpAddr, IpAddr), Duration>,
     climate: Link,
     weather: Link,
     port_next: u16,
@@ -98,6 +101,7 @@ impl Network {
             on_the_way: BTreeMap::new(),
             sent: 0,
             links: BTreeMap::new(),
+            distances: BTreeMap::new(),
             climate: Link::default(),
             weather: Link::default(),
             port_next: 50_000,
@@ -118,6 +122,13 @@ impl Network {
             network: self.clone(),
             host,
         }))
+    }
+
+    /// Sets how far two hosts are from each other, for good.
+    pub(crate) fn set_distance(&self, one: IpAddr, other: IpAddr, distance: Duration) {
+        let mut state = self.lock();
+        state.distances.insert((one, other), distance);
+        state.distances.insert((other, one), distance);
     }
 
     /// Sets how the weather is usually.
@@ -191,6 +202,7 @@ impl Network {
         let State {
             rng,
             links,
+            distances,
             weather,
             on_the_way,
             sent,
@@ -201,12 +213,13 @@ impl Network {
         if link.cut || datagram.contents.len() > link.datagram_bytes_max {
             return;
         }
+        let distance = distances.get(&direction).copied().unwrap_or_default();
         let copies = 1 + u32::from(rng.random_bool(link.duplication));
         for _ in 0..copies {
             if rng.random_bool(link.loss) {
                 continue;
             }
-            let latency = rng.random_range(link.latency.clone());
+            let latency = distance + rng.random_range(link.latency.clone());
             *sent += 1;
             on_the_way.insert((system::now() + latency, *sent), datagram.clone());
         }

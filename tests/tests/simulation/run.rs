@@ -46,6 +46,13 @@ const SERVICE_HOSTS: u8 = 2;
 /// Brokers that a cluster has at least whose members change.
 const BROKERS_MIN: u8 = 3;
 
+/// The share of the runs with several brokers in which hosts are far apart, each two differently.
+const FAR_APART: f64 = 0.4;
+
+/// The longest way between two hosts. Leases and elections have to bear twice this and the time for
+/// the disk.
+const DISTANCE_MS_MAX: u64 = 60;
+
 /// What came of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -110,8 +117,10 @@ pub(crate) fn run(seed: u64, brokers: u8, reduction: &Reduction) -> Report {
 fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
     let mut rng = StdRng::seed_from_u64(seed);
     let network = Network::new(rng.random(), trace.clone());
+    let are_far_apart = brokers > 1 && rng.random_bool(FAR_APART);
+    let distance_ms_max = if are_far_apart { 2 } else { 30 };
     // Different times for each datagram would look like loss all the time.
-    let distance = Duration::from_millis(rng.random_range(1..30));
+    let distance = Duration::from_millis(rng.random_range(1..distance_ms_max));
     network.set_climate(Link {
         latency: distance..distance + STEP,
         ..Link::default()
@@ -131,6 +140,16 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
         spare.is_wanted = false;
         machines.push(spare);
     }
+    let services: Vec<_> = (1..=SERVICE_HOSTS).map(ServiceHost::new).collect();
+    if are_far_apart {
+        let machines = machines.iter().map(|machine| machine.host.address);
+        let services = services.iter().map(|services| services.host.address);
+        set_apart(
+            &mut rng,
+            &network,
+            &machines.chain(services).collect::<Vec<_>>(),
+        );
+    }
     World {
         restarts: vec![None; machines.len()],
         bounds: Bounds {
@@ -139,12 +158,22 @@ fn make_world(seed: u64, brokers: u8, trace: &Trace) -> World {
             power_losses: config.wal.sync == SyncPolicy::Always,
         },
         machines,
-        services: (1..=SERVICE_HOSTS).map(ServiceHost::new).collect(),
+        services,
         office: Host::new("office", [10, 0, 2, 1].into()),
         roster,
         network,
         trace: trace.clone(),
         rng,
+    }
+}
+
+/// Draws for each two hosts how far they are from each other.
+fn set_apart(rng: &mut StdRng, network: &Network, hosts: &[IpAddr]) {
+    for (at, one) in hosts.iter().enumerate() {
+        for other in &hosts[..at] {
+            let distance = Duration::from_millis(rng.random_range(0..DISTANCE_MS_MAX));
+            network.set_distance(*one, *other, distance);
+        }
     }
 }
 
