@@ -5,10 +5,7 @@ mod requests;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use flumen_protocol::ids::BrokerId;
@@ -100,10 +97,11 @@ impl Client {
 
     /// Closes all connections and waits, for up to [`CLOSE_TIMEOUT`](crate::config::CLOSE_TIMEOUT), until the brokers know.
     /// From now on neither this client nor its clones, producers and consumers connect again.
-    /// Close producers first: what they still hold is lost. Without this a broker notices
-    /// that a process is gone only some seconds later.
+    /// Close producers first: what they still hold is given up, and each message is told at once
+    /// whether it may be stored ([`SendError::is_unknown`](crate::SendError::is_unknown)) or is not.
+    /// Without this a broker notices that a process is gone only some seconds later.
     pub async fn close(&self) {
-        self.inner.dialer.closed.store(true, Ordering::Release);
+        self.inner.dialer.closed.send_replace(true);
         for broker in self.inner.brokers.lock().values() {
             if let Some(connection) = broker.live() {
                 connection.close(quinn::VarInt::from_u32(0), b"closed by the client");
@@ -134,7 +132,14 @@ impl Client {
 
     /// Whether nothing connects any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.inner.dialer.closed.load(Ordering::Acquire)
+        *self.inner.dialer.closed.borrow()
+    }
+
+    /// Waits until the client is closed.
+    pub(crate) async fn closed(&self) {
+        let mut closed = self.inner.dialer.closed.subscribe();
+        // The sender lives as long as the client.
+        let _ = closed.wait_for(|is_closed| *is_closed).await;
     }
 
     /// The broker of that id, or any if there is no id or only one broker. A cluster of one

@@ -6,10 +6,7 @@ pub(crate) mod control;
 use std::{
     io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +16,10 @@ use flumen_transport::{
     quinn::{self, Connection, Endpoint},
 };
 use parking_lot::Mutex;
-use tokio::time::{sleep_until, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{sleep_until, timeout_at},
+};
 
 use self::backoff::Backoff;
 use crate::config::{ClientConfig, SILENCE};
@@ -97,7 +97,7 @@ pub(crate) struct Dialer {
     /// One socket for each family of addresses, made when it is first needed.
     pub(crate) endpoints: Mutex<[Option<Endpoint>; 2]>,
     /// Set when the client is closed: nothing connects any more.
-    pub(crate) closed: AtomicBool,
+    pub(crate) closed: watch::Sender<bool>,
 }
 
 /// A broker, by address, and the connection to it.
@@ -173,7 +173,7 @@ impl Broker {
         if let Some(not_before) = retry.not_before {
             tokio::time::sleep_until(not_before.into()).await;
         }
-        if self.dialer.closed.load(Ordering::Acquire) {
+        if *self.dialer.closed.borrow() {
             return Err(ConnectError::Closed);
         }
         match self.connect().await {

@@ -80,7 +80,7 @@ pub use crate::{
     payload::{DecodeError, EncodeError, Format, OCTET_STREAM, Raw},
     producer::{
         BATCH_BYTES, DELIVERY_TIMEOUT, FlushError, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
-        PendingReceipt, Producer, ProducerBuilder, Receipt, SendAllError, SendError,
+        PendingReceipt, Producer, ProducerBuilder, Receipt, SendAllError, SendError, Setback,
     },
     profile::{Profile, ProfileError, Profiles},
     request::RequestError,

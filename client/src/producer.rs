@@ -16,6 +16,7 @@ mod error;
 mod many;
 mod partitioner;
 mod registry;
+mod setback;
 mod worker;
 
 use std::{
@@ -45,6 +46,7 @@ pub use self::{
         ProducerBuilder,
     },
     error::{FlushError, SendAllError, SendError},
+    setback::Setback,
 };
 use crate::{
     message::Message,
@@ -224,6 +226,15 @@ impl<T: Serialize + 'static> Producer<T> {
     /// How many partitions the topic has, as far as the producer knows.
     pub fn partitions(&self) -> u32 {
         self.handle.shared.accumulator.lock().partitions()
+    }
+
+    /// Why messages wait at the moment, if the attempts to deliver them fail: of the partition
+    /// where that has lasted longest. `None` if all is well, or nothing waits. Producers that
+    /// share a delivery have their setbacks in common.
+    ///
+    /// Nothing is lost by a setback: the messages are sent again until their time is up.
+    pub fn setback(&self) -> Option<Setback> {
+        self.handle.shared.setbacks.longest()
     }
 
     #[cold]

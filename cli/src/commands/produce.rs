@@ -4,12 +4,18 @@ mod key;
 pub(crate) mod lines;
 mod receipts;
 mod summary;
+mod waiting;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
-use flumen_client::{Codec, Message, Producer, Raw};
+use anyhow::{Context, Result};
+use flumen_client::{Client, Codec, Message, Producer, Raw};
 use flumen_protocol::topic::TopicName;
+use tokio::sync::watch;
 
 use self::{
     key::KeyFlags,
@@ -21,6 +27,7 @@ use crate::{
     hint::Named,
     number::whole,
     output::{self, OutputFormat},
+    stop::{self, Signal},
 };
 
 const EXAMPLES: &str = "\
@@ -32,7 +39,12 @@ Examples:
 
 Each line becomes a record, without its line end. The command ends when all records are durable;
 when it fails, it says how many are, and which line was the first that is not, also with
---output json.";
+--output json. While the broker takes nothing, such as with a full disk, records are sent again for
+a minute, and the reason is told on stderr. Ctrl-C reads no further line, waits a moment for what is
+on its way, and says what is stored, what is not and what may be; the exit code is 130.";
+
+/// How long what is on its way may still be acknowledged after a signal.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What the values are, when they are JSON.
 const JSON: &str = "application/json";
@@ -48,7 +60,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     key: KeyFlags,
     /// A header of every record; can be given several times
-    #[arg(long = "header", value_name = "K=V", value_parser = parse_header)]
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
     /// How batches are compressed; default: as the topic says
     #[arg(long, value_name = "none|lz4|zstd")]
@@ -81,17 +93,65 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let started = Instant::now();
     let progress = output::progress(None, "records");
     let mut outcome = Outcome::default();
-    let sent = send_all(&producer, &mut lines, &arguments, &mut outcome, &progress).await;
-    // What was taken is still delivered when a later line cannot be.
-    outcome.receipts.settle_all().await;
+    let stop = watch::Sender::new(false);
+    let sending = async {
+        let stopped = stop.subscribe();
+        let lines = &mut lines;
+        let sent = send_all(
+            &producer,
+            lines,
+            &arguments,
+            &mut outcome,
+            &progress,
+            stopped,
+        )
+        .await;
+        // What was taken is still delivered when a later line cannot be.
+        outcome.receipts.settle_all().await;
+        sent
+    };
+    let (sent, signal) = tokio::select! {
+        ended = until_stopped(sending, &client, &stop) => ended,
+        never = waiting::tell(&producer, &progress) => match never {},
+    };
     progress.finish_and_clear();
     client.close().await;
     let summary = Summary::new(&arguments.topic, &outcome, started.elapsed());
-    summary.print(outcome, sent, output)
+    summary.print(outcome, sent, signal, output)
+}
+
+/// Sends to the end, or until a signal comes: then no more lines are read, and what has no
+/// receipt after [`GRACE`] is given up.
+async fn until_stopped(
+    sending: impl Future<Output = Result<()>>,
+    client: &Client,
+    stop: &watch::Sender<bool>,
+) -> (Result<()>, Option<Signal>) {
+    let mut sending = pin!(sending);
+    let signal = tokio::select! {
+        sent = &mut sending => return (sent, None),
+        signal = stop::requested() => signal,
+    };
+    stop.send_replace(true);
+    let signal = match signal.context("cannot listen to signals") {
+        Ok(signal) => signal,
+        Err(error) => {
+            let sent = sending.await;
+            return (sent.and(Err(error)), None);
+        }
+    };
+    let sent = match tokio::time::timeout(GRACE, &mut sending).await {
+        Ok(sent) => sent,
+        Err(_) => {
+            client.close().await;
+            sending.await
+        }
+    };
+    (sent, Some(signal))
 }
 
 async fn build(
-    client: &flumen_client::Client,
+    client: &Client,
     arguments: &Arguments,
 ) -> Result<Producer<Raw>, flumen_client::RequestError> {
     let mut builder = client.producer::<Raw>(arguments.topic.as_str());
@@ -109,15 +169,25 @@ async fn build(
     builder.build().await
 }
 
-/// Sends lines until they end or one of them fails.
+/// Sends lines until they end, one of them fails, or it is told to stop.
 async fn send_all(
     producer: &Producer<Raw>,
     lines: &mut Lines,
     arguments: &Arguments,
     outcome: &mut Outcome,
     progress: &indicatif::ProgressBar,
+    mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
-    while let Some(chunk) = lines.next().await {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+            chunk = lines.next() => chunk,
+        };
+        let Some(chunk) = chunk else {
+            outcome.all_read = true;
+            return Ok(());
+        };
         let chunk = chunk.inspect_err(|_| {
             // All lines before it were sent.
             outcome.line_not_taken = Some(outcome.sent + 1);
@@ -126,11 +196,10 @@ async fn send_all(
         outcome.receipts.settle_ready();
         sent?;
         if outcome.receipts.first.is_some() {
-            break;
+            return Ok(());
         }
         progress.set_position(outcome.sent);
     }
-    Ok(())
 }
 
 /// Sends lines until one of them is no message, or is not taken.

@@ -149,7 +149,7 @@ fn a_line_without_a_key_stops_the_command_and_says_how_far_it_came() {
             "a:1\nb:2\nc\n",
         )
         .fails(1);
-    let tells_how_far = said.contains("of 2 records sent, 2 are stored");
+    let tells_how_far = said.contains("of 2 records sent to topic pairs, 2 are stored");
     let tells_where = said.contains("the first that is not stored is line 3:");
     assert!(tells_how_far && tells_where, "{said}");
     let stored = user

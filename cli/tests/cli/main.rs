@@ -8,3 +8,4 @@ mod profiles;
 mod scripts;
 mod support;
 mod usage;
+mod waiting;

@@ -2,10 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -20,6 +17,7 @@ use flumen_transport::{
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::{Client, Inner};
 use crate::{
@@ -177,7 +175,7 @@ impl ClientBuilder {
             token: profile.token,
             network: network.unwrap_or_else(|| Arc::new(Udp)),
             endpoints: Mutex::default(),
-            closed: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
         };
         let client = Client {
             inner: Arc::new(Inner {

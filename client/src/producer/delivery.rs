@@ -60,6 +60,9 @@ pub(crate) enum DeliveryError {
     Refused(WireError),
     /// Its time was up before the broker could take it. It is not stored.
     NotSent(Option<String>),
+    /// It was given up before the broker could take it, and why that took so long. It is not
+    /// stored.
+    GivenUp(Option<String>),
     /// Its time was up while it was on its way. It may be stored.
     TimedOut,
     /// It may be stored, and trying again cannot tell.
@@ -432,6 +435,12 @@ impl<B, W> Delivery<B, W> {
                     if pending.maybe_stored || pending.in_flight =>
                 {
                     DeliveryError::Unknown(text.clone())
+                }
+                DeliveryError::GivenUp(_) if pending.maybe_stored || pending.in_flight => {
+                    DeliveryError::Unknown("the client was closed before the answer".to_owned())
+                }
+                DeliveryError::GivenUp(_) => {
+                    DeliveryError::GivenUp(pending.last_error.map(|error| error.text))
                 }
                 error => error.clone(),
             };

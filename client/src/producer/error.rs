@@ -68,6 +68,16 @@ pub enum SendError {
         /// What was in the way.
         text: String,
     },
+    /// The client was closed before the message had a receipt. It is not stored.
+    #[error(
+        "message to topic {topic} is not stored: the client was closed first; before that, {text}"
+    )]
+    GivenUp {
+        /// The topic.
+        topic: TopicName,
+        /// What was in the way until then.
+        text: String,
+    },
     /// The producer's memory stayed full. The message was not taken.
     #[error(
         "message to topic {topic} was not taken: {} already wait to be sent and none left within {after:?}",
@@ -135,6 +145,12 @@ impl SendError {
             DeliveryError::Unknown(text) => Self::Unknown {
                 topic,
                 text: text.clone(),
+            },
+            DeliveryError::GivenUp(text) => Self::GivenUp {
+                topic,
+                text: text
+                    .clone()
+                    .unwrap_or_else(|| "it was not sent yet".to_owned()),
             },
             DeliveryError::NotSent(text) => Self::NotSent {
                 topic,

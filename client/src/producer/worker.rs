@@ -2,7 +2,10 @@
 //! and opens another stream when one is lost.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,7 @@ use super::{
     completion::{BatchOutcome, Completion},
     delivery::{Delivery, DeliveryError, DeliveryOptions, Identity, Next, Resolved},
     error::SendError,
+    setback::Setbacks,
 };
 use crate::{client::Client, config::LEADER_STALL, connection::backoff::Backoff};
 
@@ -48,6 +52,9 @@ const STREAM_IDLE: Duration = Duration::from_secs(30);
 /// After this long without an answer, records that gather look at the clock one by one.
 const STALL: Duration = Duration::from_millis(5);
 
+/// An answer that takes longer than this is a setback to be told of.
+const ANSWER_OVERDUE: Duration = Duration::from_secs(2);
+
 /// A delivery: what the producers and the tasks that send for them share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -59,6 +66,7 @@ pub(super) struct Shared {
     pub(super) accumulator: Mutex<Accumulator>,
     /// Told when memory comes back.
     pub(super) room: Notify,
+    pub(super) setbacks: Setbacks,
     /// The shard that each partition lives in.
     shards: Mutex<Vec<ShardId>>,
     /// When the leaders were last asked for; held while asking, so that one asks for all.
@@ -82,6 +90,7 @@ impl Shared {
             options,
             accumulator: Mutex::new(accumulator),
             room: Notify::new(),
+            setbacks: Setbacks::default(),
             shards: Mutex::new(metadata.shards),
             refreshed: tokio::sync::Mutex::new(Instant::now()),
         });
@@ -158,6 +167,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, partition: u32) {
             waiting_since: Mutex::new(Instant::now()),
             delivery: Mutex::new(Delivery::new(delivery, rand::random())),
             last_failure: Mutex::new(None),
+            is_set_back: AtomicBool::new(false),
         };
         tokio::spawn(worker.run());
     }
@@ -232,6 +242,8 @@ struct Worker {
     /// Never contended: only the futures of this task use it.
     delivery: Mutex<PartitionDelivery>,
     last_failure: Mutex<Option<String>>,
+    /// Whether there is a setback to be cleared; looked at with each answer, so no lock.
+    is_set_back: AtomicBool,
 }
 
 impl Worker {
@@ -239,6 +251,7 @@ impl Worker {
         let mut backoff = Backoff::new(self.shared.client.config().reconnect, rand::random());
         loop {
             if !self.has_work() {
+                self.clear_setback();
                 if self.shared.accumulator.lock().is_closed() {
                     return;
                 }
@@ -264,6 +277,7 @@ impl Worker {
     /// Waits until another stream is worth a try.
     async fn recover(&self, place: Place, text: String, backoff: &mut Backoff) {
         tracing::debug!(topic = %self.shared.topic, partition = self.partition, text, "produce stream lost");
+        self.note_setback(text.clone());
         *self.last_failure.lock() = Some(text);
         self.shared.accumulator.lock().suspend_clock();
         let since = Instant::now();
@@ -365,9 +379,13 @@ impl Worker {
             let now = Instant::now();
             *self.waiting_since.lock() = now;
             for outcome in acks.outcomes {
-                match &outcome {
-                    Ok(_) => backoff.reset(),
-                    Err(error) => {
+                let refusal = outcome.as_ref().err().cloned();
+                match &refusal {
+                    None => {
+                        backoff.reset();
+                        self.clear_setback();
+                    }
+                    Some(error) => {
                         if let Some(leader) = error.leader {
                             self.shared.client.cluster().hear(leader);
                         }
@@ -375,11 +393,37 @@ impl Worker {
                 }
                 let resolved = self.delivery.lock().on_outcome(now, outcome);
                 match resolved {
-                    Ok(resolved) => self.settle(resolved),
+                    Ok(resolved) => {
+                        if let Some(refusal) = refusal.filter(|_| resolved.is_none()) {
+                            self.note_refusal(refusal);
+                        }
+                        self.settle(resolved);
+                    }
                     Err(unexpected) => return End::Lost(unexpected.to_string()),
                 }
             }
             self.signal.notify_one();
+        }
+    }
+
+    /// A batch was refused and is sent again.
+    fn note_refusal(&self, error: WireError) {
+        match error.code {
+            // What came before it was refused, or may be stored: that is the reason to tell.
+            ErrorCode::OutOfSequence | ErrorCode::ProducerFenced => {}
+            _ => self.note_setback(error.text),
+        }
+    }
+
+    fn note_setback(&self, reason: String) {
+        self.is_set_back.store(true, Ordering::Relaxed);
+        self.shared.setbacks.note(self.partition, reason);
+    }
+
+    fn clear_setback(&self) {
+        if self.is_set_back.load(Ordering::Relaxed) {
+            self.is_set_back.store(false, Ordering::Relaxed);
+            self.shared.setbacks.clear(self.partition);
         }
     }
 
@@ -530,6 +574,9 @@ impl Worker {
             }
             let waits = self.delivery.lock().in_flight() > 0;
             let waited = self.waiting_since.lock().elapsed();
+            if waits && waited >= ANSWER_OVERDUE {
+                self.note_setback("the broker does not answer".to_owned());
+            }
             tokio::select! {
                 _ = changes.changed() => {}
                 () = self.sent.notified(), if !waits => {}
@@ -552,11 +599,18 @@ impl Worker {
         }
     }
 
-    /// Awaits `future`, and gives up meanwhile what is overdue; `None` if nothing is left.
+    /// Awaits `future`, and gives up meanwhile what is overdue, and all when the client is
+    /// closed; `None` if nothing is left.
     async fn unless_all_expire<R>(&self, future: impl Future<Output = R>) -> Option<R> {
         let mut future = std::pin::pin!(future);
+        let mut closed = std::pin::pin!(self.shared.client.closed());
         loop {
             tokio::select! {
+                biased;
+                () = &mut closed => {
+                    self.fail_all(&DeliveryError::GivenUp(None));
+                    return None;
+                }
                 result = &mut future => return Some(result),
                 () = sleep_until(self.next_deadline().into()) => {
                     self.expire();
@@ -595,18 +649,26 @@ impl Worker {
         }
         let resolved = self.delivery.lock().expire(now);
         self.settle(resolved);
+        if !self.has_work() {
+            self.clear_setback();
+        }
     }
 
     fn fail_all_for_lack_of_topic(&self) {
+        let text = format!("topic {} does not exist any more", self.shared.topic);
+        let error = WireError::new(ErrorCode::UnknownTopic, text);
+        self.fail_all(&DeliveryError::Refused(error));
+    }
+
+    /// Gives up all that waits.
+    fn fail_all(&self, error: &DeliveryError) {
         while let Some(batch) = {
             let mut accumulator = self.shared.accumulator.lock();
             accumulator.take_older(self.partition, Instant::now())
         } {
             self.accept(batch);
         }
-        let text = format!("topic {} does not exist any more", self.shared.topic);
-        let error = DeliveryError::Refused(WireError::new(ErrorCode::UnknownTopic, text));
-        let resolved = self.delivery.lock().fail_all(&error);
+        let resolved = self.delivery.lock().fail_all(error);
         self.settle(resolved);
     }
 
@@ -634,6 +696,9 @@ impl Worker {
         let error = match error {
             DeliveryError::NotSent(None) => {
                 DeliveryError::NotSent(self.last_failure.lock().clone())
+            }
+            DeliveryError::GivenUp(None) => {
+                DeliveryError::GivenUp(self.last_failure.lock().clone())
             }
             error => error,
         };

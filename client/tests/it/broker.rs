@@ -187,6 +187,11 @@ impl Broker {
         self.shared.world.state.lock().faults.extend(faults);
     }
 
+    /// From now on batches are taken as they should be.
+    pub(crate) fn clear_faults(&self) {
+        self.shared.world.state.lock().faults.clear();
+    }
+
     pub(crate) fn consume_faults(&self, faults: impl IntoIterator<Item = ConsumeFault>) {
         self.shared.world.state.lock().consume_faults.extend(faults);
     }

@@ -6,7 +6,7 @@ use flumen_client::{Codec, ErrorCode, Message, NoSuchPartition, Offset, Producer
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Broker, Fault, eventually};
+use crate::broker::{Broker, Fault, PATIENCE, eventually};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Order {
@@ -279,6 +279,71 @@ async fn what_was_never_sent_is_known_not_to_be_stored() {
     broker.resume();
     producer.send(Raw::from_static(b"y")).await.unwrap();
     assert_eq!(broker.values("t", 0), ["y"]);
+}
+
+#[tokio::test]
+async fn a_setback_is_told_with_the_brokers_reason_until_messages_are_acknowledged_again() {
+    let (broker, producer) = broker_with_producer().await;
+    producer.send(Raw::from_static(b"0")).await.unwrap();
+    assert_eq!(producer.setback(), None);
+    let refusal = Fault::Refuse(ErrorCode::NoSpace, "the disk is full");
+    broker.faults(vec![refusal; 1_000]);
+    let receipts = [b"1", b"2"].map(|value| producer.submit(Raw::from_static(value)));
+    let receipts = join_all(receipts).await;
+    let has_reason = || {
+        let setback = producer.setback();
+        setback.is_some_and(|setback| setback.reason == "the disk is full")
+    };
+    eventually("the producer tells of it", has_reason).await;
+    let since = producer.setback().unwrap().since;
+    let received = broker.batches_received();
+    let tried_again = || broker.batches_received() > received;
+    eventually("it is tried again", tried_again).await;
+    assert_eq!(producer.setback().unwrap().since, since);
+    broker.clear_faults();
+    for receipt in receipts {
+        receipt.unwrap().await.unwrap();
+    }
+    assert_eq!(producer.setback(), None);
+    assert_eq!(broker.values("t", 0), numbers(0..3));
+}
+
+#[tokio::test]
+async fn a_client_that_is_closed_tells_of_each_message_whether_it_may_be_stored() {
+    for may_be_stored in [false, true] {
+        let broker = Broker::start();
+        broker.create_topic("t", 1);
+        let client = broker.client().await;
+        let producer = client.producer::<Raw>("t").build().await.unwrap();
+        if may_be_stored {
+            broker.hold_answers(true);
+        } else {
+            let refusal = Fault::Refuse(ErrorCode::NoSpace, "the disk is full");
+            broker.faults(vec![refusal; 1_000]);
+        }
+        let receipt = producer.submit(Raw::from_static(b"x")).await.unwrap();
+        eventually("it arrives", || broker.batches_received() > 0).await;
+        if !may_be_stored {
+            let is_refused = || producer.setback().is_some();
+            eventually("it is refused", is_refused).await;
+        }
+        client.close().await;
+        let error = tokio::time::timeout(PATIENCE, receipt)
+            .await
+            .expect("it is settled long before its time is up")
+            .unwrap_err();
+        if may_be_stored {
+            assert!(error.is_unknown(), "{error}");
+            continue;
+        }
+        // An attempt may have been on its way at that very moment.
+        if !error.is_unknown() {
+            assert!(matches!(error, SendError::GivenUp { .. }), "{error}");
+            assert!(error.to_string().contains("the disk is full"), "{error}");
+        }
+        let late = producer.send(Raw::from_static(b"y")).await.unwrap_err();
+        assert!(matches!(late, SendError::GivenUp { .. }), "{late}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,11 @@ use flumen_protocol::topic::TopicName;
 use serde::Serialize;
 
 use super::receipts::Receipts;
-use crate::output::{self, OutputFormat};
+use crate::{
+    failure::Interrupted,
+    output::{self, OutputFormat},
+    stop::Signal,
+};
 
 /// What was sent, and what became of it.
 #[derive(Debug, Default)]
@@ -17,6 +21,8 @@ pub(super) struct Outcome {
     pub(super) receipts: Receipts,
     /// The line that could not be sent at all.
     pub(super) line_not_taken: Option<u64>,
+    /// Whether the input has ended.
+    pub(super) all_read: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -62,26 +68,44 @@ impl Summary {
         }
     }
 
-    /// Tells it; an error if a line failed or could not be read or sent.
+    /// Tells it; an error if a line failed or could not be read or sent, or if a signal came
+    /// before all were.
     pub(super) fn print(
         mut self,
         outcome: Outcome,
         sent: Result<()>,
+        signal: Option<Signal>,
         output: OutputFormat,
     ) -> Result<()> {
-        let error = match (outcome.receipts.first, sent) {
+        let failed = match (outcome.receipts.first, sent) {
             (Some(first), _) => {
                 let line = first.line_at_fault.unwrap_or(first.line);
-                Error::from(first.error).context(format!("line {line}"))
+                Some(Error::from(first.error).context(format!("line {line}")))
             }
-            (None, Err(error)) => error,
-            (None, Ok(())) => return self.print_success(output),
+            (None, Err(error)) => Some(error),
+            (None, Ok(())) => None,
+        };
+        let (error, told) = match (failed, signal) {
+            (None, None) => return self.print_success(output),
+            (None, Some(_)) if outcome.all_read => return self.print_success(output),
+            (failed, Some(signal)) => {
+                let mut so_far = format!("before all was done: {}", self.so_far(outcome.sent));
+                if let Some(error) = failed {
+                    let _ = write!(so_far, ": {error:#}");
+                }
+                let error = Error::from(Interrupted { signal, so_far });
+                (error.to_string(), error)
+            }
+            (Some(error), None) => (
+                format!("{error:#}"),
+                error.context(self.failure(outcome.sent)),
+            ),
         };
         if output == OutputFormat::Json {
-            self.error = Some(format!("{error:#}"));
+            self.error = Some(error);
             output.print(&self, |_| Ok(()))?;
         }
-        Err(error.context(self.failure(outcome.sent)))
+        Err(told)
     }
 
     fn print_success(&self, output: OutputFormat) -> Result<()> {
@@ -99,16 +123,28 @@ impl Summary {
     }
 
     fn failure(&self, sent: u64) -> String {
+        format!("not every line is stored: {}", self.so_far(sent))
+    }
+
+    /// What became of the lines that were sent.
+    fn so_far(&self, sent: u64) -> String {
+        let are = |count: u64| {
+            let verb = if count == 1 { "is" } else { "are" };
+            format!("{} {verb}", output::count(count))
+        };
         let mut text = format!(
-            "not every line is stored in topic {}: of {} sent, {} {} stored",
-            self.topic,
+            "of {} sent to topic {}, {} stored",
             output::counted(sent, "record"),
-            output::count(self.records),
-            if self.records == 1 { "is" } else { "are" },
+            self.topic,
+            are(self.records),
         );
+        let lost = self.failed - self.unknown;
+        if lost > 0 {
+            let _ = write!(text, ", {} not", are(lost));
+        }
         if self.unknown > 0 {
             let unknown = output::count(self.unknown);
-            let _ = write!(text, ", and {unknown} more may be");
+            let _ = write!(text, ", {unknown} may be");
         }
         if let Some(line) = self.first_failed_line {
             let _ = write!(text, "; the first that is not stored is line {line}");
