@@ -269,11 +269,9 @@ impl Broker {
     }
 
     fn host(&self) -> Result<&str, ConnectError> {
-        match self.address.rsplit_once(':') {
-            Some((host, _)) if !host.is_empty() => {
-                Ok(host.trim_start_matches('[').trim_end_matches(']'))
-            }
-            _ => Err(self.bad_address("it has no port")),
+        match split_address(&self.address) {
+            Some((host, _)) => Ok(host),
+            None => Err(self.bad_address("it has no port")),
         }
     }
 
@@ -328,6 +326,14 @@ impl Broker {
             text: error.to_string(),
         }
     }
+}
+
+/// Host and port of an address; the host of an IPv6 address without its brackets.
+pub(crate) fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = port.parse().ok()?;
+    (!host.is_empty()).then_some((host, port))
 }
 
 /// TLS alert 120: no application protocol in common.

@@ -24,6 +24,7 @@ pub enum ProfileError {
     /// Nothing says which profile to use.
     #[error(
         "no profile is chosen: {} does not exist; `flumen dev` starts a broker and makes a default profile, \
+         `flumen profile add NAME FILE` takes over the client.toml of another one, \
          `flumen profile use NAME` chooses one, {PROFILE_VARIABLE}=NAME|FILE names one for a single command",
         path.display()
     )]
@@ -33,7 +34,8 @@ pub enum ProfileError {
     },
     /// The profile's file does not exist.
     #[error(
-        "profile {} does not exist; `flumen dev` makes one, `flumen profile list` shows those that are there",
+        "profile {} does not exist; `flumen dev` or `flumen profile add NAME FILE` makes one, \
+         `flumen profile list` shows those that are there",
         path.display()
     )]
     NotFound {
@@ -49,12 +51,23 @@ pub enum ProfileError {
         source: io::Error,
     },
     /// The profile's file is not of the form.
-    #[error("profile {} is not valid: {text}; `flumen dev` writes a valid one", path.display())]
+    #[error(
+        "profile {} is not valid: {text}; every broker writes a valid one into its data directory, client.toml",
+        path.display()
+    )]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
         text: String,
+    },
+    /// There is a profile of that name already.
+    #[error("profile {name} exists already: {}", path.display())]
+    Exists {
+        /// The name.
+        name: Name,
+        /// Its file.
+        path: PathBuf,
     },
     /// A profile cannot have this name.
     #[error("profile cannot be named so: {0}")]
@@ -111,8 +124,13 @@ impl Profile {
                 source,
             },
         })?;
-        let contents = toml::from_str(&text).map_err(|error| ProfileError::Invalid {
-            path: path.to_owned(),
+        Self::parse(&text, path)
+    }
+
+    /// Reads a profile from text; errors say that it is from `origin`.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self, ProfileError> {
+        let contents = toml::from_str(text).map_err(|error| ProfileError::Invalid {
+            path: origin.to_owned(),
             text: error.to_string().trim_end().to_owned(),
         })?;
         Ok(Self(contents))
@@ -229,6 +247,16 @@ impl Profiles {
             });
         }
         Ok(())
+    }
+
+    /// Saves a profile under a name that no other has, as [`Profiles::save`] does.
+    pub fn add(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
+        let name = Name::new(name)?;
+        let path = self.path(&name);
+        if path.exists() {
+            return Err(ProfileError::Exists { name, path });
+        }
+        self.save(name.as_str(), profile)
     }
 
     /// Saves a profile under a name, for its owner's eyes only (mode 0600), in one step:
@@ -366,6 +394,16 @@ mod tests {
         );
         assert!(profiles.load("../escape").is_err());
         assert!(profiles.make_default("absent").is_err());
+    }
+
+    #[test]
+    fn a_profile_is_added_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        profiles.add("staging", &sample()).unwrap();
+        let error = profiles.add("staging", &Profile::default()).unwrap_err();
+        assert!(matches!(error, ProfileError::Exists { .. }), "{error}");
+        assert_eq!(profiles.load("staging").unwrap(), sample());
     }
 
     #[test]

@@ -1,7 +1,12 @@
 //! `flumen profile`: which cluster commands talk to.
 
-use anyhow::Result;
-use flumen_client::Profiles;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow};
+use flumen_client::{Client, Profile, ProfileError, Profiles};
 use serde::Serialize;
 use serde_json::json;
 
@@ -14,6 +19,14 @@ const LIST_EXAMPLES: &str = "\
 Examples:
   flumen profile list
   flumen profile list --output json";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  flumen profile add staging ./client.toml
+  ssh broker-1 sudo cat /var/lib/flumen/client.toml | flumen profile add prod -
+
+Every broker writes a client.toml into its data directory. The copy is for this user's eyes only
+(mode 0600), and is no longer needed where it came from.";
 
 const REMOVE_EXAMPLES: &str = "\
 Examples:
@@ -31,6 +44,17 @@ pub(crate) enum Command {
     /// List the profiles of this user
     #[command(after_help = LIST_EXAMPLES)]
     List,
+    /// Take over the client.toml of a broker under a name
+    #[command(after_help = ADD_EXAMPLES)]
+    Add {
+        /// The profile
+        name: String,
+        /// The client.toml; `-` is standard input
+        file: PathBuf,
+        /// Replace a profile of that name
+        #[arg(long)]
+        force: bool,
+    },
     /// Forget a profile; the broker it leads to keeps everything
     #[command(after_help = REMOVE_EXAMPLES)]
     Remove {
@@ -58,6 +82,7 @@ struct Row {
 pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
     let profiles = Profiles::of_user()?;
     match command {
+        Command::Add { name, file, force } => add(&profiles, name, file, *force, output),
         Command::List => list(&profiles, output),
         Command::Remove { name } => {
             profiles.remove(name).map_err(explain_profile)?;
@@ -78,6 +103,62 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
     }
 }
 
+fn add(
+    profiles: &Profiles,
+    name: &str,
+    file: &Path,
+    force: bool,
+    output: OutputFormat,
+) -> Result<()> {
+    let profile = read(file)?;
+    let saved = if force {
+        profiles.save(name, &profile)
+    } else {
+        profiles.add(name, &profile)
+    };
+    let path = saved.map_err(|error| match error {
+        ProfileError::Exists { .. } => {
+            anyhow!("{error}; --force replaces it, or choose another name")
+        }
+        error => error.into(),
+    })?;
+    let is_default = profiles.default_name()?.as_deref() == Some(name);
+    let how = if is_default {
+        "it is the default".to_owned()
+    } else {
+        format!("`flumen profile use {name}` makes it the default")
+    };
+    output.done(
+        "added",
+        &json!({
+            "profile": name,
+            "profile_file": path,
+            "brokers": profile.contents().brokers,
+        }),
+        &format!("added profile {name}; {how}"),
+    )
+}
+
+/// A profile that can be used, from a file or from standard input.
+fn read(file: &Path) -> Result<Profile> {
+    let (profile, origin) = if file == Path::new("-") {
+        let origin = Path::new("from standard input");
+        let text = io::read_to_string(io::stdin()).context("cannot read standard input")?;
+        (Profile::parse(&text, origin)?, origin)
+    } else {
+        (Profile::read(file)?, file)
+    };
+    let invalid = || format!("profile {} cannot be used", origin.display());
+    let checked = Client::builder().profile(profile.clone()).check();
+    checked.with_context(invalid)?;
+    let contents = profile.contents();
+    if contents.token.is_none() && contents.cert.is_none() {
+        let error = anyhow!("it has no credential, neither a token nor a certificate with its key");
+        return Err(error.context(invalid()));
+    }
+    Ok(profile)
+}
+
 fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
     let default = profiles.default_name()?;
     let mut rows = Vec::new();
@@ -95,7 +176,7 @@ fn list(profiles: &Profiles, output: OutputFormat) -> Result<()> {
     }
     output.print(&rows, |out| {
         if rows.is_empty() {
-            eprintln!("There are no profiles yet; `flumen dev` makes one.");
+            eprintln!("There are no profiles yet; `flumen dev` or `flumen profile add NAME FILE` makes one.");
             return Ok(());
         }
         let mut table = table(["NAME", "DEFAULT", "BROKERS"]);

@@ -128,3 +128,54 @@ fn a_credential_that_is_refused_is_named_with_what_to_show_instead() {
         }
     }
 }
+
+#[test]
+fn the_profile_of_a_broker_elsewhere_is_added_under_a_name() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let user = User::new();
+    let _broker = user.start_broker();
+    let file = user.data_dir().join("client.toml");
+    let file = file.to_str().unwrap();
+    let added = user
+        .run(&["profile", "add", "prod", file, "--output", "json"])
+        .json();
+    assert_eq!((&added["action"], &added["profile"]), (&"added".into(), &"prod".into()));
+    let copy = user.path(".config/flumen/profiles/prod.toml");
+    assert_eq!(added["profile_file"], copy.to_str().unwrap());
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    user.run(&["status", "--profile", "prod"]).ok();
+    assert!(user.run(&["profile", "list"]).ok().contains("prod"));
+
+    let again = ["profile", "add", "prod", file];
+    let said = user.run(&again).fails(1);
+    assert!(said.contains("exists already") && said.contains("--force"), "{said}");
+    let said = user.run(&[&again[..], &["--force"]].concat()).ok();
+    assert!(said.contains("`flumen profile use prod` makes it the default"), "{said}");
+    let text = fs::read_to_string(file).unwrap();
+    user.run_with_input(&["profile", "add", "piped", "-"], &text).ok();
+    user.run(&["status", "--profile", "piped"]).ok();
+}
+
+#[test]
+fn what_leads_to_no_broker_is_not_added() {
+    let user = User::new();
+    let said = user.run(&["profile", "add", "a", "absent.toml"]).fails(1);
+    assert!(said.contains("absent.toml does not exist"), "{said}");
+    for (text, part) in [
+        ("text", "text.toml is not valid"),
+        ("brokers = []\nca = \"x\"", "names none"),
+        ("brokers = [\"a\"]\nca = \"x\"", "host:port"),
+        ("brokers = [\"a:1\"]\nca = \"x\"\ntoken = \"t\"", "cannot set up TLS"),
+    ] {
+        fs::write(user.path("text.toml"), text).unwrap();
+        let said = user.run(&["profile", "add", "a", "text.toml"]).fails(1);
+        assert!(said.contains(part), "{said}");
+    }
+    let authority = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    let bare = format!("brokers = [\"a:1\"]\nca = \"\"\"\n{}\"\"\"", authority.cert.pem());
+    let said = user.run_with_input(&["profile", "add", "a", "-"], &bare).fails(1);
+    assert!(said.contains("standard input cannot be used: it has no credential"), "{said}");
+    assert!(!user.path(".config/flumen/profiles/a.toml").exists());
+    let said = user.run(&["profile", "add", "a/b", "text.toml"]).fails(1);
+    assert!(!said.contains("panic"), "{said}");
+}

@@ -23,7 +23,7 @@ use super::{Client, Inner};
 use crate::{
     cluster::Cluster,
     config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX},
-    connection::{ConnectError, Dialer},
+    connection::{ConnectError, Dialer, split_address},
     producer::Deliveries,
     profile::{Profile, ProfileError},
     request::RequestError,
@@ -153,6 +153,23 @@ impl ClientBuilder {
     pub fn network(mut self, network: Arc<dyn Network>) -> Self {
         self.network = Some(network);
         self
+    }
+
+    /// Checks what can be checked without connecting: that there are brokers, with addresses
+    /// that can be such, and that authority and certificate can be used.
+    pub fn check(&self) -> Result<(), ConnectError> {
+        if self.profile.brokers.is_empty() {
+            return Err(ConnectError::NoBrokers);
+        }
+        for address in &self.profile.brokers {
+            if split_address(address).is_none() {
+                return Err(ConnectError::Address {
+                    address: address.clone(),
+                    text: "it has no port".to_owned(),
+                });
+            }
+        }
+        client_tls(&self.profile).map(drop)
     }
 
     /// Connects to the first broker that answers.
