@@ -1,6 +1,10 @@
 //! The command line as a whole.
 
-use clap::{Parser, Subcommand};
+mod leading;
+
+use std::env;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
 use flumen_broker::config::LogFormat;
 
 use crate::{
@@ -17,7 +21,8 @@ Examples:
   echo '{\"id\":1}' | flumen produce orders          send a record
   flumen consume orders --from beginning           read all records, and those to come
 
-Every command has its own --help with more examples.";
+Every command has its own --help with more examples. The flags that say which cluster to talk to,
+such as --profile, may also stand before it: flumen --profile staging topic list";
 
 /// A durable, fast message queue over QUIC, with WebAssembly plugins
 #[derive(Debug, Parser)]
@@ -27,6 +32,13 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Reads the command line of the process; usage errors and requests for help end it.
+    pub(crate) fn read() -> Self {
+        Self::parse_from(leading::moved_behind(&Self::command(), env::args_os()))
+    }
 }
 
 /// Flags that every command takes.

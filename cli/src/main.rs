@@ -33,8 +33,6 @@ mod view;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::arguments::Arguments;
 
 /// Batches are large and short-lived, on many threads; this allocator is made for that.
@@ -43,6 +41,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
-    let arguments = Arguments::parse();
+    let arguments = Arguments::read();
     failure::exit_code(commands::run(arguments))
 }

@@ -139,20 +139,33 @@ fn the_profile_of_a_broker_elsewhere_is_added_under_a_name() {
     let added = user
         .run(&["profile", "add", "prod", file, "--output", "json"])
         .json();
-    assert_eq!((&added["action"], &added["profile"]), (&"added".into(), &"prod".into()));
+    assert_eq!(
+        (&added["action"], &added["profile"]),
+        (&"added".into(), &"prod".into())
+    );
     let copy = user.path(".config/flumen/profiles/prod.toml");
     assert_eq!(added["profile_file"], copy.to_str().unwrap());
-    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     user.run(&["status", "--profile", "prod"]).ok();
     assert!(user.run(&["profile", "list"]).ok().contains("prod"));
 
     let again = ["profile", "add", "prod", file];
     let said = user.run(&again).fails(1);
-    assert!(said.contains("exists already") && said.contains("--force"), "{said}");
+    assert!(
+        said.contains("exists already") && said.contains("--force"),
+        "{said}"
+    );
     let said = user.run(&[&again[..], &["--force"]].concat()).ok();
-    assert!(said.contains("`flumen profile use prod` makes it the default"), "{said}");
+    assert!(
+        said.contains("`flumen profile use prod` makes it the default"),
+        "{said}"
+    );
     let text = fs::read_to_string(file).unwrap();
-    user.run_with_input(&["profile", "add", "piped", "-"], &text).ok();
+    user.run_with_input(&["profile", "add", "piped", "-"], &text)
+        .ok();
     user.run(&["status", "--profile", "piped"]).ok();
 }
 
@@ -165,17 +178,57 @@ fn what_leads_to_no_broker_is_not_added() {
         ("text", "text.toml is not valid"),
         ("brokers = []\nca = \"x\"", "names none"),
         ("brokers = [\"a\"]\nca = \"x\"", "host:port"),
-        ("brokers = [\"a:1\"]\nca = \"x\"\ntoken = \"t\"", "cannot set up TLS"),
+        (
+            "brokers = [\"a:1\"]\nca = \"x\"\ntoken = \"t\"",
+            "cannot set up TLS",
+        ),
     ] {
         fs::write(user.path("text.toml"), text).unwrap();
         let said = user.run(&["profile", "add", "a", "text.toml"]).fails(1);
         assert!(said.contains(part), "{said}");
     }
     let authority = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
-    let bare = format!("brokers = [\"a:1\"]\nca = \"\"\"\n{}\"\"\"", authority.cert.pem());
-    let said = user.run_with_input(&["profile", "add", "a", "-"], &bare).fails(1);
-    assert!(said.contains("standard input cannot be used: it has no credential"), "{said}");
+    let bare = format!(
+        "brokers = [\"a:1\"]\nca = \"\"\"\n{}\"\"\"",
+        authority.cert.pem()
+    );
+    let said = user
+        .run_with_input(&["profile", "add", "a", "-"], &bare)
+        .fails(1);
+    assert!(
+        said.contains("standard input cannot be used: it has no credential"),
+        "{said}"
+    );
     assert!(!user.path(".config/flumen/profiles/a.toml").exists());
     let said = user.run(&["profile", "add", "a/b", "text.toml"]).fails(1);
     assert!(!said.contains("panic"), "{said}");
+}
+
+#[test]
+fn a_profile_may_be_named_before_the_command() {
+    let user = User::new();
+    let _broker = user.start_broker();
+    user.run(&["topic", "create", "orders"]).ok();
+    let file = user.data_dir().join("client.toml");
+    let file = file.to_str().unwrap();
+    user.run(&["profile", "remove", "dev-data"]).ok();
+    user.run(&["topic", "list"]).fails(1);
+    for line in [
+        &["--profile", file, "topic", "list"][..],
+        &["topic", "--profile", file, "list"],
+        &["--output", "text", "--profile", file, "topic", "list"],
+    ] {
+        assert!(user.run(line).ok().contains("orders"), "{line:?}");
+    }
+    let produce = ["--profile", file, "produce", "orders"];
+    user.run_with_input(&produce, "x\n").ok();
+    let said = user
+        .run(&["--profile", file, "completions", "bash"])
+        .fails(2);
+    assert!(said.contains("unexpected argument '--profile'"), "{said}");
+    let said = user.run(&["--profile", file, "topc", "list"]).fails(2);
+    assert!(
+        said.contains("topc") && !said.contains("--profile"),
+        "{said}"
+    );
 }
