@@ -4,7 +4,7 @@ mod leading;
 
 use std::env;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use flumen_broker::config::LogFormat;
 
 use crate::{
@@ -37,7 +37,32 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Reads the command line of the process; usage errors and requests for help end it.
     pub(crate) fn read() -> Self {
-        Self::parse_from(leading::moved_behind(&Self::command(), env::args_os()))
+        let mut program = Self::program();
+        let line = leading::moved_behind(&program, env::args_os());
+        let mut matches = program.clone().get_matches_from(line);
+        Self::from_arg_matches_mut(&mut matches)
+            .unwrap_or_else(|error| error.format(&mut program).exit())
+    }
+
+    /// All commands with their flags.
+    pub(crate) fn program() -> clap::Command {
+        with_short_timeouts(Self::command())
+    }
+}
+
+/// `--timeout` for `--request-timeout`, wherever it means nothing else.
+fn with_short_timeouts(command: clap::Command) -> clap::Command {
+    const LONG: &str = "request-timeout";
+    const SHORT: &str = "timeout";
+    let below: Vec<_> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    let command = below
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, with_short_timeouts));
+    let longs: Vec<_> = command.get_arguments().map(clap::Arg::get_long).collect();
+    if longs.contains(&Some(LONG)) && !longs.contains(&Some(SHORT)) {
+        command.mut_arg("request_timeout", |argument| argument.visible_alias(SHORT))
+    } else {
+        command
     }
 }
 

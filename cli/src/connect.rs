@@ -1,13 +1,18 @@
 //! From flags, variables and profiles to a connected client.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, anyhow};
+use flumen_broker::config::Interval;
 use flumen_client::{Admin, AdminError, Client, ConnectError, Profile, ProfileError, Profiles};
 
 use crate::{
     failure::usage,
     hint::{Named, similar},
+    number::time_above_zero,
 };
 
 /// Which cluster, and with which credential.
@@ -49,7 +54,20 @@ pub(crate) struct Connection {
         env = "FLUMEN_TOKEN"
     )]
     token: Option<String>,
+    /// Give up when there is no answer after so long, connecting included [default: 5s to
+    /// connect, 30s for the answer]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = time_above_zero,
+        env = "FLUMEN_REQUEST_TIMEOUT"
+    )]
+    request_timeout: Option<Interval>,
 }
+
+/// What is added to a time-out before the command gives up by itself: the client's own error
+/// says more.
+const CLIENT_FIRST: Duration = Duration::from_millis(200);
 
 impl Connection {
     /// A connection by the profile in a file.
@@ -72,13 +90,39 @@ impl Connection {
         named: Named<'_>,
         call: impl AsyncFnOnce(Admin) -> Result<T, AdminError>,
     ) -> Result<T> {
+        let started = Instant::now();
         let client = self.connect().await?;
-        let outcome = match call(client.admin()).await {
-            Ok(value) => Ok(value),
-            Err(error) => Err(named.explain(&client, error).await),
+        let answer = async {
+            match call(client.admin()).await {
+                Ok(value) => Ok(value),
+                Err(error) => Err(named.explain(&client, error).await),
+            }
         };
+        let outcome = self
+            .unless_late(started, answer)
+            .await
+            .unwrap_or_else(|after| {
+                Err(anyhow!(
+                    "no answer within {after}, so that it is not known whether it was done; \
+                 --request-timeout waits longer"
+                ))
+            });
         client.close().await;
         outcome
+    }
+
+    /// Awaits `future`; an error with the time-out if that passes first, counted from `started`.
+    async fn unless_late<R>(
+        &self,
+        started: Instant,
+        future: impl Future<Output = R>,
+    ) -> Result<R, Interval> {
+        let Some(after) = self.request_timeout else {
+            return Ok(future.await);
+        };
+        let deadline = started + after.duration() + CLIENT_FIRST;
+        let in_time = tokio::time::timeout_at(deadline.into(), future).await;
+        in_time.map_err(|_| after)
     }
 
     /// Connects. Close the client in the end: a broker that is not told waits for it.
@@ -108,10 +152,20 @@ impl Connection {
         if let Some(zone) = zone {
             builder = builder.zone(zone);
         }
-        builder.connect().await.map_err(|error| match error {
-            ConnectError::Unauthenticated { .. } => anyhow!("{error}; {OTHER_CREDENTIALS}"),
-            error => error.into(),
-        })
+        if let Some(after) = self.request_timeout.map(Interval::duration) {
+            builder = builder.connect_timeout(after).request_timeout(after);
+        }
+        match self.unless_late(Instant::now(), builder.connect()).await {
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error @ ConnectError::Unauthenticated { .. })) => {
+                Err(anyhow!("{error}; {OTHER_CREDENTIALS}"))
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(after) => Err(anyhow!(
+                "no broker answered within {after}: is one running, and is UDP let through? \
+                 --request-timeout waits longer"
+            )),
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `bench` | the benchmarks |
 //! | `connect` | from flags and profiles to a connected client |
 //! | `hint` | names that somebody may have meant |
-//! | `number` | numbers in flags |
+//! | `number` | numbers and lengths of time in flags |
 //! | `settings` | every setting of a broker as a flag and a variable |
 //! | `output` | results as text or JSON; data to stdout, talk to stderr |
 //! | `view` | what JSON says of things |

@@ -62,12 +62,11 @@ fn takes_value(command: &Command, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+    use crate::arguments::Arguments;
 
     fn moved(line: &str) -> String {
-        let root = super::super::Arguments::command();
+        let root = Arguments::program();
         let words = line.split(' ').map(OsString::from);
         let moved = moved_behind(&root, words);
         let moved: Vec<_> = moved.iter().map(|word| word.to_str().unwrap()).collect();

@@ -73,6 +73,11 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
             &["cluster", "drain", "1", "--wait", "--timeout", "soon"],
             "such as 100ms or 7d",
         ),
+        (&["topic", "list", "--timeout", "0s"], "above 0"),
+        (
+            &["topic", "list", "--timeout", "soon"],
+            "such as 100ms or 7d",
+        ),
         (
             &["cluster", "replication-factor", "0"],
             "a whole number from 1 to 7",
@@ -103,6 +108,37 @@ fn a_failure_ends_with_exit_code_1_and_says_what_to_do() {
     fs::write(user.path("text.wasm"), "text").unwrap();
     let said = user.run(&["plugin", "test", "text.wasm"]).fails(1);
     assert!(said.contains("text.wasm cannot be used"), "{said}");
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_waited_for_as_long_as_was_asked_for() {
+    let user = User::new();
+    // It is there, and takes no notice of what comes.
+    let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap().to_string();
+    let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    fs::write(user.path("ca.pem"), authority.cert.pem()).unwrap();
+    let connection = ["--brokers", &address, "--ca", "ca.pem", "--token", "t"];
+    for command in [
+        &["topic", "list", "--timeout"][..],
+        &["topic", "create", "a", "--request-timeout"],
+        &["plugin", "list", "--timeout"],
+        &[
+            "plugin",
+            "bind",
+            "a",
+            "b",
+            "--timeout",
+            "1s",
+            "--request-timeout",
+        ],
+        &["consume", "a", "--timeout"],
+    ] {
+        let said = user
+            .run(&[command, &["100ms"], &connection].concat())
+            .fails(1);
+        assert!(said.contains("within 100ms"), "{command:?}: {said}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use flumen_broker::config::Interval;
 use flumen_client::Client;
 use flumen_protocol::message::ClusterStatus;
 
-use crate::{failure::Interrupted, output, stop};
+use crate::{failure::Interrupted, number::time_above_zero, output, stop};
 
 /// How often the cluster is asked.
 const POLL: Duration = Duration::from_millis(200);
@@ -21,20 +21,12 @@ pub(super) struct Wait {
     /// Give up waiting after so long; the cluster goes on
     #[arg(
         long,
-        value_name = "TIME",
+        value_name = "DURATION",
         default_value = "10min",
         requires = "wait",
-        value_parser = parse_timeout
+        value_parser = time_above_zero
     )]
     timeout: Interval,
-}
-
-fn parse_timeout(text: &str) -> Result<Interval, String> {
-    match text.parse::<Interval>() {
-        Ok(timeout) if !timeout.duration().is_zero() => Ok(timeout),
-        Ok(_) => Err("write a length of time above 0, such as 30s or 10min".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 impl Wait {
