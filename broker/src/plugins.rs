@@ -94,14 +94,25 @@ impl Plugins {
     }
 
     /// Replaces a plugin's bytes. Every binding is made with the new ones before anything
-    /// changes; if one cannot be, nothing changes.
+    /// changes; if one cannot be, nothing changes. Without a version it keeps the one it has.
     pub async fn upgrade(
         &self,
         name: Name,
         version: Option<String>,
         bytes: Bytes,
     ) -> Result<PluginDescription, WireError> {
-        let (plugin, new) = self.examine(&name, version, bytes).await?;
+        let version = match version {
+            Some(version) => version,
+            None => {
+                let present = |state: &CatalogState| {
+                    state
+                        .plugin(&name)
+                        .map(|plugin| plugin.current.version.clone())
+                };
+                self.catalog.find(present).await?
+            }
+        };
+        let (plugin, new) = self.examine(&name, Some(version), bytes).await?;
         let _changing = self.changing.lock().await;
         let state = self.catalog.snapshot();
         let mut replaced: Vec<(TopicId, TopicName, Vec<Binding>)> = Vec::new();

@@ -112,8 +112,7 @@ impl Admin {
         call!(self, true, None, request, Response::Offsets(offsets) => offsets)
     }
 
-    /// Adds a plugin: the bytes of a WebAssembly component. Without a `version` the broker
-    /// gives it one.
+    /// Adds a plugin: the bytes of a WebAssembly component. Without a `version` it is 0.0.0.
     pub async fn deploy_plugin(
         &self,
         name: &str,
@@ -127,7 +126,7 @@ impl Admin {
     }
 
     /// Replaces a plugin's bytes, also where it is bound; no batch is lost or passed
-    /// unfiltered meanwhile.
+    /// unfiltered meanwhile. Without a `version` it keeps the one that it has.
     pub async fn upgrade_plugin(
         &self,
         name: &str,

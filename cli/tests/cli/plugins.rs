@@ -136,6 +136,11 @@ fn a_plugin_lives_from_deployment_to_removal() {
         .run(&["plugin", "describe", "strong", "--output", "json"])
         .json();
     assert_eq!(described["version"], "1.3.0");
+    let said = user
+        .run(&["plugin", "upgrade", "strong", "filter.wasm"])
+        .ok();
+    assert!(said.contains("strong 1.3.0 ("), "{said}");
+    assert!(said.contains("it keeps its version, --version"), "{said}");
     user.run(&["plugin", "unbind", "quakes", "strong"]).ok();
     user.run(&["plugin", "remove", "strong"]).ok();
     assert_eq!(

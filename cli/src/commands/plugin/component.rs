@@ -15,7 +15,8 @@ pub(crate) struct ComponentArguments {
     /// The WebAssembly component
     #[arg(value_name = "FILE.wasm")]
     file: PathBuf,
-    /// The version, as its author counts
+    /// The version, as its author counts; default: 0.0.0 when it is deployed, and the one that it
+    /// has when it is upgraded
     #[arg(long, value_name = "V")]
     pub(crate) version: Option<String>,
 }
@@ -25,6 +26,14 @@ impl ComponentArguments {
     pub(crate) fn cannot(&self, verb: &str) -> String {
         let file = self.file.display();
         format!("cannot {verb} {file} as plugin {}", self.name)
+    }
+
+    /// Where the version comes from, if nobody named it.
+    pub(crate) fn version_note(&self, came_from: &str) -> String {
+        match self.version {
+            Some(_) => String::new(),
+            None => format!("; {came_from}, --version names another"),
+        }
     }
 
     /// The bytes of the component.

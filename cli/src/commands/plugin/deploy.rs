@@ -38,6 +38,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     output.done(
         "deployed",
         &view::PluginDetails::from(&plugin),
-        &format!("deployed plugin {}", summary(&plugin.info)),
+        &format!(
+            "deployed plugin {}{}",
+            summary(&plugin.info),
+            component.version_note("it has no version of its author's")
+        ),
     )
 }

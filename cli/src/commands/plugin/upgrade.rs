@@ -38,6 +38,10 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     output.done(
         "upgraded",
         &view::PluginDetails::from(&plugin),
-        &format!("upgraded plugin to {}", summary(&plugin.info)),
+        &format!(
+            "upgraded plugin to {}{}",
+            summary(&plugin.info),
+            component.version_note("it keeps its version")
+        ),
     )
 }
