@@ -16,13 +16,17 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  flumen dev                                       start a broker on this machine
-  flumen topic create orders --partitions 4        make a topic
-  echo '{\"id\":1}' | flumen produce orders          send a record
-  flumen consume orders --from beginning           read all records, and those to come
+  # start a broker on this machine
+  flumen dev
+  # make a topic, send a record to it, read all records and those to come
+  flumen topic create orders --partitions 4
+  echo '{\"id\":1}' | flumen produce orders
+  flumen consume orders --from beginning
+  # talk to another cluster than the default one
+  flumen --profile staging topic list
 
 Every command has its own --help with more examples. The flags that say which cluster to talk to,
-such as --profile, may also stand before it: flumen --profile staging topic list";
+such as --profile, may stand before the command or behind it.";
 
 /// A durable, fast message queue over QUIC, with WebAssembly plugins
 #[derive(Debug, Parser)]
@@ -106,4 +110,68 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Profile(profile::Command),
     Completions(completions::Arguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command as Process;
+
+    use clap::Command;
+
+    use super::*;
+
+    /// A shell in which `flumen` prints its words, and nothing else is found.
+    const SHELL: &str = r#"
+        PATH=/nowhere
+        flumen() { for word; do printf '%s\0' "$word"; done >&3; printf '\n' >&3; }
+        { eval "$EXAMPLE"; } 3>&1 >/dev/null 2>&1 </dev/null
+        true
+    "#;
+
+    fn of_all(command: &Command, test: &mut impl FnMut(&str)) {
+        let help = command.get_after_help().map(ToString::to_string);
+        let examples = help.unwrap_or_default();
+        for example in examples.lines().skip_while(|line| *line != "Examples:").skip(1) {
+            test(example);
+        }
+        for below in command.get_subcommands() {
+            of_all(below, test);
+        }
+    }
+
+    #[test]
+    fn every_example_can_be_pasted_into_a_shell_and_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Arguments::program();
+        let (mut begun, mut parsed) = (String::new(), 0);
+        of_all(&program, &mut |line| {
+            let Some(line) = line.strip_prefix("  ") else {
+                return;
+            };
+            begun.push_str(line.strip_suffix('\\').unwrap_or(line));
+            if line.ends_with('\\') || line.starts_with('#') || !begun.contains("flumen ") {
+                if !line.ends_with('\\') {
+                    begun.clear();
+                }
+                return;
+            }
+            let example = std::mem::take(&mut begun);
+            let shell = Process::new("sh")
+                .args(["-c", SHELL])
+                .env("EXAMPLE", &example)
+                .env("HOME", dir.path())
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            let printed = String::from_utf8(shell.stdout).unwrap();
+            for words in printed.lines() {
+                let words = ["flumen"].into_iter().chain(words.split_terminator('\0'));
+                let line = leading::moved_behind(&program, words.map(Into::into));
+                let taken = program.clone().try_get_matches_from(line);
+                assert!(taken.is_ok(), "{example}: {}", taken.unwrap_err());
+                parsed += 1;
+            }
+        });
+        assert!(parsed > 50, "only {parsed} examples were found");
+    }
 }

@@ -23,11 +23,14 @@ Examples:
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
   flumen bench produce --record-size 1000 --wal-sync \"every 100ms\"
-  flumen bench produce --batch-records 1 --in-flight 1000          single records, each awaited
-  flumen bench produce --batch-records 1 --producers 64            64 producers of one service
-  flumen bench produce --batch-records 1 --producers 64 --connections 64     64 services
-  flumen bench produce --batch-records 1 --producers 64 --dedicated     64 producers that share no batches
-  flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"  latency, against a bare QUIC ping";
+  # single records, each awaited
+  flumen bench produce --batch-records 1 --in-flight 1000
+  # latency, against a bare QUIC ping
+  flumen bench produce --batch-records 1 --wal-sync \"every 100ms\"
+  # 64 producers of one service; the same without sharing batches; 64 services
+  flumen bench produce --batch-records 1 --producers 64
+  flumen bench produce --batch-records 1 --producers 64 --dedicated
+  flumen bench produce --batch-records 1 --producers 64 --connections 64";
 
 const CONSUME_EXAMPLES: &str = "\
 Examples:

@@ -21,12 +21,15 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  flumen consume orders                                  records to come, until Ctrl-C
-  flumen consume orders --from beginning --until-end     all records that are there now
+  # records to come, until Ctrl-C
+  flumen consume orders
+  # all records that are there now
+  flumen consume orders --from beginning --until-end
   flumen consume orders --from -1h --format json | jq .value
   flumen consume orders --from 2026-01-31T12:00:00Z --count 10
   flumen consume orders --partition 3 --from 1200
-  flumen consume orders --zone eu-1                      from a copy nearby
+  # from a copy nearby
+  flumen consume orders --zone eu-1
 
 Formats:
   value        the value alone

@@ -35,8 +35,11 @@ Examples:
 const USE_EXAMPLES: &str = "\
 Examples:
   flumen profile use staging
-  FLUMEN_PROFILE=staging flumen topic list        for a single command
-  flumen topic list --profile ./client.toml       straight from a file";
+  # for a single command
+  FLUMEN_PROFILE=staging flumen topic list
+  flumen topic list --profile staging
+  # straight from a file
+  flumen topic list --profile ./client.toml";
 
 /// Show and choose the clusters that commands talk to
 #[derive(Debug, clap::Subcommand)]

@@ -10,8 +10,10 @@ use crate::{connect::Connection, output::OutputFormat};
 const EXAMPLES: &str = "\
 Examples:
   flumen cluster drain broker-3:4650 --wait --timeout 30min
-  flumen cluster drain 1139                   by the beginning of its id
-  flumen cluster drain 1139 --undo            let it have leaders and replicas again
+  # by the beginning of its id
+  flumen cluster drain 1139
+  # let it have leaders and replicas again
+  flumen cluster drain 1139 --undo
 
 Clients follow the leaders; no send fails for it. A broker that is drained may be stopped, or
 removed for good with `flumen cluster remove`.";

@@ -10,11 +10,12 @@ use crate::{connect::Connection, output::OutputFormat};
 const EXAMPLES: &str = "\
 Examples:
   flumen cluster remove broker-3:4650
-  flumen cluster remove 1139                  by the beginning of its id
+  # by the beginning of its id
+  flumen cluster remove 1139
 
 A broker that can be reached must be drained first, with `flumen cluster drain`. One that is dead is
-removed with the replicas that it had; the cluster makes others. The broker's id is never taken back:
-its machine joins with an empty data directory, as a new broker.";
+removed with the replicas that it had; the cluster makes others. The broker's id is never taken
+back: its machine joins with an empty data directory, as a new broker.";
 
 /// Remove a broker for good, one that is drained or dead
 #[derive(Debug, clap::Args)]

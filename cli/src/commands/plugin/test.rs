@@ -18,7 +18,8 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  flumen plugin test json_filter.wasm --config @filter.json      check that it could be deployed
+  # check that it could be deployed
+  flumen plugin test json_filter.wasm --config @filter.json
   flumen plugin test json_filter.wasm examples/data/earthquakes.ndjson \\
       --config '{\"field\":\"magnitude\",\"op\":\">=\",\"value\":4.5}'
   my-app | flumen plugin test my_plugin.wasm -

@@ -10,7 +10,8 @@ use crate::{connect::Connection, failure::usage, hint::Named, output::OutputForm
 const EXAMPLES: &str = "\
 Examples:
   flumen topic alter orders --retention-age 90d
-  flumen topic alter orders --partitions 8            partitions can only be added
+  # partitions can only be added
+  flumen topic alter orders --partitions 8
   flumen topic alter orders --retention-size unlimited";
 
 /// Change the settings of a topic; what is not named stays as it is
