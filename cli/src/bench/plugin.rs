@@ -1,7 +1,7 @@
 //! `flumen bench plugin`: what a plugin costs a record, and what it costs producers.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,12 +18,16 @@ use super::{
     report::{histogram, median, quantile_ms},
 };
 use crate::{
-    commands::bench::{BrokerArguments, Load},
+    commands::{
+        bench::{BrokerArguments, Load},
+        plugin::component::read_component,
+    },
     output::OutputFormat,
 };
 
-/// The plugin that is measured unless the user names one: as little work as a filter can do.
-const DEFAULT_PLUGIN: &str = "target/guests/starts_with.wasm";
+/// The plugin that is measured unless the user names one: as little work as a filter can do. Where
+/// `cargo xtask guests` builds it, in the directory of what cargo builds.
+const DEFAULT_PLUGIN: &str = "guests/starts_with.wasm";
 
 /// Keeps every record of the benchmark.
 const DEFAULT_CONFIG: &str = r#"{"text":"{"}"#;
@@ -41,17 +45,10 @@ pub(crate) async fn run(
     config: Option<String>,
     output: OutputFormat,
 ) -> Result<()> {
-    let (path, config) = match plugin {
-        Some(path) => (path, config.unwrap_or_default()),
-        None => (PathBuf::from(DEFAULT_PLUGIN), DEFAULT_CONFIG.to_owned()),
+    let (component, config) = match plugin {
+        Some(path) => (read_component(&path)?, config.unwrap_or_default()),
+        None => (default_component()?, DEFAULT_CONFIG.to_owned()),
     };
-    let component = std::fs::read(&path).with_context(|| {
-        format!(
-            "cannot read the plugin {}; `cargo xtask guests` builds those of the repository, \
-             --plugin names another",
-            path.display()
-        )
-    })?;
     let binding = BindingConfig {
         config,
         ..BindingConfig::new(Name::new(NAME)?)
@@ -60,6 +57,37 @@ pub(crate) async fn run(
     let measured = measure(load, &target, component, binding, output).await;
     target.stop().await?;
     measured
+}
+
+/// The sample of the repository that this program was built in, whatever the working directory.
+fn default_component() -> Result<Vec<u8>> {
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    // It lies in target/release or target/debug; where it was installed, the repository that it
+    // was built in may still be there.
+    let beside = program.parent().and_then(Path::parent);
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let targets = [
+        beside.map(Path::to_owned),
+        built_in.map(|root| root.join("target")),
+    ];
+    read_component(&sample_below(targets.into_iter().flatten())?)
+}
+
+fn sample_below(targets: impl Iterator<Item = PathBuf>) -> Result<PathBuf> {
+    let mut looked = Vec::new();
+    for target in targets {
+        let path = target.join(DEFAULT_PLUGIN);
+        if path.exists() {
+            return Ok(path);
+        }
+        looked.push(path.display().to_string());
+    }
+    looked.dedup();
+    bail!(
+        "the sample plugin is not built, there is no {}: run `cargo xtask guests` in the \
+         repository, or name a plugin with --plugin FILE.wasm",
+        looked.join(" nor ")
+    )
 }
 
 async fn measure(
@@ -163,4 +191,30 @@ fn batch(load: &Load, mut values: Values) -> Result<Batch> {
         builder.push(&RecordRef::new(now_ms(), &values.next()))?;
     }
     Ok(builder.build(Codec::None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_sample_is_found_where_it_was_built_or_the_error_says_how_to_build_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let targets = || [dir.path().join("a"), dir.path().join("b")].into_iter();
+        let error = sample_below(targets()).unwrap_err().to_string();
+        for part in [
+            "a/guests/starts_with.wasm",
+            "b/guests",
+            "cargo xtask guests",
+            "--plugin",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        let built = dir.path().join("b").join(DEFAULT_PLUGIN);
+        fs::create_dir_all(built.parent().unwrap()).unwrap();
+        fs::write(&built, "").unwrap();
+        assert_eq!(sample_below(targets()).unwrap(), built);
+    }
 }

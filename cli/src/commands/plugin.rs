@@ -1,7 +1,7 @@
 //! `flumen plugin`: one file for each verb.
 
 mod bind;
-mod component;
+pub(crate) mod component;
 mod deploy;
 mod describe;
 mod list;

@@ -170,3 +170,15 @@ fn a_refused_line_is_found_by_its_number(user: &User) {
     let error = summary["error"].as_str().unwrap();
     assert!(error.contains("strong"), "{summary}");
 }
+
+#[test]
+fn the_sample_plugin_is_measured_from_any_directory() {
+    flumen_guests::guest("starts-with");
+    let user = User::new();
+    let bench = "bench plugin --rounds 1 --records 100 --batch-records 10 --round-time 50ms \
+                 --warm-up 10ms --temporary-dir . --output json";
+    let report = user
+        .run(&bench.split_whitespace().collect::<Vec<_>>())
+        .json();
+    assert_eq!(report["bench"], "plugin");
+}
