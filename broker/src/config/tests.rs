@@ -226,7 +226,18 @@ fn durations_are_read_and_written() {
     for text in ["", "10", "1.5s", "-1s", "ms", "1 moon", "9999999999999d"] {
         assert!(text.parse::<Interval>().is_err(), "{text:?}");
     }
-    for text in ["0s", "100ms", "500us", "7d", "90min"] {
+    for text in [
+        "0s",
+        "500us",
+        "100ms",
+        "1500ms",
+        "59s",
+        "1min 30s",
+        "1h 30min",
+        "7d",
+        "31d 1s",
+        "1d 1h 1min 1ms",
+    ] {
         assert_eq!(text.parse::<Interval>().unwrap().to_string(), text);
     }
 }

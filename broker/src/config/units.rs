@@ -125,6 +125,9 @@ const TIME_UNITS: [(&str, u64); 22] = [
     ("weeks", 7 * 86_400_000_000),
 ];
 
+/// From here on a duration is written in several parts if need be.
+const MINUTE: u64 = 60_000_000;
+
 /// Units of which a duration is written, largest first.
 const TIME_UNITS_WRITTEN: usize = 6;
 
@@ -161,12 +164,22 @@ impl From<Duration> for Interval {
 
 impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
-        let (unit, factor) = TIME_UNITS[..TIME_UNITS_WRITTEN]
-            .iter()
-            .find(|(_, factor)| micros != 0 && micros.is_multiple_of(*factor))
-            .unwrap_or(&("s", 1_000_000));
-        f.pad(&format!("{}{unit}", micros / factor))
+        let mut micros = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        let units = &TIME_UNITS[..TIME_UNITS_WRITTEN];
+        let mut parts = Vec::new();
+        // `1d 2h` rather than `26h`, but `1500ms` rather than `1s 500ms`.
+        for (unit, factor) in units.iter().filter(|(_, factor)| *factor >= MINUTE) {
+            if micros >= *factor {
+                parts.push(format!("{}{unit}", micros / factor));
+                micros %= factor;
+            }
+        }
+        if micros != 0 || parts.is_empty() {
+            let whole = |(_, factor): &&(_, u64)| micros != 0 && micros.is_multiple_of(*factor);
+            let (unit, factor) = units.iter().find(whole).unwrap_or(&("s", 1_000_000));
+            parts.push(format!("{}{unit}", micros / factor));
+        }
+        f.pad(&parts.join(" "))
     }
 }
 
