@@ -14,3 +14,4 @@ pub(crate) mod plugin;
 pub(crate) mod produce;
 pub(crate) mod raw;
 mod report;
+mod trial;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use flumen_client::{Client, Message, Producer, Raw, TopicConfig};
+use flumen_client::{Client, Producer, Raw};
 use flumen_protocol::ids::BrokerId;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -17,16 +17,12 @@ use super::{
     cluster::Cluster,
     payload::Values,
     report::{histogram, quantile_ms, record},
+    trial::{Findings, SEND_INTERVAL, TOPIC, Trial, leader_when_well, question},
 };
 use crate::{
     commands::bench::CatchUpArguments,
-    output::{OutputFormat, progress, write_fields},
+    output::{OutputFormat, progress},
 };
-
-const TOPIC: &str = "flumen-bench";
-
-/// The wait between two sends of those who are watched: clients that wait, and no load.
-const SEND_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long they are watched while nothing else happens.
 const BASELINE: Duration = Duration::from_secs(10);
@@ -51,9 +47,8 @@ const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// What was found.
-#[derive(Debug, Default, Serialize)]
-struct Report {
-    bench: &'static str,
+#[derive(Debug, Serialize)]
+struct Found {
     missed_bytes: u64,
     /// From the start of the broker's process until it had all that it missed.
     in_sync_seconds: f64,
@@ -66,11 +61,6 @@ struct Report {
     p99_ratio: f64,
     sends: u64,
     failed_sends: u64,
-    brokers: u32,
-    partitions: u32,
-    method: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
 }
 
 const METHOD: &str = "brokers in processes of their own on one machine and disk; a broker that \
@@ -78,24 +68,27 @@ const METHOD: &str = "brokers in processes of their own on one machine and disk;
                       written, and is started again";
 
 pub(crate) async fn run(arguments: &CatchUpArguments, output: OutputFormat) -> Result<()> {
-    let mut cluster = Cluster::start(&arguments.cluster).await?;
-    let measured = measure(&mut cluster, arguments).await;
-    cluster.stop().await?;
-    measured?.print(output)
+    let trial = Trial {
+        bench: "catch-up",
+        method: METHOD,
+        cluster: &arguments.cluster,
+        partitions: arguments.partitions,
+    };
+    let measure =
+        async |cluster: &mut Cluster, client: &Client| measure(cluster, client, arguments).await;
+    trial.run(output, measure).await
 }
 
-async fn measure(cluster: &mut Cluster, arguments: &CatchUpArguments) -> Result<Report> {
-    let client = cluster.connect().await?;
-    let config = TopicConfig {
-        partitions: arguments.partitions,
-        ..TopicConfig::default()
-    };
-    client.admin().create_topic(TOPIC, config).await?;
-    cluster.until_well(&client).await?;
+async fn measure(
+    cluster: &mut Cluster,
+    client: &Client,
+    arguments: &CatchUpArguments,
+) -> Result<Found> {
+    cluster.until_well(client).await?;
     tokio::time::sleep(SETTLE).await;
 
     let progress = progress(Some(3), "steps");
-    let watched = Watched::start(&client).await?;
+    let watched = Watched::start(client).await?;
     progress.set_message("all is well");
     watched.begin_anew();
     tokio::time::sleep(BASELINE).await;
@@ -103,9 +96,9 @@ async fn measure(cluster: &mut Cluster, arguments: &CatchUpArguments) -> Result<
     progress.inc(1);
 
     progress.set_message("writing without a broker");
-    let (away, id) = a_follower(cluster, &client).await?;
+    let (away, id) = a_follower(cluster, client).await?;
     cluster.kill(away).await?;
-    write(&client, arguments).await?;
+    write(client, arguments).await?;
     tokio::time::sleep(SETTLE).await;
     progress.inc(1);
 
@@ -113,14 +106,12 @@ async fn measure(cluster: &mut Cluster, arguments: &CatchUpArguments) -> Result<
     watched.begin_anew();
     let started = Instant::now();
     cluster.restart(away)?;
-    until_in_sync(&client, id).await?;
+    until_in_sync(client, id).await?;
     let in_sync = started.elapsed();
     let meanwhile = watched.begin_anew();
     progress.finish_and_clear();
-    client.close().await;
     let p99 = |seen: &Seen| quantile_ms(&seen.latencies, 0.99);
-    let mut report = Report {
-        bench: "catch-up",
+    Ok(Found {
         missed_bytes: arguments.missed.as_u64(),
         in_sync_seconds: in_sync.as_secs_f64(),
         baseline_p50_ms: quantile_ms(&baseline.latencies, 0.5),
@@ -130,26 +121,15 @@ async fn measure(cluster: &mut Cluster, arguments: &CatchUpArguments) -> Result<
         p99_ratio: p99(&meanwhile) / p99(&baseline),
         sends: baseline.latencies.len() + meanwhile.latencies.len(),
         failed_sends: baseline.failed + meanwhile.failed,
-        brokers: arguments.cluster.brokers,
-        partitions: arguments.partitions,
-        method: METHOD,
-        warnings: Vec::new(),
-    };
-    if cfg!(debug_assertions) {
-        let warning = "this is a debug build; build with --release";
-        report.warnings.push(warning.to_owned());
-    }
-    Ok(report)
+    })
 }
 
 /// A broker that does not lead the watched partition: its process, and its id.
 async fn a_follower(cluster: &Cluster, client: &Client) -> Result<(usize, BrokerId)> {
-    let status = cluster.until_well(client).await?;
-    let topic = client.admin().describe_topic(TOPIC).await?;
-    let leader = topic.partitions[0].leader;
+    let (status, leader) = leader_when_well(cluster, client).await?;
     let other = status.brokers.iter().find(|broker| {
         // The first broker's address is the one that clients are given at first.
-        Some(broker.id) != leader && cluster.position(&status, broker.id).is_ok_and(|at| at > 0)
+        broker.id != leader && cluster.position(&status, broker.id).is_ok_and(|at| at > 0)
     });
     let id = other.context("no broker follows")?.id;
     Ok((cluster.position(&status, id)?, id))
@@ -231,9 +211,8 @@ impl Drop for Watched {
 
 async fn send(producer: Producer<Raw>, seen: Arc<Mutex<Seen>>) {
     loop {
-        let message = Message::new(Raw::from_static(b"are you there?")).partition(0);
         let started = Instant::now();
-        let outcome = producer.send(message).await;
+        let outcome = producer.send(question(0)).await;
         {
             let mut seen = seen.lock();
             record(&mut seen.latencies, started.elapsed());
@@ -243,29 +222,25 @@ async fn send(producer: Producer<Raw>, seen: Arc<Mutex<Seen>>) {
     }
 }
 
-impl Report {
-    fn print(&self, output: OutputFormat) -> Result<()> {
-        output.print(self, |out| {
-            let in_sync = format!("after {:.1} s", self.in_sync_seconds);
-            let times = |p50: f64, p99: f64| format!("p50 {p50:.2} ms, p99 {p99:.2} ms");
-            let baseline = times(self.baseline_p50_ms, self.baseline_p99_ms);
-            let meanwhile = times(self.catching_up_p50_ms, self.catching_up_p99_ms);
-            let ratio = format!("{:.2}", self.p99_ratio);
-            let failed = format!("{} of {}", self.failed_sends, self.sends);
-            let mut fields: Vec<(&str, &dyn std::fmt::Display)> = vec![
-                ("bench", &self.bench),
-                ("missed bytes", &self.missed_bytes),
-                ("in sync", &in_sync),
-                ("sends while all is well", &baseline),
-                ("sends meanwhile", &meanwhile),
-                ("ratio of the p99", &ratio),
-                ("failed sends", &failed),
-                ("method", &self.method),
-            ];
-            for warning in &self.warnings {
-                fields.push(("warning", warning));
-            }
-            write_fields(out, &fields)
-        })
+impl Findings for Found {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let times = |p50: f64, p99: f64| format!("p50 {p50:.2} ms, p99 {p99:.2} ms");
+        vec![
+            ("missed bytes", self.missed_bytes.to_string()),
+            ("in sync", format!("after {:.1} s", self.in_sync_seconds)),
+            (
+                "sends while all is well",
+                times(self.baseline_p50_ms, self.baseline_p99_ms),
+            ),
+            (
+                "sends meanwhile",
+                times(self.catching_up_p50_ms, self.catching_up_p99_ms),
+            ),
+            ("ratio of the p99", format!("{:.2}", self.p99_ratio)),
+            (
+                "failed sends",
+                format!("{} of {}", self.failed_sends, self.sends),
+            ),
+        ]
     }
 }

@@ -6,22 +6,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use flumen_client::{Client, Message, Producer, Raw, TopicConfig};
+use anyhow::{Result, bail};
+use flumen_client::{Client, Producer, Raw};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::{cluster::Cluster, report::median};
+use super::{
+    cluster::Cluster,
+    report::median,
+    trial::{Findings, SEND_INTERVAL, TOPIC, Trial, leader_when_well, question},
+};
 use crate::{
     commands::bench::FailoverArguments,
-    output::{OutputFormat, counted, progress, write_fields},
+    output::{OutputFormat, counted, progress},
 };
-
-const TOPIC: &str = "flumen-bench";
-
-/// The wait between two sends of a producer: a client that waits, not one that loads the machine.
-const SEND_INTERVAL: Duration = Duration::from_millis(1);
 
 /// An acknowledgement this soon after the kill was on its way before: no leader is elected so fast.
 const ON_ITS_WAY: Duration = Duration::from_millis(20);
@@ -37,8 +36,7 @@ const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
-struct Report {
-    bench: &'static str,
+struct Found {
     /// From SIGKILL of the leader to the next acknowledged send, of each run.
     runs: Vec<f64>,
     p50_ms: f64,
@@ -49,12 +47,7 @@ struct Report {
     /// Sends that failed, in all runs.
     failed_sends: u64,
     sends: u64,
-    brokers: u32,
-    partitions: u32,
     producers: u32,
-    method: &'static str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
 }
 
 const METHOD: &str = "brokers in processes of their own on one machine; each producer sends to one \
@@ -62,37 +55,36 @@ const METHOD: &str = "brokers in processes of their own on one machine; each pro
                       partition is killed, or told to stop, and started again until all is well";
 
 pub(crate) async fn run(arguments: &FailoverArguments, output: OutputFormat) -> Result<()> {
-    let mut cluster = Cluster::start(&arguments.cluster).await?;
-    let measured = measure(&mut cluster, arguments).await;
-    cluster.stop().await?;
-    measured?.print(output)
+    let trial = Trial {
+        bench: "failover",
+        method: METHOD,
+        cluster: &arguments.cluster,
+        partitions: arguments.partitions,
+    };
+    let measure =
+        async |cluster: &mut Cluster, client: &Client| measure(cluster, client, arguments).await;
+    trial.run(output, measure).await
 }
 
-async fn measure(cluster: &mut Cluster, arguments: &FailoverArguments) -> Result<Report> {
-    let client = cluster.connect().await?;
-    let config = TopicConfig {
-        partitions: arguments.partitions,
-        ..TopicConfig::default()
-    };
-    client.admin().create_topic(TOPIC, config).await?;
-    let mut senders = Senders::start(&client, arguments).await?;
-    let mut report = Report {
-        bench: "failover",
-        brokers: arguments.cluster.brokers,
-        partitions: arguments.partitions,
+async fn measure(
+    cluster: &mut Cluster,
+    client: &Client,
+    arguments: &FailoverArguments,
+) -> Result<Found> {
+    let mut senders = Senders::start(client, arguments).await?;
+    let mut found = Found {
         producers: arguments.producers,
-        method: METHOD,
-        ..Report::default()
+        ..Found::default()
     };
     let all = arguments.runs + arguments.handovers;
     let progress = progress(Some(all.into()), "runs");
     for run in 0..all {
-        let leader = settled_leader(cluster, &client).await?;
+        let leader = settled_leader(cluster, client).await?;
         senders.watch();
         if run < arguments.runs {
             progress.set_message("killing");
             cluster.kill(leader).await?;
-            report.runs.push(milliseconds(senders.recovery().await?));
+            found.runs.push(milliseconds(senders.recovery().await?));
         } else {
             progress.set_message("stopping");
             let status = cluster.terminate(leader).await?;
@@ -100,26 +92,23 @@ async fn measure(cluster: &mut Cluster, arguments: &FailoverArguments) -> Result
                 bail!("the broker did not stop in order: {status}");
             }
             tokio::time::sleep(AFTERMATH).await;
-            report.handovers.push(milliseconds(senders.longest_pause()));
+            found.handovers.push(milliseconds(senders.longest_pause()));
         }
         cluster.restart(leader)?;
         progress.inc(1);
     }
     progress.finish_and_clear();
-    senders.add_to(&mut report);
-    client.close().await;
-    report.summarise();
-    Ok(report)
+    senders.add_to(&mut found);
+    found.summarise();
+    Ok(found)
 }
 
 /// The broker that leads the first producer's partition, once the cluster is well.
 async fn settled_leader(cluster: &Cluster, client: &Client) -> Result<usize> {
     cluster.until_well(client).await?;
     tokio::time::sleep(SETTLE).await;
-    let status = cluster.until_well(client).await?;
-    let topic = client.admin().describe_topic(TOPIC).await?;
-    let leader = topic.partitions[0].leader;
-    cluster.position(&status, leader.context("the partition has no leader")?)
+    let (status, leader) = leader_when_well(cluster, client).await?;
+    cluster.position(&status, leader)
 }
 
 /// What a producer has seen since it is watched.
@@ -227,19 +216,18 @@ impl Senders {
         pauses.max().unwrap_or_default()
     }
 
-    fn add_to(&self, report: &mut Report) {
+    fn add_to(&self, found: &mut Found) {
         for trace in &self.traces {
             let trace = trace.lock();
-            report.sends += trace.sends;
-            report.failed_sends += trace.failed;
+            found.sends += trace.sends;
+            found.failed_sends += trace.failed;
         }
     }
 }
 
 async fn send(producer: Producer<Raw>, partition: u32, trace: Arc<Mutex<Trace>>) {
     loop {
-        let message = Message::new(Raw::from_static(b"are you there?")).partition(partition);
-        let outcome = producer.send(message).await;
+        let outcome = producer.send(question(partition)).await;
         if let Err(error) = &outcome {
             tracing::warn!(partition, %error, "a send failed");
         }
@@ -248,50 +236,36 @@ async fn send(producer: Producer<Raw>, partition: u32, trace: Arc<Mutex<Trace>>)
     }
 }
 
-impl Report {
+impl Found {
     fn summarise(&mut self) {
         self.p50_ms = median(&self.runs);
         self.worst_ms = self.runs.iter().copied().fold(0.0, f64::max);
         self.longest_pause_ms = self.handovers.iter().copied().fold(0.0, f64::max);
-        if cfg!(debug_assertions) {
-            self.warnings
-                .push("this is a debug build; build with --release".to_owned());
-        }
     }
+}
 
-    fn print(&self, output: OutputFormat) -> Result<()> {
-        output.print(self, |out| {
-            let load = format!(
-                "{}, {}, {}",
-                counted(self.brokers.into(), "broker"),
-                counted(self.partitions.into(), "partition"),
-                counted(self.producers.into(), "producer")
-            );
-            let killed = format!(
-                "p50 {:.0} ms, worst {:.0} ms of {}",
-                self.p50_ms,
-                self.worst_ms,
-                counted(self.runs.len() as u64, "run")
-            );
-            let stopped = format!(
-                "longest pause {:.0} ms in {}",
-                self.longest_pause_ms,
-                counted(self.handovers.len() as u64, "run")
-            );
-            let failed = format!("{} of {}", self.failed_sends, self.sends);
-            let mut fields: Vec<(&str, &dyn std::fmt::Display)> = vec![
-                ("bench", &self.bench),
-                ("load", &load),
-                ("leader killed", &killed),
-                ("leader stopped", &stopped),
-                ("failed sends", &failed),
-                ("method", &self.method),
-            ];
-            for warning in &self.warnings {
-                fields.push(("warning", warning));
-            }
-            write_fields(out, &fields)
-        })
+impl Findings for Found {
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let killed = format!(
+            "p50 {:.0} ms, worst {:.0} ms of {}",
+            self.p50_ms,
+            self.worst_ms,
+            counted(self.runs.len() as u64, "run")
+        );
+        let stopped = format!(
+            "longest pause {:.0} ms in {}",
+            self.longest_pause_ms,
+            counted(self.handovers.len() as u64, "run")
+        );
+        vec![
+            ("producers", counted(self.producers.into(), "producer")),
+            ("leader killed", killed),
+            ("leader stopped", stopped),
+            (
+                "failed sends",
+                format!("{} of {}", self.failed_sends, self.sends),
+            ),
+        ]
     }
 }
 

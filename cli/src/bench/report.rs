@@ -69,10 +69,7 @@ impl Report {
         self.ratio_to_limit = self.megabytes_per_second / self.limit_megabytes_per_second;
         self.ratio_to_ping = self.p50_ms / self.ping_p50_ms;
         self.method = METHOD;
-        if cfg!(debug_assertions) {
-            self.warnings
-                .push("this is a debug build; build with --release".to_owned());
-        }
+        self.warnings.extend(warnings());
     }
 
     /// Takes the latencies from a histogram of nanoseconds.
@@ -138,6 +135,15 @@ impl Report {
             }
             write_fields(out, &fields)
         })
+    }
+}
+
+/// What makes the figures of this program worth less.
+pub(super) fn warnings() -> Vec<String> {
+    if cfg!(debug_assertions) {
+        vec!["this is a debug build; build with --release".to_owned()]
+    } else {
+        Vec::new()
     }
 }
 
