@@ -58,10 +58,13 @@ impl Arguments {
 fn with_short_timeouts(command: clap::Command) -> clap::Command {
     const LONG: &str = "request-timeout";
     const SHORT: &str = "timeout";
-    let below: Vec<_> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    let command = below
-        .into_iter()
-        .fold(command, |command, name| command.mut_subcommand(name, with_short_timeouts));
+    let below: Vec<_> = command
+        .get_subcommands()
+        .map(|c| c.get_name().to_owned())
+        .collect();
+    let command = below.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, with_short_timeouts)
+    });
     let longs: Vec<_> = command.get_arguments().map(clap::Arg::get_long).collect();
     if longs.contains(&Some(LONG)) && !longs.contains(&Some(SHORT)) {
         command.mut_arg("request_timeout", |argument| argument.visible_alias(SHORT))
@@ -78,6 +81,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         value_enum,
+        value_name = "FORMAT",
         default_value_t,
         global = true,
         env = "FLUMEN_OUTPUT"
@@ -131,7 +135,11 @@ mod tests {
     fn of_all(command: &Command, test: &mut impl FnMut(&str)) {
         let help = command.get_after_help().map(ToString::to_string);
         let examples = help.unwrap_or_default();
-        for example in examples.lines().skip_while(|line| *line != "Examples:").skip(1) {
+        for example in examples
+            .lines()
+            .skip_while(|line| *line != "Examples:")
+            .skip(1)
+        {
             test(example);
         }
         for below in command.get_subcommands() {

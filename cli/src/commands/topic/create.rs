@@ -1,10 +1,11 @@
 //! `flumen topic create`.
 
 use anyhow::Result;
+use flumen_broker::config::{ByteSize, Interval};
 use flumen_protocol::topic::{TopicConfig, TopicName};
 use serde_json::json;
 
-use super::settings::SettingFlags;
+use super::settings::{SettingFlags, cleanup_text};
 use crate::{
     connect::Connection,
     failure::usage,
@@ -18,9 +19,32 @@ Examples:
   flumen topic create orders --partitions 4 --retention-age 30d --compression zstd
   flumen topic create prices --cleanup compact --retention-age forever";
 
+/// The examples, and what a topic is unless told otherwise.
+fn help() -> String {
+    let config = TopicConfig::default();
+    let limit = |limit: Option<String>, none: &str| limit.unwrap_or_else(|| none.to_owned());
+    let age = config
+        .retention_age_ms
+        .map(|ms| Interval::from_millis(ms).to_string());
+    let size = config
+        .retention_bytes
+        .map(|bytes| ByteSize::new(bytes).to_string());
+    format!(
+        "{EXAMPLES}\n\nUnless told otherwise: --partitions {} --retention-age {} --retention-size {} \
+         --cleanup {} --tombstone-retention {} --compression {} --segment-size {}",
+        config.partitions,
+        limit(age, "forever"),
+        limit(size, "unlimited"),
+        cleanup_text(config.cleanup),
+        Interval::from_millis(config.tombstone_retention_ms),
+        config.compression,
+        ByteSize::new(config.segment_bytes),
+    )
+}
+
 /// Make a topic
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = help())]
 pub(crate) struct Arguments {
     /// The topic's name
     name: TopicName,
