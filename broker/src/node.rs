@@ -22,6 +22,7 @@ mod ends;
 mod enrol;
 mod health;
 mod lead;
+mod majority;
 mod members;
 mod open_files;
 mod overview;
@@ -44,7 +45,7 @@ use std::{
 use flumen_protocol::{
     error::{ErrorCode, WireError},
     join::JoinToken,
-    message::{BrokerStatus, Metadata},
+    message::{BrokerStatus, Metadata, ShardStatus},
     topic::TopicName,
 };
 use flumen_transport::endpoint::Network;
@@ -528,6 +529,19 @@ impl Node {
         })
     }
 
+    /// A shard's state without a leader that is gone, or finds no majority.
+    fn with_leader_heard(&self, mut shard: ShardStatus) -> ShardStatus {
+        let me = self.shards.broker();
+        shard.leader = shard.leader.filter(|leader| {
+            if *leader == me {
+                !self.leads_alone(shard.id)
+            } else {
+                self.reports.is_reachable(*leader)
+            }
+        });
+        shard
+    }
+
     /// The state of this broker.
     pub(crate) fn status(&self) -> BrokerStatus {
         let usage = self.wal.usage();
@@ -536,6 +550,7 @@ impl Node {
             .all_data()
             .iter()
             .map(DataShard::status)
+            .map(|shard| self.with_leader_heard(shard))
             .collect();
         BrokerStatus {
             id: self.identity.broker_id(),
@@ -549,7 +564,8 @@ impl Node {
             partitions: shards.iter().map(|shard| shard.partitions).sum(),
             connections: self.metrics.server.connections.get() as u64,
             degraded: self.shards.degraded(),
-            catalog: self.catalog.status(),
+            not_ready: self.not_ready(),
+            catalog: self.with_leader_heard(self.catalog.status()),
             shards,
         }
     }

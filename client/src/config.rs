@@ -10,6 +10,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a request may take, connecting and repeating included.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a request is repeated while a broker answers that it does not reach a majority. One
+/// that fails is replaced within a second or two; beyond this somebody has to start others.
+pub const NO_MAJORITY_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The wait after the first failed attempt to connect; it doubles with each further one, and
 /// a random part of up to a half is taken off.
 pub const RECONNECT_DELAY: Duration = Duration::from_millis(20);

@@ -69,6 +69,8 @@ pub enum ErrorCode {
     Conflict,
     /// No broker of that id in the cluster.
     UnknownBroker,
+    /// So many brokers do not answer that nothing can be decided. Nothing was done.
+    NoMajority,
 }
 
 impl ErrorCode {
@@ -83,6 +85,7 @@ impl ErrorCode {
                 | Self::NotLeader
                 | Self::Unavailable
                 | Self::Timeout
+                | Self::NoMajority
         )
     }
 }

@@ -157,7 +157,7 @@ async fn a_broker_without_a_leader_of_the_catalog_is_not_ready_and_says_why() {
     founder.kill();
     until("it is not ready, and says why", || async {
         let answer = get(admin, "/readyz");
-        answer.starts_with("HTTP/1.0 503") && answer.contains("led the catalog")
+        answer.starts_with("HTTP/1.0 503") && answer.contains("which alone votes on the catalog")
     })
     .await;
     // A restart helps nobody.

@@ -7,17 +7,17 @@
 use bytes::Bytes;
 use flumen_protocol::{
     error::{ErrorCode, WireError},
-    ids::Offset,
+    ids::{BrokerId, Offset},
     message::{Reply, Request, Response, TopicDescription},
     topic::TopicName,
 };
 use tokio::time::{Instant, sleep};
 
-use super::Node;
-use crate::{
-    catalog::CATALOG_SHARD,
-    node::remote::{self, FOLLOW_TIMEOUT},
+use super::{
+    Node, majority,
+    remote::{self, FOLLOW_TIMEOUT},
 };
+use crate::catalog::CATALOG_SHARD;
 
 /// How long to look for a broker that leads the catalog.
 const LEADER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
@@ -25,9 +25,18 @@ const LEADER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 /// How long to wait before it is looked for again.
 const LEADER_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
 
+/// How often it is looked whether a broker that was asked can still be heard.
+const SILENCE_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
+
 impl Node {
     /// Answers a request of a client.
     pub(crate) async fn answer(&self, request: Request, payload: Bytes) -> Reply {
+        let reads = majority::reads(&request);
+        let reply = self.answer_or_fail(request, payload).await;
+        reply.map_err(|error| self.with_cause(error, reads))
+    }
+
+    async fn answer_or_fail(&self, request: Request, payload: Bytes) -> Reply {
         match request {
             Request::Metadata { topics } => self.metadata(&topics).await.map(Response::Metadata),
             Request::ListTopics => {
@@ -58,22 +67,52 @@ impl Node {
         let deadline = Instant::now() + LEADER_WAIT_MAX;
         loop {
             let reply = match self.shards.leader_of(CATALOG_SHARD) {
+                // Nothing would come of it, and whoever asks would not know.
+                Some(leader) if leader == self.shards.broker() && self.lacks_majority() => {
+                    Err(no_leader())
+                }
                 Some(leader) if leader == self.shards.broker() => {
                     self.change(request.clone(), payload.clone()).await
                 }
-                Some(leader) => {
-                    let peers = &*self.network;
-                    remote::forward(peers, leader, &request, payload.clone()).await
-                }
+                Some(leader) => self.forward(leader, &request, payload.clone()).await,
                 None => Err(no_leader()),
             };
             match reply {
+                // Until one of those that are missing is back, there will be no other leader.
+                Err(error) if error.code == ErrorCode::NotLeader && self.lacks_majority() => {
+                    return Err(error);
+                }
                 Err(error) if error.code == ErrorCode::NotLeader && Instant::now() < deadline => {
                     sleep(LEADER_RETRY_AFTER).await;
                 }
                 reply => return reply,
             }
         }
+    }
+
+    /// Passes a request on, and waits no longer once the leader is silent with so many others that
+    /// nobody can take its place.
+    async fn forward(&self, leader: BrokerId, request: &Request, payload: Bytes) -> Reply {
+        if self.is_silent_for_good(leader) {
+            return Err(no_leader());
+        }
+        let silent = async {
+            while !self.is_silent_for_good(leader) {
+                sleep(SILENCE_CHECK_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            reply = remote::forward(&*self.network, leader, request, payload) => reply,
+            () = silent => Err(remote::lost(leader)),
+        }
+    }
+
+    fn is_silent_for_good(&self, leader: BrokerId) -> bool {
+        !self.reports.is_reachable(leader) && self.lacks_majority()
+    }
+
+    fn lacks_majority(&self) -> bool {
+        self.no_majority().is_some()
     }
 
     /// Makes a change on the broker that leads the catalog, and waits until the others have it
@@ -154,6 +193,7 @@ impl Node {
         for (leader, indexes) in self.topics.by_leader(&topic) {
             let described = match leader {
                 Some(leader) if leader != self.shards.broker() => {
+                    self.expect_answer(leader)?;
                     remote::describe(&*self.network, leader, name, &indexes).await?
                 }
                 // Led until a moment ago is not enough: another may have gone on since.
@@ -184,6 +224,7 @@ impl Node {
         for (leader, indexes) in self.topics.by_leader(&topic) {
             let found = match leader {
                 Some(leader) if leader != self.shards.broker() => {
+                    self.expect_answer(leader)?;
                     remote::offsets_for_time(&*self.network, leader, name, &indexes, time_ms)
                         .await?
                 }
@@ -197,6 +238,15 @@ impl Node {
         }
         offsets.sort_by_key(|(index, _)| *index);
         Ok(offsets.into_iter().map(|(_, offset)| offset).collect())
+    }
+
+    /// Fails where nobody should wait for the answer of a leader.
+    fn expect_answer(&self, leader: BrokerId) -> Result<(), WireError> {
+        if !self.is_silent_for_good(leader) {
+            return Ok(());
+        }
+        let text = format!("broker {leader}, which leads partitions of the topic, does not answer");
+        Err(WireError::new(ErrorCode::NotLeader, text))
     }
 
     /// Waits until this broker has all changes up to `version` of the catalog in force.
@@ -219,7 +269,7 @@ impl Node {
         }
     }
 
-    pub(super) fn other_brokers(&self) -> Vec<flumen_protocol::ids::BrokerId> {
+    pub(super) fn other_brokers(&self) -> Vec<BrokerId> {
         let state = self.catalog.snapshot();
         let brokers = state.brokers.keys().copied();
         let me = self.shards.broker();

@@ -8,11 +8,10 @@ use std::{
 use flumen_protocol::ids::{BrokerId, ShardId};
 use parking_lot::Mutex;
 
-use super::Node;
+use super::{Node, majority::lost_its_majority};
 use crate::{
     admin::Health,
     catalog::CATALOG_SHARD,
-    cluster::REPORT_AGE_MAX,
     metrics::{BrokerLabel, ClusterMetrics, Metrics},
 };
 
@@ -31,7 +30,9 @@ impl Health for Node {
     }
 
     fn not_ready(&self) -> Option<String> {
-        self.shards.degraded().or_else(|| self.leaderless())
+        let no_majority = || self.no_majority();
+        let degraded = self.shards.degraded().or_else(no_majority);
+        degraded.or_else(|| self.leaderless())
     }
 
     fn refresh(&self, metrics: &Metrics) {
@@ -60,9 +61,7 @@ impl Node {
         let me = self.shards.broker();
         match self.shards.leader_of(CATALOG_SHARD) {
             Some(leader) if leader == me => {
-                let view = self.catalog.group().view();
-                let silence = view.quorum_heard.filter(|_| view.voters.len() > 1)?;
-                (silence > REPORT_AGE_MAX).then(|| {
+                lost_its_majority(&self.catalog.group().view()).then(|| {
                     "this broker leads the catalog and does not reach a majority of the brokers \
                      that vote on it; are they running?"
                         .to_owned()

@@ -80,7 +80,7 @@ impl Node {
         });
         let at_leader = leader.and_then(|leader| replica_at(words, leader, shard));
         let members = led.map_or_else(
-            || state.placement.get(&shard).cloned().unwrap_or_default(),
+            || self.members_without_leader(state, shard),
             |led| led.members.clone(),
         );
         let replicas = members.iter().map(|broker| {
@@ -96,11 +96,23 @@ impl Node {
         });
         ShardOverview {
             id: shard,
-            leader: leader.filter(|leader| words.get(leader).is_some_and(|(heard, _)| *heard)),
+            leader: leader.filter(|leader| {
+                let is_heard = words.get(leader).is_some_and(|(heard, _)| *heard);
+                let is_alone = *leader == self.shards.broker() && self.leads_alone(shard);
+                is_heard && !is_alone
+            }),
             term,
             partitions: at_leader.map_or(0, |replica| replica.partitions),
             replicas: replicas.collect(),
         }
+    }
+
+    /// The replicas of a shard of which no leader tells: by the log here, or where they should be.
+    fn members_without_leader(&self, state: &CatalogState, shard: ShardId) -> Vec<BrokerId> {
+        if shard == CATALOG_SHARD {
+            return self.catalog.group().view().voters.into_iter().collect();
+        }
+        state.placement.get(&shard).cloned().unwrap_or_default()
     }
 
     fn broker_overview(

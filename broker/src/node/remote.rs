@@ -224,7 +224,7 @@ fn unanswered(error: &PeerError) -> WireError {
     WireError::new(code, error.to_string())
 }
 
-fn lost(broker: BrokerId) -> WireError {
+pub(super) fn lost(broker: BrokerId) -> WireError {
     let text = format!(
         "broker {broker} was asked and has not answered; whether the request was carried out is \
          not known"

@@ -1,6 +1,6 @@
 //! `flumen status`: how the broker is.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::{
     connect::Connection,
@@ -12,7 +12,10 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   flumen status
-  flumen status --profile /var/lib/flumen/client.toml --output json";
+  flumen status --profile /var/lib/flumen/client.toml --output json
+
+The exit code is 1 when the broker is not ready: when it takes no records, or does not reach a
+majority of the brokers that vote on the catalog, or nobody who leads it.";
 
 /// Show the state of the broker
 #[derive(Debug, clap::Args)]
@@ -42,9 +45,10 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
             status.catalog.term,
             status.catalog.applied_index
         );
-        let health = match &status.degraded {
-            Some(reason) => format!("takes no records: {reason}"),
-            None => "healthy".to_owned(),
+        let health = match (&status.degraded, &status.not_ready) {
+            (Some(reason), _) => format!("takes no records: {reason}"),
+            (None, Some(reason)) => format!("not ready: {reason}"),
+            (None, None) => "healthy".to_owned(),
         };
         write_fields(
             out,
@@ -74,5 +78,9 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
             ]);
         }
         write_table(out, &shards)
-    })
+    })?;
+    match &status.not_ready {
+        Some(reason) => bail!("broker {} is not ready: {reason}", status.id),
+        None => Ok(()),
+    }
 }

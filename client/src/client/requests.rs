@@ -1,7 +1,10 @@
 //! Requests to whichever broker answers.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -11,15 +14,59 @@ use flumen_protocol::{
     message::{Metadata, Request, Response, TopicMetadata},
     topic::TopicName,
 };
+use flumen_transport::quinn::Connection;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::{sleep_until, timeout_at};
+use parking_lot::Mutex;
+use tokio::time::sleep_until;
 
 use super::Client;
 use crate::{
-    config::HEDGE_DELAY,
+    config::{HEDGE_DELAY, NO_MAJORITY_PATIENCE},
     connection::{Broker, ConnectError, control},
     request::RequestError,
 };
+
+/// What is known of a request by the attempts so far.
+#[derive(Default)]
+struct Progress {
+    /// Why the last attempt failed that is over; a broker's own words before those about one that
+    /// cannot be reached.
+    last: Mutex<Option<RequestError>>,
+    /// Whether an attempt has got so far that it may have been carried out.
+    may_be_done: AtomicBool,
+}
+
+impl Progress {
+    fn note(&self, error: &RequestError) {
+        let mut last = self.last.lock();
+        let says_less = matches!(error, RequestError::Connect(_))
+            && matches!(&*last, Some(RequestError::Refused { .. }));
+        if !says_less {
+            *last = Some(error.clone());
+        }
+    }
+
+    fn last(&self) -> Option<RequestError> {
+        self.last.lock().clone()
+    }
+
+    fn lacks_majority(&self) -> bool {
+        let last = self.last.lock();
+        last.as_ref().and_then(RequestError::code) == Some(ErrorCode::NoMajority)
+    }
+
+    /// Waits until there is no use in waiting any longer.
+    async fn given_up(&self, begun: Instant, deadline: Instant) {
+        let patience = begun + NO_MAJORITY_PATIENCE;
+        if patience < deadline {
+            sleep_until(patience.into()).await;
+            if self.lacks_majority() {
+                return;
+            }
+        }
+        sleep_until(deadline.into()).await;
+    }
+}
 
 /// What became of an attempt.
 enum Attempt {
@@ -55,31 +102,42 @@ impl Client {
     ) -> Result<Response, RequestError> {
         let what = request.name();
         let after = self.config().request_timeout;
-        let deadline = Instant::now() + after;
-        let mut last = RequestError::TimedOut { what, after };
+        let begun = Instant::now();
+        let deadline = begun + after;
+        let progress = Progress::default();
+        let given_up = progress.given_up(begun, deadline);
+        tokio::pin!(given_up);
         loop {
             let brokers = self.candidates();
             let round = Box::pin(async {
                 if repeatable {
-                    self.ask_all(&brokers, &request, payload.as_ref()).await
+                    self.ask_all(&brokers, &request, payload.as_ref(), &progress)
+                        .await
                 } else {
                     let brokers = self.answering_first(brokers).await;
-                    self.tell_one(&brokers, &request, payload.as_ref()).await
+                    self.tell_one(&brokers, &request, payload.as_ref(), &progress)
+                        .await
                 }
             });
-            match timeout_at(deadline.into(), round).await {
-                // Nothing was heard: an earlier failure that is known says more.
-                Err(_) if matches!(last, RequestError::Connect(_)) => return Err(last),
-                Err(_) => return Err(RequestError::TimedOut { what, after }),
-                Ok(Ok(response)) => return Ok(response),
-                Ok(Err(Attempt::Final(error))) => return Err(error),
-                Ok(Err(Attempt::Again(error))) => last = error,
+            tokio::select! {
+                outcome = round => match outcome {
+                    Ok(response) => return Ok(response),
+                    Err(Attempt::Final(error)) => return Err(error),
+                    Err(Attempt::Again(_)) => {}
+                },
+                () = &mut given_up => {
+                    // Of an attempt under way nothing was heard: an earlier failure says more.
+                    let is_open = !repeatable && progress.may_be_done.load(Ordering::Relaxed);
+                    let last = progress.last().filter(|_| !is_open);
+                    return Err(last.unwrap_or(RequestError::TimedOut { what, after }));
+                }
             }
-            let pause = Instant::now() + self.config().reconnect.first * 2;
-            if pause >= deadline {
-                return Err(last);
+            let pause = self.config().reconnect.first * 2;
+            let is_late = begun.elapsed() + pause >= NO_MAJORITY_PATIENCE;
+            if begun.elapsed() + pause >= after || is_late && progress.lacks_majority() {
+                return Err(progress.last().unwrap_or(RequestError::TimedOut { what, after }));
             }
-            sleep_until(pause.into()).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -90,13 +148,14 @@ impl Client {
         brokers: &[Arc<Broker>],
         request: &Request,
         payload: Option<&Bytes>,
+        progress: &Progress,
     ) -> Result<Response, Attempt> {
         let mut waiting = brokers.iter();
         let mut asked = FuturesUnordered::new();
         let mut last = None;
         loop {
             match waiting.next() {
-                Some(broker) => asked.push(self.attempt(broker, request, payload, true)),
+                Some(broker) => asked.push(self.attempt(broker, request, payload, true, progress)),
                 None if asked.is_empty() => {
                     let nobody = || Attempt::Final(ConnectError::NoBrokers.into());
                     return Err(last.unwrap_or_else(nobody));
@@ -122,10 +181,14 @@ impl Client {
         brokers: &[Arc<Broker>],
         request: &Request,
         payload: Option<&Bytes>,
+        progress: &Progress,
     ) -> Result<Response, Attempt> {
         let mut last = Attempt::Final(ConnectError::NoBrokers.into());
         for broker in brokers {
-            match self.attempt(broker, request, payload, false).await {
+            match self
+                .attempt(broker, request, payload, false, progress)
+                .await
+            {
                 Err(again @ Attempt::Again(_)) => last = again,
                 answer => return answer,
             }
@@ -145,7 +208,8 @@ impl Client {
             if let Some((index, broker)) = waiting.next() {
                 asked.push(async move {
                     let request = Request::Metadata { topics: Vec::new() };
-                    let answer = self.attempt(broker, &request, None, true).await;
+                    let progress = Progress::default();
+                    let answer = self.attempt(broker, &request, None, true, &progress).await;
                     answer.ok().map(|_| index)
                 });
             } else if asked.is_empty() {
@@ -172,13 +236,40 @@ impl Client {
         request: &Request,
         payload: Option<&Bytes>,
         repeatable: bool,
+        progress: &Progress,
     ) -> Result<Response, Attempt> {
-        let what = request.name();
         let connection = match broker.connection().await {
             Ok(connection) => connection,
-            Err(error) => return Err(Attempt::of(error.into())),
+            Err(error) => {
+                let attempt = Attempt::of(error.into());
+                if let Attempt::Again(error) = &attempt {
+                    progress.note(error);
+                }
+                return Err(attempt);
+            }
         };
-        match control::exchange(&connection, request.clone(), payload).await {
+        progress.may_be_done.store(true, Ordering::Relaxed);
+        let outcome = self
+            .attempt_on(broker, &connection, request, payload, repeatable)
+            .await;
+        if let Err(Attempt::Again(error)) = &outcome {
+            // A change that may be made again was not made.
+            progress.may_be_done.store(false, Ordering::Relaxed);
+            progress.note(error);
+        }
+        outcome
+    }
+
+    async fn attempt_on(
+        &self,
+        broker: &Broker,
+        connection: &Connection,
+        request: &Request,
+        payload: Option<&Bytes>,
+        repeatable: bool,
+    ) -> Result<Response, Attempt> {
+        let what = request.name();
+        match control::exchange(connection, request.clone(), payload).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.code == ErrorCode::Timeout && !repeatable => {
                 let text = error.text;
@@ -189,7 +280,7 @@ impl Client {
             }
             Ok(Err(error)) => Err(Attempt::Final(RequestError::refused(what, error))),
             Err(broken) => {
-                if let Some(refused) = broker.refusal(&connection) {
+                if let Some(refused) = broker.refusal(connection) {
                     return Err(Attempt::Final(refused.into()));
                 }
                 let repeat = repeatable || !broken.sent;

@@ -29,6 +29,9 @@ pub struct BrokerStatus {
     pub connections: u64,
     /// Why the broker takes no produce requests at the moment, if it does not.
     pub degraded: Option<String>,
+    /// Why the broker should get no traffic at the moment, as `/readyz` has it: what `degraded`
+    /// says, or that it does not reach a majority or a leader of the catalog.
+    pub not_ready: Option<String>,
     /// The Raft group of the cluster's metadata; no partition lives in it.
     pub catalog: ShardStatus,
     /// The shards that partitions live in, and their leaders.
@@ -40,7 +43,7 @@ pub struct BrokerStatus {
 pub struct ShardStatus {
     /// The shard.
     pub id: ShardId,
-    /// Its leader.
+    /// Its leader, if one is heard of.
     pub leader: Option<BrokerId>,
     /// The term of the leader.
     pub term: u64,

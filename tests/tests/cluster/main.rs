@@ -10,6 +10,7 @@
 //! | `cuts` | brokers cannot reach each other, in one direction or both |
 //! | `storage` | a disk is full; a broker misses more than the logs hold |
 //! | `damage` | files are not what was written to them |
+//! | `majority` | more brokers are gone than may be |
 //! | `catalog` | topics and plugins are made through one broker and used through others |
 //!
 //! More rounds of what is done again and again: `cargo xtask test --rounds 100 --workspace --test
@@ -22,6 +23,7 @@ mod cuts;
 mod damage;
 mod flood;
 mod kills;
+mod majority;
 mod members;
 mod restarts;
 mod storage;

@@ -51,7 +51,9 @@ impl ClusterStatus {
     fn leaderless(&self, problems: &mut Vec<String>) {
         let leaderless = self.shards.iter().filter(|shard| shard.leader.is_none());
         let (catalog, data): (Vec<_>, Vec<_>) = leaderless.partition(|shard| shard.id.0 == 0);
-        if !catalog.is_empty() {
+        if let Some(problem) = self.without_majority() {
+            problems.push(problem);
+        } else if !catalog.is_empty() {
             problems.push("the catalog has no leader: nothing can be changed".to_owned());
         }
         if !data.is_empty() {
@@ -60,6 +62,23 @@ impl ClusterStatus {
             let partitions = counted(partitions, "partition");
             problems.push(format!("no leader: {shards} with {partitions}"));
         }
+    }
+
+    /// So few of those that vote on the catalog can be reached that nothing can be decided.
+    fn without_majority(&self) -> Option<String> {
+        let catalog = self.shards.iter().find(|shard| shard.id.0 == 0)?;
+        let is_reachable = |id: BrokerId| self.broker(id).is_some_and(|broker| broker.reachable);
+        let voters = catalog.voters();
+        let votes = catalog.replicas.iter().filter(|replica| replica.voter);
+        let reachable = votes.filter(|vote| is_reachable(vote.broker)).count();
+        (reachable <= voters / 2 && voters > 0).then(|| {
+            format!(
+                "no majority: {} of the {} that vote on the catalog cannot be reached, and nothing \
+                 can be changed until more of them can",
+                voters - reachable,
+                counted(voters, "broker")
+            )
+        })
     }
 
     /// Shards with fewer copies that count than they should have.
@@ -175,6 +194,27 @@ mod tests {
                 "broker 3 (broker-3:4650) takes no records: the disk is full",
                 "fewer than 3 complete replicas: 1 shard",
                 "broker 3 (broker-3:4650) is 1 GiB behind",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_majority_that_cannot_be_reached_is_said_once_for_the_catalog() {
+        let mut status = sample(3);
+        status.brokers[0].reachable = false;
+        status.shards[0].leader = None;
+        assert_eq!(
+            status.problems()[0],
+            "the catalog has no leader: nothing can be changed"
+        );
+        status.brokers[2].reachable = false;
+        assert_eq!(
+            status.problems(),
+            [
+                "no majority: 2 of the 3 brokers that vote on the catalog cannot be reached, and \
+                 nothing can be changed until more of them can",
+                "broker 1 (broker-1:4650) cannot be reached",
+                "broker 3 (broker-3:4650) cannot be reached",
             ]
         );
     }
