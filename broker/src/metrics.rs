@@ -18,6 +18,9 @@ use prometheus_client::{
 
 use crate::wal::WalObserver;
 
+#[cfg(test)]
+mod tests;
+
 /// A topic's name as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct TopicLabel {
@@ -444,30 +447,5 @@ impl TransferMetrics {
             Unit::Bytes,
             self.received_bytes,
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_counted_is_encoded_under_its_name_and_unit() {
-        let metrics = Metrics::default();
-        metrics.wal.syncs.inc();
-        observe(&metrics.server.produce_latency, Duration::from_millis(1));
-        let topic = TopicLabel {
-            topic: "orders".to_owned(),
-        };
-        let bytes = metrics.server.produced_bytes.get_or_create(&topic).clone();
-        bytes.inc_by(7);
-        let text = metrics.encode();
-        for line in [
-            "flumen_wal_syncs_total 1",
-            "flumen_produced_bytes_total{topic=\"orders\"} 7",
-            "flumen_produce_latency_seconds_count 1",
-        ] {
-            assert!(text.contains(line), "{line} is missing in:\n{text}");
-        }
     }
 }
