@@ -62,9 +62,10 @@ section! {
         /// The TCP address of `/metrics`, `/healthz` and `/readyz`, over plain HTTP and without
         /// a password: keep it off the public network. `none` switches it off.
         admin: Option<SocketAddr> = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT + 1)));
-        /// How many Raft groups share the partitions. Set when the data directory is made and
-        /// not changed afterwards. More shards spread the work over more cores; each costs
-        /// about 100 KiB of memory.
+        /// How many Raft groups share the partitions. It counts when a cluster is made, and is not
+        /// changed afterwards: a start that asks for another number goes on with what the cluster
+        /// has, and warns. More shards spread the work over more cores; each costs about 100 KiB
+        /// of memory.
         shards: u32 = 16, in 1..=1024;
         /// How long a stopping broker waits for requests that are under way.
         shutdown_grace: Interval = Interval::from_secs(10), in Interval::ZERO..=Interval::from_secs(600);

@@ -252,6 +252,7 @@ impl Broker {
             server.close().await;
             return Err(error);
         }
+        node.warn_of_other_shards(config.shards);
         server.serve_clients(Arc::clone(&node));
         let addresses = node.profile_addresses();
         let profile = node.identity.write_profile(&addresses)?;
@@ -469,6 +470,18 @@ impl Node {
             catalog,
             filters: AtomicBool::new(false),
         })
+    }
+
+    /// Says so if the settings ask for another number of shards than there is. The default asks for
+    /// nothing.
+    fn warn_of_other_shards(&self, wanted: u32) {
+        let there = self.catalog.snapshot().shard_count;
+        if wanted != there && wanted != BrokerConfig::default().shards {
+            tracing::warn!(
+                "this cluster has {there} shards, which stays so; the setting shards = {wanted} \
+                 changes nothing: leave it out, or make a new cluster in another data directory"
+            );
+        }
     }
 
     #[cfg(test)]

@@ -1,0 +1,23 @@
+//! What brokers write to their logs: what is wrong, once, and nothing that is not.
+#![allow(clippy::unwrap_used)]
+
+use flumen_tests::broker::Broker;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_number_of_shards_than_there_is_is_warned_of() {
+    let mut broker = Broker::start_with(&["--shards=2"]).await;
+    assert!(broker.stop().success());
+    broker.restart().await;
+    assert!(!broker.log().contains("shards = "), "{}", broker.log());
+    assert!(broker.stop().success());
+
+    broker.set_arguments(&["--shards=5"]);
+    broker.restart().await;
+    let log = broker.log();
+    let warned = log.lines().find(|line| line.contains("shards = 5"));
+    let warned = warned.unwrap_or_else(|| panic!("{log}"));
+    assert!(
+        warned.contains("WARN") && warned.contains("has 2 shards"),
+        "{warned}"
+    );
+}
