@@ -16,6 +16,12 @@ use flumen_protocol::{
 
 use crate::{client::Client, request::RequestError};
 
+/// How long it takes at most until every broker knows that one of them is removed.
+const REMOVAL_KNOWN_AFTER: Duration = Duration::from_secs(5);
+
+/// How often the brokers are asked for it.
+const REMOVAL_POLL: Duration = Duration::from_millis(100);
+
 /// Why an administrative call failed, or why its outcome is not known.
 pub type AdminError = RequestError;
 
@@ -200,10 +206,37 @@ impl Admin {
         call!(self, false, None, request, Response::Done => ())
     }
 
-    /// Removes a broker for good: one that was drained, or one that is dead.
+    /// Removes a broker for good: one that was drained, or one that is dead. It ends, maybe before
+    /// it has passed on that it is removed: then the others are asked whether it is.
     pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), AdminError> {
         let request = Request::RemoveBroker { broker };
-        call!(self, false, None, request, Response::Done => ())
+        let removed = call!(self, false, None, request, Response::Done => ());
+        match removed {
+            Err(error) if error.is_unknown() && self.learn_of_removal(broker).await => {
+                tracing::debug!(%broker, %error, "the broker is removed all the same");
+                Ok(())
+            }
+            removed => removed,
+        }
+    }
+
+    /// Waits until another broker says that this one is removed; false if none does for
+    /// [`REMOVAL_KNOWN_AFTER`].
+    async fn learn_of_removal(&self, removed: BrokerId) -> bool {
+        let learned = async {
+            loop {
+                let status = self.cluster_status().await;
+                let is_news = |status: &ClusterStatus| {
+                    status.answered_by != removed && status.broker(removed).is_none()
+                };
+                if status.as_ref().is_ok_and(is_news) {
+                    return;
+                }
+                tokio::time::sleep(REMOVAL_POLL).await;
+            }
+        };
+        let learned = tokio::time::timeout(REMOVAL_KNOWN_AFTER, learned).await;
+        learned.is_ok()
     }
 
     /// Spreads replicas and leaders evenly over the brokers. Returns once the cluster has

@@ -50,6 +50,19 @@ async fn a_broker_that_is_removed_ends_with_code_1_and_what_to_do_and_so_does_ev
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_asked_to_remove_itself_is_known_to_be_removed() {
+    let (founder, mut joined, _) = pair().await;
+    let through_founder = founder.client().await;
+    let id = id_of(&joined).await;
+    drain(&through_founder.admin(), id).await;
+    let client = joined.client().await;
+    client.admin().remove_broker(id).await.unwrap();
+    let status = through_founder.admin().cluster_status().await.unwrap();
+    assert!(status.broker(id).is_none());
+    joined.assert_ends_as_removed(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back() {
     let (founder, mut joined, _) = pair().await;
     let client = founder.client().await;
