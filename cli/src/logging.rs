@@ -10,15 +10,16 @@ use crate::failure::usage;
 /// What client commands log unless told otherwise: what they print says the rest.
 pub(crate) const CLIENT_LEVEL: &str = "warn";
 
-/// The consensus engine warns of what is everyday business, such as an election at a start.
-/// Only who names it wants to hear of that.
+/// The consensus engine warns of what is everyday business, such as an election at a start, and
+/// calls an error what happens at every stop. Only who names it wants to hear of that: the broker
+/// says by itself when the engine of a shard fails, and answers each call to it.
 const CONSENSUS: &str = "openraft";
 
 /// Starts logging. `filter` is a level or a list such as `info,flumen_broker::wal=debug`.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let mut directives = filter.to_owned();
     if !filter.contains(CONSENSUS) {
-        let _ = write!(directives, ",{CONSENSUS}=error");
+        let _ = write!(directives, ",{CONSENSUS}=off");
     }
     let filter = EnvFilter::builder()
         .parse(directives)

@@ -13,4 +13,9 @@ async fn no_send_fails_while_all_brokers_are_restarted_one_after_the_other() {
         cluster.until_healthy().await;
     }
     load.finish(&cluster, 3).await.assert_no_send_failed();
+    for broker in &cluster.brokers {
+        let log = broker.log();
+        let error = log.lines().find(|line| line.contains("ERROR"));
+        assert_eq!(error, None, "an ordinary stop is no error");
+    }
 }
