@@ -15,6 +15,7 @@
 //! The catalog says what should be, Raft says what is, and every step of the steward brings one
 //! closer to the other: whatever is interrupted is simply found undone.
 
+mod behind;
 mod catalog_steps;
 mod placement;
 mod report;

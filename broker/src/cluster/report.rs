@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 use flumen_protocol::ids::{BrokerId, ShardId};
 use futures_util::future::BoxFuture;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::shard_steps::has_caught_up;
+use super::{behind::Behind, shard_steps::has_caught_up};
 use crate::{
     peer::{PeerHandler, PeerNetwork, PeerService, PeerStream, encode},
     shards::Shards,
@@ -94,6 +94,7 @@ pub(crate) struct Reports {
 struct Shared {
     shards: RwLock<Option<Shards>>,
     heard: RwLock<BTreeMap<BrokerId, (Instant, BrokerReport)>>,
+    behind: Mutex<Behind>,
 }
 
 impl Default for Reports {
@@ -101,6 +102,7 @@ impl Default for Reports {
         let shared = Shared {
             shards: RwLock::new(None),
             heard: RwLock::default(),
+            behind: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -122,6 +124,22 @@ impl Reports {
         }
         let heard = (Instant::now(), report);
         self.shared.heard.write().insert(from, heard);
+    }
+
+    /// Looks how far replicas are, `own` being what this broker, `me`, tells of itself.
+    pub(super) fn look_at_progress(&self, me: BrokerId, own: &BrokerReport) {
+        let heard = self.shared.heard.read();
+        let fresh = heard
+            .iter()
+            .filter(|(_, (at, _))| at.elapsed() < REPORT_AGE_MAX);
+        let mut reports: BTreeMap<_, _> = fresh.map(|(id, (_, report))| (*id, report)).collect();
+        reports.insert(me, own);
+        self.shared.behind.lock().look(&reports);
+    }
+
+    /// How many replicas of a broker have been behind their leaders for too long.
+    pub(crate) fn behind(&self, broker: BrokerId) -> u32 {
+        self.shared.behind.lock().count(broker)
     }
 
     /// The last report of a broker and its age.

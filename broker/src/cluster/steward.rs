@@ -280,6 +280,7 @@ impl Shared {
         }
         memory.reported = Some((Instant::now(), leading));
         let report = self.own_report(views);
+        self.reports.look_at_progress(self.broker, &report);
         let network = Arc::clone(&self.network);
         tokio::spawn(async move { report.send(&*network, others).await });
     }

@@ -155,6 +155,7 @@ impl Node {
                 .map(|time| time.as_micros() as u64),
             degraded: word.and_then(|(_, report)| report.degraded.clone()),
             damaged_shards: word.map_or(0, |(_, report)| report.damaged.len() as u32),
+            behind_shards: self.reports.behind(broker),
         }
     }
 }

@@ -53,6 +53,9 @@ pub struct BrokerOverview {
     pub degraded: Option<String>,
     /// Shards whose files are damaged there, and are or should be repaired from other brokers.
     pub damaged_shards: u32,
+    /// Copies that do not get to where their leaders were half a minute ago: they are stuck, or too
+    /// slow.
+    pub behind_shards: u32,
 }
 
 /// What the cluster has decided about a broker.
@@ -116,6 +119,7 @@ fn sample(brokers: u64) -> ClusterStatus {
         round_trip_us: Some(80),
         degraded: None,
         damaged_shards: 0,
+        behind_shards: 0,
     };
     let replica = |id: u64| ReplicaStatus {
         broker: BrokerId(id),

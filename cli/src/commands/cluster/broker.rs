@@ -78,6 +78,7 @@ mod tests {
             round_trip_us: None,
             degraded: None,
             damaged_shards: 0,
+            behind_shards: 0,
         };
         ClusterStatus {
             brokers: vec![

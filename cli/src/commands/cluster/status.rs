@@ -19,7 +19,8 @@ Examples:
   flumen cluster status --output json | jq '.brokers[] | select(.state != \"active\")'
 
 The exit code is 1 when the cluster is not healthy: when a shard has no leader or not all of its
-replicas, when a broker cannot be reached or takes no records, or when one is far behind.";
+replicas, when a broker cannot be reached or takes no records, or when one is far behind, or is
+behind for half a minute.";
 
 /// Show the brokers, and whether all is well
 #[derive(Debug, clap::Args)]

@@ -110,13 +110,16 @@ impl ClusterStatus {
         }
     }
 
-    /// Copies that are far behind.
+    /// Copies that are far behind, or behind for long.
     fn behind(&self, problems: &mut Vec<String>) {
         for broker in &self.brokers {
             let is_used = broker.reachable && broker.state != BrokerState::Removed;
             if is_used && broker.lag_bytes > IN_STEP_LAG_BYTES_MAX {
                 let lag = Size(broker.lag_bytes);
                 problems.push(format!("broker {broker} is {lag} behind"));
+            } else if is_used && broker.behind_shards > 0 {
+                let shards = counted(broker.behind_shards, "shard");
+                problems.push(format!("broker {broker} stays behind: {shards}"));
             }
         }
     }
@@ -180,6 +183,7 @@ mod tests {
         status.brokers[2].degraded = Some("the disk is full".to_owned());
         status.brokers[2].lag_bytes = 1 << 30;
         status.brokers[0].damaged_shards = 2;
+        status.brokers[0].behind_shards = 1;
         status.shards[0].leader = None;
         status.shards[2].leader = None;
         status.shards[2].partitions = 500;
@@ -193,6 +197,7 @@ mod tests {
                 "broker 2 (broker-2:4650) cannot be reached",
                 "broker 3 (broker-3:4650) takes no records: the disk is full",
                 "fewer than 3 complete replicas: 1 shard",
+                "broker 1 (broker-1:4650) stays behind: 1 shard",
                 "broker 3 (broker-3:4650) is 1 GiB behind",
             ]
         );
