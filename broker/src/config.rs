@@ -33,7 +33,7 @@ use std::{
 use flumen_protocol::{DEFAULT_PORT, limits, topic::Name};
 
 pub use self::{
-    address::HostPort,
+    address::{HostPort, HostPorts},
     reference::reference,
     section::{Setting, Source},
     units::{ByteSize, Interval},
@@ -59,6 +59,10 @@ section! {
         /// Where the broker stands, such as a data centre or a rack: replicas are spread over
         /// zones, and consumers read from their own.
         zone: Option<Name> = None;
+        /// Where other brokers of the cluster may be found, beside the addresses that the cluster
+        /// knows: looked at whenever one of them cannot be reached. Needed when all brokers move to
+        /// other addresses at once; may stay. Without a port, 4650.
+        seed_brokers: Option<HostPorts> = None;
         /// The TCP address of `/metrics`, `/healthz` and `/readyz`, over plain HTTP and without
         /// a password: keep it off the public network. `none` switches it off.
         admin: Option<SocketAddr> = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT + 1)));

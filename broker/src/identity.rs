@@ -191,13 +191,26 @@ pub(crate) struct PeerCredentials {
 impl PeerCredentials {
     /// TLS towards another broker, which must show that it is the one that was meant.
     pub(crate) fn tls_towards(&self, broker: BrokerId) -> Result<QuicClientConfig, TlsError> {
+        self.tls(
+            move |certificate| match broker_in_certificate(certificate)? {
+                found if found == broker => Ok(()),
+                found => Err(format!("it is broker {found}")),
+            },
+        )
+    }
+
+    /// TLS towards whichever broker of the cluster is there.
+    pub(crate) fn tls_towards_any(&self) -> Result<QuicClientConfig, TlsError> {
+        self.tls(|certificate| broker_in_certificate(certificate).map(drop))
+    }
+
+    fn tls(
+        &self,
+        check: impl Fn(&[u8]) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Result<QuicClientConfig, TlsError> {
         let identity = tls::Identity {
             cert_pem: &self.certificate,
             key_pem: &self.key,
-        };
-        let check = move |certificate: &[u8]| match broker_in_certificate(certificate)? {
-            found if found == broker => Ok(()),
-            found => Err(format!("it is broker {found}")),
         };
         tls::peer_config(&self.authority, identity, ALPN_PEER, Arc::new(check))
     }

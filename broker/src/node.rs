@@ -245,6 +245,7 @@ impl Broker {
         let bound = server.local_addr();
         let advertised = config.advertised(bound);
         *node.address.write() = advertised;
+        node.look_for_members(&config);
         if let Err(error) = node.take_part().await {
             node.stop_taking_part().await;
             node.stop_background().await;

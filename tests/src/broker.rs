@@ -236,6 +236,11 @@ impl Broker {
         self.child.is_some()
     }
 
+    /// Has later starts listen on another address.
+    pub fn move_away(&mut self) {
+        self.listen = free_address();
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()

@@ -9,6 +9,33 @@ pub struct HostPort {
     port: Option<u16>,
 }
 
+/// Several of them, with commas between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostPorts(Vec<HostPort>);
+
+impl HostPorts {
+    /// Each as `host:port`, with `port` where none was given.
+    pub fn with_port(&self, port: u16) -> Vec<String> {
+        self.0.iter().map(|host| host.with_port(port)).collect()
+    }
+}
+
+impl FromStr for HostPorts {
+    type Err = HostPortError;
+
+    fn from_str(text: &str) -> Result<Self, HostPortError> {
+        let hosts = text.split(',').map(|host| host.trim().parse());
+        hosts.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for HostPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<_> = self.0.iter().map(HostPort::to_string).collect();
+        f.pad(&hosts.join(","))
+    }
+}
+
 /// A text that is no host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a host; write HOST or HOST:PORT, such as broker-1.example.com:4650")]

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
 use flumen_protocol::topic::Name;
 
-use super::{ByteSize, HostPort, Interval};
+use super::{ByteSize, HostPort, HostPorts, Interval};
 use crate::wal::SyncPolicy;
 
 /// A type that settings have. Everything is read from text, so that a file, a flag and a
@@ -165,6 +165,7 @@ value_by_text! {
     Interval => "DURATION", number: false;
     SyncPolicy => "always|every DURATION", number: false;
     HostPort => "HOST[:PORT]", number: false;
+    HostPorts => "HOST[:PORT],…", number: false;
     LogFormat => "text|json", number: false;
 }
 

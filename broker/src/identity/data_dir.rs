@@ -90,8 +90,9 @@ fn refuse_foreign(dir: &Path) -> Result<(), IdentityError> {
     if dir.join(made::MARK_FILE).exists() {
         return Err(IdentityError::Missing {
             path: dir.join(VERSION_FILE),
-            advice: "it says how the rest of the directory is to be read: put it back from a backup"
-                .to_owned(),
+            advice:
+                "it says how the rest of the directory is to be read: put it back from a backup"
+                    .to_owned(),
         });
     }
     let entries = fs::read_dir(dir).map_err(failed("list", dir))?;

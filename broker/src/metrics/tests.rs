@@ -86,7 +86,9 @@ fn shown(text: &str) -> BTreeMap<String, Shown> {
                 let of_metric = shown.entry(name.to_owned()).or_default();
                 kind.clone_into(&mut of_metric.kind);
                 unit.clone_into(&mut of_metric.unit);
-                of_metric.labels.extend(labels.filter(|label| label != "le"));
+                of_metric
+                    .labels
+                    .extend(labels.filter(|label| label != "le"));
             }
         }
     }

@@ -3,13 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use flumen_protocol::message::BrokerInfo;
+use flumen_protocol::{DEFAULT_PORT, message::BrokerInfo};
 use tokio::time::{Instant, sleep};
 
 use super::{Node, StartError, members, remote::Remote};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     cluster::Steward,
+    config::BrokerConfig,
     peer::PeerService,
     shard::raft::GroupView,
 };
@@ -56,6 +57,14 @@ impl Node {
         tokio::select! {
             () = self.wait_for_the_catalog() => Ok(()),
             failure = self.shards.failed() => Err(StartError::Failed(failure)),
+        }
+    }
+
+    /// Looks for the other brokers where the settings say, too.
+    pub(super) fn look_for_members(&self, config: &BrokerConfig) {
+        if let Some(seeds) = &config.seed_brokers {
+            let addresses = seeds.with_port(DEFAULT_PORT);
+            self.in_background(self.peers.clone().look_for_members(addresses));
         }
     }
 

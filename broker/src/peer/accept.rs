@@ -71,7 +71,7 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
 }
 
 /// The broker that the certificate of a connection names. TLS has verified who signed it.
-fn broker_of(connection: &Connection) -> Result<BrokerId, Refusal> {
+pub(super) fn broker_of(connection: &Connection) -> Result<BrokerId, Refusal> {
     let certificates = connection
         .peer_identity()
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());

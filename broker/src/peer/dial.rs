@@ -4,14 +4,19 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use flumen_protocol::ids::BrokerId;
 use flumen_transport::{
-    quinn::{ClientConfig, Connection, ConnectionError, Endpoint},
+    quinn::{
+        ClientConfig, Connecting, Connection, ConnectionError, Endpoint, VarInt,
+        crypto::rustls::QuicClientConfig,
+    },
     stream::{FrameReader, FrameWriter, Payload},
+    tls::TlsError,
     tuning,
 };
 
 use tokio::sync::watch;
 
 use super::{
+    accept::broker_of,
     envelope::FRAME_LIMITS,
     wire::{Hello, PeerOpen, reason_of, says_removed},
 };
@@ -82,14 +87,41 @@ impl Dialer {
         Err(reason)
     }
 
-    async fn dial_address(&self, to: BrokerId, address: SocketAddr) -> Result<Dialed, String> {
-        let tls = self.credentials.tls_towards(to);
+    /// Asks which broker of the cluster is at `address`.
+    pub(super) async fn who_is_at(&self, address: &str) -> Result<BrokerId, String> {
+        let mut reason = format!("{address} is no address that this broker can reach");
+        for address in self.resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
+            match tokio::time::timeout(DIAL_TIMEOUT, self.ask_who(address)).await {
+                Ok(Ok(broker)) => return Ok(broker),
+                Ok(Err(error)) => reason = format!("{address}: {error}"),
+                Err(_) => reason = format!("{address} did not answer within {DIAL_TIMEOUT:?}"),
+            }
+        }
+        Err(reason)
+    }
+
+    async fn ask_who(&self, address: SocketAddr) -> Result<BrokerId, String> {
+        let tls = self.credentials.tls_towards_any();
+        let connecting = self.connect(tls, address)?;
+        let connection = connecting.await.map_err(|error| reason_of(&error))?;
+        let broker = broker_of(&connection);
+        connection.close(VarInt::from_u32(0), b"only asked who is there");
+        broker.map_err(|refusal| refusal.reason)
+    }
+
+    fn connect(
+        &self,
+        tls: Result<QuicClientConfig, TlsError>,
+        address: SocketAddr,
+    ) -> Result<Connecting, String> {
         let mut config = ClientConfig::new(Arc::new(tls.map_err(|error| error.to_string())?));
         config.transport_config(tuning::peer_transport_config());
-        let connecting = self
-            .endpoint
-            .connect_with(config, address, SERVER_NAME)
-            .map_err(|error| error.to_string())?;
+        let connecting = self.endpoint.connect_with(config, address, SERVER_NAME);
+        connecting.map_err(|error| error.to_string())
+    }
+
+    async fn dial_address(&self, to: BrokerId, address: SocketAddr) -> Result<Dialed, String> {
+        let connecting = self.connect(self.credentials.tls_towards(to), address)?;
         let ended = |error: &ConnectionError| {
             self.note_end(to, error);
             reason_of(error)

@@ -34,10 +34,18 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// The way to one other broker.
 pub(super) struct Link {
     to: BrokerId,
-    address: Mutex<String>,
+    address: Mutex<Address>,
     dialer: Arc<Dialer>,
     state: watch::Sender<State>,
     this: Weak<Link>,
+}
+
+/// Where the broker may be.
+struct Address {
+    /// By what the cluster knows.
+    named: String,
+    /// Where it was seen since; tried once.
+    seen: Option<String>,
 }
 
 /// A connection that was dialed.
@@ -73,7 +81,10 @@ impl Link {
         };
         Arc::new_cyclic(|this| Self {
             to,
-            address: Mutex::new(address),
+            address: Mutex::new(Address {
+                named: address,
+                seen: None,
+            }),
             dialer,
             state: watch::Sender::new(state),
             this: Weak::clone(this),
@@ -83,10 +94,24 @@ impl Link {
     /// Where the broker is from now on. A connection that stands is kept.
     pub(super) fn set_address(&self, address: &str) {
         let mut current = self.address.lock();
-        if *current == address {
+        if current.named == address {
             return;
         }
-        address.clone_into(&mut current);
+        *current = Address {
+            named: address.to_owned(),
+            seen: None,
+        };
+        drop(current);
+        self.rest_no_longer();
+    }
+
+    /// Where the broker was seen, though the cluster knows it by another address.
+    pub(super) fn seen_at(&self, address: &str) {
+        self.address.lock().seen = Some(address.to_owned());
+        self.rest_no_longer();
+    }
+
+    fn rest_no_longer(&self) {
         self.state.send_if_modified(|state| {
             let is_down = matches!(state.phase, Phase::Down(_));
             if is_down {
@@ -153,7 +178,11 @@ impl Link {
     }
 
     async fn dial(self: Arc<Self>) {
-        let address = self.address.lock().clone();
+        let address = {
+            let mut address = self.address.lock();
+            let seen = address.seen.take();
+            seen.unwrap_or_else(|| address.named.clone())
+        };
         match self.dialer.dial(self.to, &address).await {
             Ok(dialed) => self.run(dialed, &address).await,
             Err(reason) => self.failed(reason),

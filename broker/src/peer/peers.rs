@@ -152,6 +152,36 @@ impl Peers {
         futures_util::future::join_all(tried).await;
     }
 
+    /// Looks for members at `addresses`, beside those that they are known by, whenever one of them
+    /// cannot be reached: all may have moved at the same time. Goes on for ever.
+    pub(crate) async fn look_for_members(self, addresses: Vec<String>) {
+        loop {
+            for address in &addresses {
+                if self.misses_somebody() {
+                    self.look_at(address).await;
+                }
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    fn misses_somebody(&self) -> bool {
+        let links = self.shared.links.read();
+        links.values().any(|link| link.round_trip().is_none())
+    }
+
+    async fn look_at(&self, address: &str) {
+        let broker = match self.shared.dialer.who_is_at(address).await {
+            Ok(broker) => broker,
+            Err(reason) => return tracing::debug!(reason, "nobody was found at a seed address"),
+        };
+        let link = self.shared.links.read().get(&broker).map(Arc::clone);
+        if let Some(link) = link.filter(|link| link.round_trip().is_none()) {
+            tracing::debug!(%broker, address, "found at a seed address");
+            link.seen_at(address);
+        }
+    }
+
     /// The other members, and the time to each and back where there is a connection to it.
     pub(crate) fn round_trips(&self) -> Vec<(BrokerId, Option<Duration>)> {
         let links = self.shared.links.read();
@@ -223,6 +253,9 @@ impl Peers {
         Ok(stream(to, writer, reader))
     }
 }
+
+/// How often seed addresses are tried while a member cannot be reached.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long streams of other brokers may take to notice that their connection is closed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);

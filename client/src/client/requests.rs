@@ -135,7 +135,9 @@ impl Client {
             let pause = self.config().reconnect.first * 2;
             let is_late = begun.elapsed() + pause >= NO_MAJORITY_PATIENCE;
             if begun.elapsed() + pause >= after || is_late && progress.lacks_majority() {
-                return Err(progress.last().unwrap_or(RequestError::TimedOut { what, after }));
+                return Err(progress
+                    .last()
+                    .unwrap_or(RequestError::TimedOut { what, after }));
             }
             tokio::time::sleep(pause).await;
         }
