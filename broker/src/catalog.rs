@@ -54,6 +54,9 @@ pub(crate) fn decode_checkpoint_for_fuzzing(bytes: &[u8]) -> bool {
 /// The shard that holds the catalog.
 pub const CATALOG_SHARD: ShardId = ShardId(0);
 
+/// The file of the catalog's checkpoint, in the directory of the shards.
+pub(crate) const CHECKPOINT_FILE: &str = "catalog.checkpoint";
+
 /// A plugin to be deployed, or a new version of one.
 #[derive(Clone, Debug)]
 pub struct NewPlugin {
@@ -111,7 +114,7 @@ impl Catalog {
                 dir: plugins_dir,
                 source,
             })?);
-            let path = dir.join("catalog.checkpoint");
+            let path = dir.join(CHECKPOINT_FILE);
             let machine = CatalogMachine::open(broker, network, disk, path, Arc::clone(&plugins))?;
             Ok::<_, ShardError>((machine, plugins))
         };

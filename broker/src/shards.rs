@@ -1,6 +1,7 @@
 //! All shards of a broker, the catalog among them: opened together, checkpointed in turn, and
 //! stopped together.
 
+mod checkpoint_files;
 mod checkpointer;
 mod leaders;
 mod left;
@@ -35,6 +36,7 @@ use tokio::{
 };
 
 use self::{
+    checkpoint_files::CheckpointFiles,
     checkpointer::Checkpointer,
     opening::{mark_as_founded, open_data, open_known, remove_checkpoint},
 };
@@ -206,6 +208,8 @@ impl Shards {
             source,
         })?;
         let founding = cluster.founding && founded.is_none();
+        // A founder has it, or will before its first checkpoint.
+        let mark_made = cluster.founding.then(|| mark.clone());
         let checkpoint_wanted = Arc::new(Notify::new());
         let admission = Admission::new(
             wal.clone(),
@@ -241,6 +245,7 @@ impl Shards {
             Arc::clone(&data),
             wal.clone(),
             checkpoint_wanted,
+            CheckpointFiles::new(Arc::clone(&disk), options.clone(), mark_made),
         );
         let mut parts = DataShardParts {
             raft,
@@ -520,7 +525,11 @@ impl Shards {
             Some(trouble.to_string())
         };
         let logs = || self.shared.logs.degraded();
-        self.failure().or_else(logs).or_else(wal)
+        let checkpoints = || self.shared.checkpointer.trouble();
+        self.failure()
+            .or_else(logs)
+            .or_else(wal)
+            .or_else(checkpoints)
     }
 
     /// Makes the shards fail for a reason that is not theirs.

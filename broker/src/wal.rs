@@ -58,6 +58,7 @@ use crate::{disk::Disk, executor::Running};
 mod engine;
 mod error;
 mod options;
+mod presence;
 mod queue;
 mod reader;
 mod record;
@@ -227,9 +228,20 @@ impl Wal {
         self.0.set_aside(payloads, Claim::Decided)
     }
 
-    /// What keeps it from making room, if anything does; it tries again every second.
+    /// What keeps it from making room, or what is gone of it, if anything; it tries again every
+    /// second.
     pub fn trouble(&self) -> Option<WalError> {
         self.0.engine.space.trouble()
+    }
+
+    /// Looks whether the files of the log are still there. If not, it goes on in another file, and
+    /// nothing is reserved any more for what is new; true until checkpoints and purges have made
+    /// needless what is gone. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError::Failed`] if it cannot go on in another file.
+    pub fn look_for_files(&self) -> Result<bool, WalError> {
+        self.0.engine.look_for_files()
     }
 
     /// The largest payload of an entry, in bytes.

@@ -210,7 +210,8 @@ impl Admin {
     /// it has passed on that it is removed: then the others are asked whether it is.
     pub async fn remove_broker(&self, broker: BrokerId) -> Result<(), AdminError> {
         let request = Request::RemoveBroker { broker };
-        let removed = call!(self, false, None, request, Response::Done => ());
+        let asked = async { call!(self, false, None, request, Response::Done => ()) };
+        let removed: Result<(), AdminError> = asked.await;
         match removed {
             Err(error) if error.is_unknown() && self.learn_of_removal(broker).await => {
                 tracing::debug!(%broker, %error, "the broker is removed all the same");

@@ -1,9 +1,14 @@
 //! Files that somebody has removed are named at the start; nothing is made anew in their place.
 #![allow(clippy::unwrap_used)]
 
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
 use bytes::Bytes;
 use flumen_client::{Client, StartAt, TopicConfig};
-use flumen_tests::broker::Broker;
+use flumen_tests::{broker::Broker, wait::until};
 
 const TOPIC: &str = "kept";
 const RECORDS: usize = 100;
@@ -122,6 +127,46 @@ async fn a_segment_that_is_gone_is_missed_with_what_to_do() {
     std::fs::rename(&elsewhere, &path).unwrap();
     broker.restart().await;
     assert_eq!(count(&broker.client().await).await, RECORDS);
+}
+
+/// The files in a directory, by name.
+fn files(dir: &Path) -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_removed_under_a_running_broker_are_named_and_made_up_for() {
+    let mut broker = filled().await;
+    let client = broker.client().await;
+    for dir in ["wal", "shards"] {
+        let dir = broker.data_dir().join(dir);
+        // A checkpoint is there once one was taken.
+        assert!(broker.stop().success());
+        broker.restart().await;
+        send(&client).await;
+        let before = files(&dir);
+        let logged = broker.log().len();
+        std::fs::remove_dir_all(&dir).unwrap();
+        until(
+            "the broker names the file and goes on without it",
+            || async {
+                let said = broker.log()[logged..].to_owned();
+                let is_named = before.iter().any(|path| {
+                    let path = path.to_str().unwrap();
+                    said.lines()
+                        .any(|line| line.contains(path) && line.contains("is gone"))
+                });
+                let healthy = client.admin().status().await.unwrap().degraded.is_none();
+                is_named && healthy && !files(&dir).is_empty()
+            },
+        )
+        .await;
+        send(&client).await;
+    }
+    broker.kill();
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, 5 * RECORDS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

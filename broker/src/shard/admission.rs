@@ -175,9 +175,11 @@ impl From<WalError> for AppendError {
     fn from(error: WalError) -> Self {
         match error {
             WalError::TooLarge { bytes, bytes_max } => Self::TooLarge { bytes, bytes_max },
-            WalError::NoSpace { .. } => Self::NoSpace {
-                reason: error.to_string(),
-            },
+            WalError::NoSpace { .. } | WalError::Gone { .. } | WalError::Stuck { .. } => {
+                Self::NoSpace {
+                    reason: error.to_string(),
+                }
+            }
             error => Self::Failed {
                 reason: error.to_string(),
             },

@@ -66,7 +66,8 @@ pub(crate) fn save(disk: &dyn Disk, path: &Path, body: &[u8]) -> io::Result<()> 
     file.put_u32_le(VERSION);
     file.put_u32_le(crc_fast::crc32_iscsi(body));
     file.put_slice(body);
-    write_file_atomically(disk, path, &file)
+    let saved = write_file_atomically(disk, path, &file);
+    saved.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
 /// The body of the checkpoint at `path`, if there is one.

@@ -269,6 +269,15 @@ impl Group {
         metrics.membership_config.nodes().nth(1).is_some()
     }
 
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// Whether there is a checkpoint of it.
+    pub(crate) fn has_checkpoint(&self) -> bool {
+        self.machine.last_checkpoint().is_some()
+    }
+
     /// Whether there is something that the last checkpoint does not hold.
     pub(crate) fn has_changed(&self) -> bool {
         self.machine.has_changed()

@@ -12,19 +12,25 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::{DataShards, ShardsOptions};
+use super::{DataShards, ShardsOptions, checkpoint_files::CheckpointFiles};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     clock::now_ms,
+    disk::is_full,
     shard::{DataShard, raft::Group},
     wal::Wal,
 };
+
+/// How often it is looked whether the files of the log and the checkpoints are still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait after a checkpoint has failed before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Checkpointer {
     groups: Groups,
+    /// Why no checkpoints are taken, if so.
+    trouble: Trouble,
     stop: Arc<Notify>,
     task: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
@@ -36,6 +42,7 @@ impl Checkpointer {
         data: DataShards,
         wal: Wal,
         wanted: Arc<Notify>,
+        files: CheckpointFiles,
     ) -> Self {
         let groups = Groups {
             catalog,
@@ -43,8 +50,11 @@ impl Checkpointer {
             checkpoints: options.checkpoints.clone(),
         };
         let stop = Arc::new(Notify::new());
+        let trouble = Trouble::default();
         let work = Work {
             groups: groups.clone(),
+            trouble: Arc::clone(&trouble),
+            files,
             wal,
             wanted,
             checkpoint_interval: options.checkpoint_interval,
@@ -59,9 +69,16 @@ impl Checkpointer {
         });
         Self {
             groups,
+            trouble,
             stop,
             task: parking_lot::Mutex::new(Some(task)),
         }
+    }
+
+    /// Why no checkpoints can be taken, unless the disk is full: then the logs say so once it
+    /// matters.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
     }
 
     pub(super) async fn checkpoint_all(&self) -> io::Result<()> {
@@ -79,8 +96,12 @@ impl Checkpointer {
     }
 }
 
+type Trouble = Arc<parking_lot::Mutex<Option<String>>>;
+
 struct Work {
     groups: Groups,
+    trouble: Trouble,
+    files: CheckpointFiles,
     wal: Wal,
     wanted: Arc<Notify>,
     checkpoint_interval: Duration,
@@ -92,6 +113,7 @@ impl Work {
         let mut wal_wants = self.wal.checkpoint_wanted();
         let mut checkpoint = timer(self.checkpoint_interval);
         let mut retention = timer(self.retention_interval);
+        let mut look = timer(LOOK_INTERVAL);
         let mut failing = None;
         loop {
             let done = tokio::select! {
@@ -100,12 +122,19 @@ impl Work {
                     Err(_) => return,
                 },
                 () = self.wanted.notified() => self.relieve_wal().await,
-                _ = checkpoint.tick() => self.groups.checkpoint_changed().await,
+                _ = checkpoint.tick() => self.groups.checkpoint_changed().await.map(|()| true),
                 _ = retention.tick() => {
                     self.look_after_logs().await;
-                    Ok(())
+                    Ok(false)
                 }
+                _ = look.tick() => self.look_for_files().await,
             };
+            if matches!(done, Ok(false)) {
+                continue;
+            }
+            let serious = done.as_ref().err().filter(|error| !is_full(error));
+            *self.trouble.lock() =
+                serious.map(|error| format!("cannot take a checkpoint: {error}"));
             let error = done.err().map(|error| error.to_string());
             tell_of_change(failing.as_deref(), error.as_deref());
             if error.is_some() {
@@ -116,19 +145,49 @@ impl Work {
         }
     }
 
-    /// Checkpoints those shards whose entries the WAL has kept longest.
-    async fn relieve_wal(&self) -> io::Result<()> {
+    /// Checkpoints those shards whose entries the WAL has kept longest. Tells, as all that may do
+    /// so, whether a checkpoint was taken.
+    async fn relieve_wal(&self) -> io::Result<bool> {
+        let mut taken = false;
         for id in self.wal.shards_to_checkpoint() {
             let Some(group) = self.groups.get(id) else {
                 continue;
             };
             if group.has_changed() {
                 self.groups.checkpoint(&group).await?;
+                taken = true;
             } else {
                 group.release_log().await?;
             }
         }
-        Ok(())
+        Ok(taken)
+    }
+
+    /// Makes up for files that somebody has removed, as far as that can be done: what they held is
+    /// still in memory, or in other files.
+    async fn look_for_files(&self) -> io::Result<bool> {
+        let mut taken = false;
+        let wal = self.wal.clone();
+        let looked = crate::executor::spawn_blocking(move || wal.look_for_files()).await;
+        let wal_lacks_some = looked
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        let with_checkpoint = self.groups.all().filter(|group| group.has_checkpoint());
+        let with_checkpoint = with_checkpoint.map(|group| group.shard()).collect();
+        let files = self.files.clone();
+        let looked = crate::executor::spawn_blocking(move || files.gone(with_checkpoint)).await;
+        let gone = looked.map_err(io::Error::other)??;
+        for group in self.groups.all() {
+            let is_gone = gone.contains(&group.shard());
+            if is_gone || wal_lacks_some && group.has_changed() {
+                self.groups.checkpoint(&group).await?;
+                taken = true;
+            }
+            if wal_lacks_some {
+                group.release_log().await?;
+            }
+        }
+        Ok(taken)
     }
 
     async fn look_after_logs(&self) {
@@ -187,9 +246,13 @@ impl Groups {
         self.data.read().get(&id).cloned().map(Kept::Data)
     }
 
-    async fn checkpoint_changed(&self) -> io::Result<()> {
+    fn all(&self) -> impl Iterator<Item = Kept> + use<> {
         let data = self.data().into_iter().map(Kept::Data);
-        for group in data.chain([Kept::Catalog(self.catalog.clone())]) {
+        data.chain([Kept::Catalog(self.catalog.clone())])
+    }
+
+    async fn checkpoint_changed(&self) -> io::Result<()> {
+        for group in self.all() {
             if group.has_changed() {
                 self.checkpoint(&group).await?;
             }

@@ -441,12 +441,21 @@ impl Engine {
 
     /// Has the segments used again that nothing needs any more.
     pub(super) fn recycle(&self) {
-        let segments = self.recyclable();
-        self.segments.write().drain(..segments.len());
-        if let Err(error) = self.space.recycle(&segments) {
-            tracing::warn!(%error, dir = %self.options.dir.display(),
-                "cannot recycle write-ahead log segments; they stay until the next start");
+        let recyclable = self.recyclable();
+        self.segments.write().drain(..recyclable.len());
+        let stuck = self.space.recycle(&recyclable);
+        // Those are tried again with the next ones.
+        let mut segments = self.segments.write();
+        for segment in stuck.iter().rev() {
+            segments.push_front(Arc::clone(segment));
         }
+    }
+
+    /// Goes on in the next segment.
+    pub(super) fn leave_segment(&self) -> Result<(), WalError> {
+        let left = self.writer.lock().leave_segment(self);
+        let synced = left.and_then(|()| self.sync_written());
+        synced.inspect_err(|error| self.fail(error))
     }
 
     fn run_syncer(&self) {

@@ -32,6 +32,23 @@ pub enum WalError {
         /// What the disk said.
         reason: Arc<str>,
     },
+    /// A file of the log was removed while it is in use.
+    #[error(
+        "the write-ahead log segment {path} is gone; nothing is taken until checkpoints have made \
+         it needless, which they do by themselves; see who removes files from the data directory"
+    )]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that nothing needs any more cannot be used again.
+    #[error("cannot use the write-ahead log segment {path} again: {reason}")]
+    Stuck {
+        /// The file.
+        path: PathBuf,
+        /// What the disk said.
+        reason: Arc<str>,
+    },
     /// The entry can never be appended: it is larger than a segment allows.
     #[error("an entry of {} is larger than the {} that the write-ahead log takes", Size(*bytes), Size(*bytes_max))]
     TooLarge {
@@ -79,7 +96,10 @@ pub enum WalError {
 impl WalError {
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::NoSpace { .. })
+        matches!(
+            self,
+            Self::Full { .. } | Self::NoSpace { .. } | Self::Gone { .. } | Self::Stuck { .. }
+        )
     }
 
     pub(super) fn failed(attempt: &str, path: &std::path::Path, error: &io::Error) -> Self {

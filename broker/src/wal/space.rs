@@ -7,6 +7,9 @@
 //! better to do: a write into blocks that were never written makes the next sync slow, and one
 //! into pages that were never touched makes the write slow.
 
+mod gone;
+mod recycle;
+
 use std::{collections::VecDeque, io, path::PathBuf, sync::Arc, time::Duration};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -88,6 +91,10 @@ struct SpaceState {
     record_bytes_largest: u64,
     /// Why no file could be made.
     error: Option<Arc<str>>,
+    /// A segment in use whose file is gone.
+    missing: Option<PathBuf>,
+    /// A segment that cannot be used again, and why.
+    stuck: Option<(PathBuf, Arc<str>)>,
     recycle: bool,
     /// Nobody waits for room any more.
     closing: bool,
@@ -136,6 +143,8 @@ impl Space {
             reserved: 0,
             record_bytes_largest: RECORD_HEADER_BYTES as u64,
             error: None,
+            missing: None,
+            stuck: None,
             recycle: false,
             closing: false,
             stopped: false,
@@ -168,6 +177,11 @@ impl Space {
         }
         let cost: u64 = payloads.iter().map(|bytes| record_bytes(*bytes)).sum();
         let mut state = self.state.lock();
+        if claim == Claim::New
+            && let Some(trouble) = state.trouble()
+        {
+            return Err(trouble);
+        }
         state.record_bytes_largest = state.record_bytes_largest.max(record_bytes(largest));
         while state.reserved + cost > self.free(&state, claim) {
             if state.files >= self.files_max() {
@@ -197,8 +211,13 @@ impl Space {
 
     /// Why no file can be made at present, if so.
     pub(super) fn trouble(&self) -> Option<WalError> {
-        let reason = self.state.lock().error.clone()?;
-        Some(self.no_space(reason))
+        let state = self.state.lock();
+        let no_space = || state.error.clone().map(|reason| self.no_space(reason));
+        state.trouble().or_else(no_space)
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     pub(super) fn give_back(&self, cost: u64) {
@@ -387,6 +406,13 @@ impl Space {
                 state.standbys.push_back(Arc::new(segment));
                 Ok(())
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(path = %spare.path.display(),
+                    "a file that was prepared for the write-ahead log is gone");
+                state.files -= 1;
+                // With the directory nothing can be made; else another one takes its place.
+                self.disk.list(&self.options.dir).map(drop)
+            }
             Err(error) => {
                 if is_full(&error) {
                     state.spares.push(spare);
@@ -444,46 +470,6 @@ impl Space {
         state.spares.insert(at, spare);
         self.ready.notify_all();
         result
-    }
-
-    /// Asks the preparing thread to look for segments that are no longer needed.
-    pub(super) fn request_recycling(&self) {
-        self.state.lock().recycle = true;
-        self.work.ring();
-    }
-
-    /// Makes segments that are no longer needed, oldest first, into spares.
-    pub(super) fn recycle(&self, segments: &[Arc<Segment>]) -> io::Result<()> {
-        if segments.is_empty() {
-            return Ok(());
-        }
-        let first_number = {
-            let mut state = self.state.lock();
-            let first = state.spare_next;
-            state.spare_next += segments.len() as u64;
-            first
-        };
-        let mut spares = Vec::new();
-        for (number, segment) in (first_number..).zip(segments) {
-            let surplus = self.state.lock().files - spares.len() as u64 > self.files_max();
-            if segment.len != self.options.segment_bytes || surplus {
-                self.disk.remove_file(&segment.path)?;
-                self.state.lock().files -= 1;
-                continue;
-            }
-            let path = spare_path(&self.options.dir, number);
-            self.disk.rename(&segment.path, &path)?;
-            spares.push(Spare {
-                path,
-                file: Arc::clone(&segment.file),
-                filled: segment.len,
-            });
-        }
-        // Before a spare's header is overwritten, its old name must be gone for good.
-        self.disk.sync_dir(&self.options.dir)?;
-        self.state.lock().spares.append(&mut spares);
-        self.ready.notify_all();
-        Ok(())
     }
 
     /// Tells a writer not to wait for room any longer.

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod everyday;
 mod faults;
+mod gone;
 
 use std::{
     path::{Path, PathBuf},

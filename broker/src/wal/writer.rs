@@ -218,6 +218,16 @@ impl Writer {
         Ok(())
     }
 
+    /// Goes on in the next segment, whatever room is left in this one.
+    pub(super) fn leave_segment(&mut self, engine: &Engine) -> Result<(), WalError> {
+        if self.offset == SEGMENT_HEADER_BYTES {
+            self.open_segment(engine)?;
+        }
+        self.roll(engine)?;
+        self.open_segment(engine)?;
+        self.flush(engine)
+    }
+
     /// Begins a segment with the state of every shard, so that it needs none before it.
     fn open_segment(&mut self, engine: &Engine) -> Result<(), WalError> {
         debug_assert!(
