@@ -37,29 +37,32 @@ const PEER_STREAMS_MAX: u32 = 1024;
 /// Serves a connection of another broker until it ends.
 pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     let address = connection.remote_address();
-    let admitted = broker_of(&connection).and_then(|broker| shared.admit(broker, &connection));
+    let named = broker_of(&connection).and_then(|broker| shared.check_member(broker));
+    if let Err(refusal) = named {
+        return refuse(&connection, &shared, &refusal);
+    }
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
+    // Who only asks who is here opens no stream, and keeps the connection that it has.
+    let first = tokio::time::timeout(OPEN_TIMEOUT, connection.accept_bi());
+    let Ok(Ok(first)) = first.await else {
+        return connection.close(VarInt::from_u32(CLOSE_VIOLATION), b"nothing was asked for");
+    };
+    let admitted = named.and_then(|broker| shared.admit(broker, &connection));
     let from = match admitted {
         Ok(broker) => broker,
-        Err(refusal) => {
-            // Who is refused comes again, every second for as long as it runs.
-            if refusal.is_notable() && shared.refusals.is_news(&refusal.reason) {
-                let reason = &refusal.reason;
-                tracing::warn!(from = %address, reason, "a connection of a broker was refused");
-            }
-            let code = VarInt::from_u32(refusal.code);
-            return connection.close(code, refusal.reason.as_bytes());
-        }
+        Err(refusal) => return refuse(&connection, &shared, &refusal),
     };
     tracing::debug!(broker = %from, %address, "a broker has connected");
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
     let streams = TaskTracker::new();
-    while let Ok((send, receive)) = connection.accept_bi().await {
+    let mut next = Some(first);
+    while let Some((send, receive)) = next {
         let incoming = Incoming {
             from,
             connection: connection.clone(),
             shared: Arc::clone(&shared),
         };
         streams.spawn(incoming.serve_stream(send, receive));
+        next = connection.accept_bi().await.ok();
     }
     shared.forget(from, &connection);
     if let Some(error) = connection.close_reason() {
@@ -68,6 +71,16 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     tracing::debug!(broker = %from, %address, "a broker has gone");
     streams.close();
     streams.wait().await;
+}
+
+fn refuse(connection: &Connection, shared: &Shared, refusal: &Refusal) {
+    // Who is refused comes again, every second for as long as it runs.
+    if refusal.is_notable() && shared.refusals.is_news(&refusal.reason) {
+        let (from, reason) = (connection.remote_address(), &refusal.reason);
+        tracing::warn!(%from, reason, "a connection of a broker was refused");
+    }
+    let code = VarInt::from_u32(refusal.code);
+    connection.close(code, refusal.reason.as_bytes());
 }
 
 /// The broker that the certificate of a connection names. TLS has verified who signed it.

@@ -111,6 +111,11 @@ impl Link {
         self.rest_no_longer();
     }
 
+    /// Whether there is a connection to the broker, and it is known to be at `address`.
+    pub(super) fn is_up_at(&self, address: &str) -> bool {
+        self.round_trip().is_some() && self.address.lock().named == address
+    }
+
     fn rest_no_longer(&self) {
         self.state.send_if_modified(|state| {
             let is_down = matches!(state.phase, Phase::Down(_));

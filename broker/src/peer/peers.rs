@@ -34,7 +34,7 @@ use crate::identity::PeerCredentials;
 /// come. Cheap to clone: all clones are the same.
 #[derive(Clone)]
 pub(crate) struct Peers {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What all connections share.
@@ -157,7 +157,7 @@ impl Peers {
     pub(crate) async fn look_for_members(self, addresses: Vec<String>) {
         loop {
             for address in &addresses {
-                if self.misses_somebody() {
+                if self.misses_somebody() && !self.reaches(address) {
                     self.look_at(address).await;
                 }
             }
@@ -168,6 +168,12 @@ impl Peers {
     fn misses_somebody(&self) -> bool {
         let links = self.shared.links.read();
         links.values().any(|link| link.round_trip().is_none())
+    }
+
+    /// Whether it is known who is at an address, and that broker is connected.
+    pub(super) fn reaches(&self, address: &str) -> bool {
+        let links = self.shared.links.read();
+        links.values().any(|link| link.is_up_at(address))
     }
 
     async fn look_at(&self, address: &str) {
@@ -267,6 +273,26 @@ impl Shared {
         self.handlers.read().get(&service).map(Arc::clone)
     }
 
+    /// Says why a broker is not let in, if so.
+    pub(super) fn check_member(&self, broker: BrokerId) -> Result<BrokerId, Refusal> {
+        self.check_among(&self.links.read(), broker)
+    }
+
+    fn check_among(
+        &self,
+        links: &HashMap<BrokerId, Arc<Link>>,
+        broker: BrokerId,
+    ) -> Result<BrokerId, Refusal> {
+        if broker == self.broker {
+            let reason = format!("it says that it is this broker itself, {broker}");
+            return Err(Refusal::new(reason));
+        }
+        if !links.contains_key(&broker) {
+            return Err(self.refusal_of(broker));
+        }
+        Ok(broker)
+    }
+
     /// Lets a broker in, in place of an earlier connection of it, or says why not.
     pub(super) fn admit(
         &self,
@@ -275,13 +301,7 @@ impl Shared {
     ) -> Result<BrokerId, Refusal> {
         // Held until the connection is among those that a change of the members looks at.
         let links = self.links.read();
-        if broker == self.broker {
-            let reason = format!("it says that it is this broker itself, {broker}");
-            return Err(Refusal::new(reason));
-        }
-        if !links.contains_key(&broker) {
-            return Err(self.refusal_of(broker));
-        }
+        self.check_among(&links, broker)?;
         let earlier = self.incoming.lock().insert(broker, connection.clone());
         if let Some(earlier) = earlier {
             let code = VarInt::from_u32(CLOSE_REPLACED);

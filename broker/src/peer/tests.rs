@@ -55,6 +55,27 @@ async fn brokers_answer_each_others_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn to_ask_who_is_at_an_address_breaks_no_connection() {
+    const TIMES: usize = 3;
+    let (one, two) = pair().await;
+    ask(&one, TWO, b"connect").await.unwrap();
+    let call = Bytes::from_static(b"sleep");
+    let slow = tokio::spawn(one.peers.call(TWO, PeerService::Raft, call));
+    for _ in 0..TIMES {
+        let address = two.address.to_string();
+        let who = one.peers.shared.dialer.who_is_at(&address).await;
+        assert_eq!(who, Ok(TWO));
+    }
+    let left = two.until_only_the_first_is_left(1 + TIMES);
+    timeout(LONG, left).await.expect("they are closed");
+    assert_eq!(ask(&one, TWO, b"quick").await.unwrap(), "quick");
+    assert!(!slow.is_finished(), "{:?}", slow.await);
+    slow.abort();
+    assert!(one.peers.reaches(&two.address.to_string()));
+    assert!(!one.peers.reaches(&one.address.to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_call_holds_up_no_other_and_a_broken_handler_is_no_silence() {
     let (one, _two) = pair().await;
     let slow = tokio::spawn(

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -206,6 +207,20 @@ impl TestBroker {
 
     pub(super) fn member(&self) -> (BrokerId, String) {
         (self.id, self.address.to_string())
+    }
+
+    /// Waits until others have made so many connections, and all but the first of them are over.
+    pub(super) async fn until_only_the_first_is_left(&self, count: usize) {
+        loop {
+            let accepted = self.accepted.lock().clone();
+            if accepted.len() == count {
+                for connection in &accepted[1..] {
+                    connection.closed().await;
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Packets that came over connections that others have made.
