@@ -233,7 +233,13 @@ impl Identity {
         let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
         let tokens = Tokens::load_or_issue(data_dir.path())?;
         let joined = matches!(membership, Membership::Joined { .. });
-        made::note(data_dir.path(), broker_id, joined)?;
+        // A full disk keeps no broker from serving; the next start notes it.
+        if let Err(error) = made::note(data_dir.path(), broker_id, joined) {
+            tracing::warn!(
+                %error,
+                "what makes this broker who it is would not be missed if it were gone"
+            );
+        }
         Ok(Self {
             data_dir,
             broker_id,
