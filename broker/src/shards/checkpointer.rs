@@ -116,20 +116,23 @@ impl Work {
         let mut look = timer(LOOK_INTERVAL);
         let mut failing = None;
         loop {
-            let done = tokio::select! {
+            let is_failing = failing.is_some();
+            let (done, is_all) = tokio::select! {
                 changed = wal_wants.changed() => match changed {
-                    Ok(()) => self.relieve_wal().await,
+                    Ok(()) => (self.relieve_wal().await, false),
                     Err(_) => return,
                 },
-                () = self.wanted.notified() => self.relieve_wal().await,
-                _ = checkpoint.tick() => self.groups.checkpoint_changed().await.map(|()| true),
+                () = self.wanted.notified() => (self.relieve_wal().await, false),
+                _ = checkpoint.tick() => (self.groups.checkpoint_changed().await, false),
                 _ = retention.tick() => {
                     self.look_after_logs().await;
-                    Ok(false)
+                    (Ok(()), false)
                 }
-                _ = look.tick() => self.look_for_files().await,
+                _ = look.tick() => (self.look_for_files().await, false),
+                () = std::future::ready(()), if is_failing => (self.do_all().await, true),
             };
-            if matches!(done, Ok(false)) {
+            if done.is_ok() && is_failing != is_all {
+                // What has failed was not part of it.
                 continue;
             }
             let serious = done.as_ref().err().filter(|error| !is_full(error));
@@ -139,34 +142,36 @@ impl Work {
             tell_of_change(failing.as_deref(), error.as_deref());
             if error.is_some() {
                 tokio::time::sleep(RETRY_AFTER).await;
-                self.wanted.notify_one();
             }
             failing = error;
         }
     }
 
-    /// Checkpoints those shards whose entries the WAL has kept longest. Tells, as all that may do
-    /// so, whether a checkpoint was taken.
-    async fn relieve_wal(&self) -> io::Result<bool> {
-        let mut taken = false;
+    /// All that may have failed.
+    async fn do_all(&self) -> io::Result<()> {
+        self.relieve_wal().await?;
+        self.look_for_files().await?;
+        self.groups.checkpoint_changed().await
+    }
+
+    /// Checkpoints those shards whose entries the WAL has kept longest.
+    async fn relieve_wal(&self) -> io::Result<()> {
         for id in self.wal.shards_to_checkpoint() {
             let Some(group) = self.groups.get(id) else {
                 continue;
             };
             if group.has_changed() {
                 self.groups.checkpoint(&group).await?;
-                taken = true;
             } else {
-                group.release_log().await?;
+                self.groups.release_log(&group).await?;
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     /// Makes up for files that somebody has removed, as far as that can be done: what they held is
     /// still in memory, or in other files.
-    async fn look_for_files(&self) -> io::Result<bool> {
-        let mut taken = false;
+    async fn look_for_files(&self) -> io::Result<()> {
         let wal = self.wal.clone();
         let looked = crate::executor::spawn_blocking(move || wal.look_for_files()).await;
         let wal_lacks_some = looked
@@ -181,13 +186,12 @@ impl Work {
             let is_gone = gone.contains(&group.shard());
             if is_gone || wal_lacks_some && group.has_changed() {
                 self.groups.checkpoint(&group).await?;
-                taken = true;
             }
             if wal_lacks_some {
-                group.release_log().await?;
+                self.groups.release_log(&group).await?;
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     async fn look_after_logs(&self) {
@@ -230,9 +234,28 @@ impl Deref for Kept {
 
 impl Groups {
     async fn checkpoint(&self, group: &Group) -> io::Result<()> {
-        group.checkpoint().await?;
-        self.checkpoints.inc();
-        Ok(())
+        match group.checkpoint().await {
+            Ok(()) => {
+                self.checkpoints.inc();
+                Ok(())
+            }
+            Err(error) => self.unless_closed(group, error),
+        }
+    }
+
+    async fn release_log(&self, group: &Group) -> io::Result<()> {
+        let released = group.release_log().await;
+        released.or_else(|error| self.unless_closed(group, error))
+    }
+
+    /// The error, unless the replica was given up or closed meanwhile: then nothing is wrong.
+    fn unless_closed(&self, group: &Group, error: io::Error) -> io::Result<()> {
+        let open = self.get(group.shard());
+        if open.is_some_and(|open| std::ptr::eq::<Group>(&*open, group)) {
+            Err(error)
+        } else {
+            Ok(())
+        }
     }
 
     fn data(&self) -> Vec<DataShard> {
