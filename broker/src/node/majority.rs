@@ -21,7 +21,14 @@ impl Node {
     pub(super) fn no_majority(&self) -> Option<String> {
         let view = self.catalog.group().view();
         let me = self.shards.broker();
-        let silent = missing_majority(&view.voters, |broker| self.answers(*broker))?;
+        let silent = missing_majority(&view.voters, |broker| self.answers(*broker));
+        let silent = if view.leads {
+            // Whom it reaches, Raft knows better; the others' reports only say who is missing.
+            let others = || view.voters.iter().copied().filter(|voter| *voter != me);
+            lost_its_majority(&view).then(|| silent.unwrap_or_else(|| others().collect()))?
+        } else {
+            silent?
+        };
         let brokers = &self.catalog.snapshot().brokers;
         let named = silent.iter().map(|broker| match brokers.get(broker) {
             Some(info) => format!("broker {broker} ({})", info.address),
@@ -66,12 +73,7 @@ impl Node {
 
     /// Whether this broker leads a shard and does not reach a majority of those that vote there.
     pub(super) fn leads_alone(&self, shard: ShardId) -> bool {
-        let answers = |broker: &BrokerId| self.answers(*broker);
-        let is_alone = |group: &Group| {
-            let view = group.view();
-            let is_missing = || missing_majority(&view.voters, answers).is_some();
-            lost_its_majority(&view) || view.leads && is_missing()
-        };
+        let is_alone = |group: &Group| lost_its_majority(&group.view());
         match self.shards.data(shard) {
             Some(data) => is_alone(data.group()),
             None => shard == CATALOG_SHARD && is_alone(self.catalog.group()),
