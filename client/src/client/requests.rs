@@ -55,12 +55,14 @@ impl Progress {
         last.as_ref().and_then(RequestError::code) == Some(ErrorCode::NoMajority)
     }
 
-    /// Waits until there is no use in waiting any longer.
-    async fn given_up(&self, begun: Instant, deadline: Instant) {
+    /// Waits until there is no use in waiting any longer. What may be carried out this moment is
+    /// waited for: nobody would know what became of it.
+    async fn given_up(&self, begun: Instant, deadline: Instant, repeatable: bool) {
         let patience = begun + NO_MAJORITY_PATIENCE;
         if patience < deadline {
             sleep_until(patience.into()).await;
-            if self.lacks_majority() {
+            let is_open = !repeatable && self.may_be_done.load(Ordering::Relaxed);
+            if self.lacks_majority() && !is_open {
                 return;
             }
         }
@@ -105,7 +107,7 @@ impl Client {
         let begun = Instant::now();
         let deadline = begun + after;
         let progress = Progress::default();
-        let given_up = progress.given_up(begun, deadline);
+        let given_up = progress.given_up(begun, deadline, repeatable);
         tokio::pin!(given_up);
         loop {
             let brokers = self.candidates();
