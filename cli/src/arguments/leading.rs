@@ -20,6 +20,7 @@ pub(super) fn moved_behind(root: &Command, line: impl Iterator<Item = OsString>)
     let mut moved = Vec::new();
     let mut command = root;
     while let Some(word) = words.next() {
+        let word = in_full(word);
         let text = word.to_str().unwrap_or_default();
         if let Some((name, has_value)) = flag(text) {
             let is_moved = takes_value(&connection, name);
@@ -44,6 +45,17 @@ pub(super) fn moved_behind(root: &Command, line: impl Iterator<Item = OsString>)
     }
     kept.extend(words);
     kept
+}
+
+/// The word, `--timeout` by the name that has the same meaning behind every command.
+fn in_full(word: OsString) -> OsString {
+    let rest = word
+        .to_str()
+        .and_then(|text| text.strip_prefix("--timeout"));
+    match rest.filter(|rest| rest.is_empty() || rest.starts_with('=')) {
+        Some(rest) => format!("--request-timeout{rest}").into(),
+        None => word,
+    }
 }
 
 /// The name in `--name` or `--name=value`, and whether the value stands with it.
@@ -93,6 +105,10 @@ mod tests {
                 "flumen produce --profile topic orders",
             ),
             ("flumen --profile x dev", "flumen dev --profile x"),
+            (
+                "flumen --timeout 5s topic --timeout=6s list --timeout 7s",
+                "flumen topic list --request-timeout 5s --request-timeout=6s --timeout 7s",
+            ),
             (
                 "flumen topic list --profile x",
                 "flumen topic list --profile x",

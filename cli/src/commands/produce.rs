@@ -112,7 +112,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     };
     let (sent, signal) = tokio::select! {
         ended = until_stopped(sending, &client, &stop) => ended,
-        never = waiting::tell(&producer, &progress) => match never {},
+        never = waiting::tell(&producer, &progress, stop.subscribe()) => match never {},
     };
     progress.finish_and_clear();
     client.close().await;

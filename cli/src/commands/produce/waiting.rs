@@ -9,6 +9,7 @@ use std::{
 use anstream::eprintln;
 use flumen_client::{Producer, Raw};
 use indicatif::ProgressBar;
+use tokio::sync::watch;
 
 /// How long records may wait until that is told.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -19,17 +20,22 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// How often it is looked for.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Tells on stderr why records wait, and that they do no more.
-pub(super) async fn tell(producer: &Producer<Raw>, progress: &ProgressBar) -> Infallible {
+/// Tells on stderr why records wait, and that they do no more. What comes of those that wait when
+/// the command is told to stop is said in its summary.
+pub(super) async fn tell(
+    producer: &Producer<Raw>,
+    progress: &ProgressBar,
+    stopped: watch::Receiver<bool>,
+) -> Infallible {
     let mut is_over = true;
     let mut told = None;
     loop {
         tokio::time::sleep(POLL).await;
         let now = Instant::now();
         match producer.setback() {
-            None if !is_over => {
+            None if !is_over && !*stopped.borrow() => {
                 is_over = true;
-                progress.suspend(|| eprintln!("records are acknowledged again"));
+                progress.suspend(|| eprintln!("records wait no longer"));
             }
             Some(setback) if is_due(now, setback.since, told) => {
                 is_over = false;
