@@ -251,7 +251,7 @@ impl Groups {
     /// The error, unless the replica was given up or closed meanwhile: then nothing is wrong.
     fn unless_closed(&self, group: &Group, error: io::Error) -> io::Result<()> {
         let open = self.get(group.shard());
-        if open.is_some_and(|open| std::ptr::eq::<Group>(&*open, group)) {
+        if open.is_some_and(|open| std::ptr::eq::<Group>(&raw const *open, group)) {
             Err(error)
         } else {
             Ok(())
