@@ -161,7 +161,13 @@ impl Operator {
         let client = self.connect().await?;
         let status = client.admin().cluster_status().await?;
         let known = status.brokers.iter().find(|known| known.id == broker.id);
-        if known.is_none_or(|known| known.state != BrokerState::Removed) {
+        let state = known.map(|known| known.state);
+        // An earlier request to undrain it, of which nothing was heard, may have come through.
+        if broker.state == BrokerState::Draining && state == Some(BrokerState::Active) {
+            self.say("drains again", broker.id);
+            client.admin().drain_broker(broker.id).await?;
+        }
+        if state != Some(BrokerState::Removed) {
             client.admin().remove_broker(broker.id).await?;
         }
         self.roster.order(Order::Wipe { machine });
