@@ -39,7 +39,10 @@ pub(super) struct AccumulatorOptions {
 pub(super) struct Accumulator {
     options: AccumulatorOptions,
     content_type: String,
+    /// One a partition. Those of partitions that are gone stay behind the others, for what they
+    /// still have.
     slots: Vec<Slot>,
+    partitions: u32,
     /// The partition of records without a key, until its batch is complete.
     sticky: usize,
     bytes: usize,
@@ -56,6 +59,7 @@ impl Accumulator {
             options,
             content_type,
             slots: Vec::new(),
+            partitions: 0,
             sticky: 0,
             bytes: 0,
             closed: false,
@@ -63,26 +67,31 @@ impl Accumulator {
             batches_begun: 0,
             clock: RecordClock::default(),
         };
-        accumulator.grow(partitions);
+        accumulator.set_partitions(partitions);
         accumulator
     }
 
-    /// The topic has more partitions now.
+    /// The topic has so many partitions, if that is more than before.
     pub(super) fn grow(&mut self, partitions: u32) {
-        let partitions = partitions as usize;
-        if self.slots.len() < partitions {
-            self.slots.resize_with(partitions, Slot::default);
-        }
+        self.set_partitions(partitions.max(self.partitions));
+    }
+
+    /// The topic has so many partitions now. Only one that was made anew has fewer than before.
+    pub(super) fn set_partitions(&mut self, partitions: u32) {
+        let slots = self.slots.len().max(partitions as usize);
+        self.slots.resize_with(slots, Slot::default);
+        self.partitions = partitions;
+        self.begin_at(self.sticky);
     }
 
     pub(super) fn partitions(&self) -> u32 {
-        self.slots.len() as u32
+        self.partitions
     }
 
     /// Lets records without a key begin elsewhere, so that producers that start together do
     /// not all begin with partition 0.
     pub(super) fn begin_at(&mut self, random: usize) {
-        self.sticky = random % self.slots.len().max(1);
+        self.sticky = random % self.partitions.max(1) as usize;
     }
 
     /// Adds a record of a producer to the batch of its partition.
@@ -185,7 +194,7 @@ impl Accumulator {
     }
 
     fn choose(&self, record: &NewRecord<'_>) -> Result<usize, Box<NotTaken>> {
-        let partitions = self.slots.len() as u32;
+        let partitions = self.partitions;
         match (record.partition, record.key) {
             (None, None) => Ok(self.sticky),
             (None, Some(key)) => Ok(partition_for_key(key, partitions) as usize),
@@ -223,7 +232,7 @@ impl Accumulator {
     /// A batch of this partition is complete: records without a key go elsewhere now.
     fn leave(&mut self, partition: usize) {
         if self.sticky == partition {
-            self.sticky = (partition + 1) % self.slots.len();
+            self.begin_at(partition + 1);
         }
     }
 

@@ -97,6 +97,11 @@ enum Fence {
 /// What stands for the fence among the ids of what is in flight.
 const FENCE_ID: u64 = u64::MAX;
 
+/// Why a stream is given up.
+const MOVED: &str = "the broker does not lead the partition any more";
+const OVERDUE: &str = "batches had no answer in time";
+const GIVEN_UP: &str = "what was sent on it is given up";
+
 /// An answer to a batch that was not sent.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the broker answered a batch that was not sent")]
@@ -141,8 +146,10 @@ pub(crate) struct Delivery<B, W> {
     epoch: u32,
     next_sequence: u64,
     has_stream: bool,
-    /// The stream is of no use any more.
-    stream_spoilt: bool,
+    /// Why the stream is of no use any more.
+    stream_spoilt: Option<&'static str>,
+    /// The broker does not have the partition: the stream is of no use once all is answered.
+    partition_is_unknown: bool,
     /// The sequence has a gap that only a new epoch closes.
     new_epoch_wanted: bool,
     fence: Fence,
@@ -161,7 +168,8 @@ impl<B, W> Delivery<B, W> {
             epoch: 0,
             next_sequence: 0,
             has_stream: false,
-            stream_spoilt: false,
+            stream_spoilt: None,
+            partition_is_unknown: false,
             new_epoch_wanted: false,
             fence: Fence::NotSent,
             retry_at: None,
@@ -197,7 +205,7 @@ impl<B, W> Delivery<B, W> {
     /// Whether a batch that is pushed now would be sent at once.
     pub(crate) fn accepts(&self) -> bool {
         self.has_stream
-            && !self.stream_spoilt
+            && self.wants_new_stream().is_none()
             && self.retry_at.is_none()
             && !self.new_epoch_wanted
             && self.in_flight.len() < self.options.in_flight_max
@@ -208,7 +216,8 @@ impl<B, W> Delivery<B, W> {
     pub(crate) fn stream_opened(&mut self) {
         debug_assert!(self.in_flight.is_empty(), "the last stream was lost first");
         self.has_stream = true;
-        self.stream_spoilt = false;
+        self.stream_spoilt = None;
+        self.partition_is_unknown = false;
     }
 
     /// The stream is gone; no answer will come to what is in flight.
@@ -221,14 +230,17 @@ impl<B, W> Delivery<B, W> {
         }
         self.in_flight.clear();
         self.has_stream = false;
-        self.stream_spoilt = false;
+        self.stream_spoilt = None;
+        self.partition_is_unknown = false;
         self.retry_at = None;
     }
 
-    /// Whether the stream must be given up and another one opened, to the leader as it is
-    /// by then.
-    pub(crate) fn wants_new_stream(&self) -> bool {
+    /// Why the stream must be given up and another one opened, to the leader as it is by then;
+    /// `None` if it need not.
+    pub(crate) fn wants_new_stream(&self) -> Option<&'static str> {
+        let is_unknown = self.partition_is_unknown && self.in_flight.is_empty();
         self.stream_spoilt
+            .or(is_unknown.then_some("the broker does not have the partition"))
     }
 
     /// What to write to the stream next, now in flight.
@@ -271,7 +283,7 @@ impl<B, W> Delivery<B, W> {
     fn may_send(&self, now: Instant) -> bool {
         let waits_for_answers = self.retry_at.is_some() || self.new_epoch_wanted;
         self.has_stream
-            && !self.stream_spoilt
+            && self.wants_new_stream().is_none()
             && self.in_flight.len() < self.options.in_flight_max
             && (self.in_flight.is_empty() || !waits_for_answers)
             && self.retry_at.is_none_or(|at| at <= now)
@@ -316,7 +328,10 @@ impl<B, W> Delivery<B, W> {
                 self.backoff.reset();
                 self.fence = Fence::Stands;
             }
-            Err(error) if leads_elsewhere(&error) => self.stream_spoilt = true,
+            Err(error) if leads_elsewhere(&error) => self.stream_spoilt = Some(MOVED),
+            Err(error) if error.code == ErrorCode::UnknownPartition => {
+                self.partition_is_unknown = true;
+            }
             // Those that wait for it have a deadline.
             Err(_) => self.retry_at = Some(now + self.backoff.next_delay()),
         }
@@ -349,13 +364,19 @@ impl<B, W> Delivery<B, W> {
                 self.retry_later(now, index, error)
             }
             code if leads_elsewhere(&error) => {
-                self.stream_spoilt = true;
+                self.stream_spoilt = Some(MOVED);
                 self.queue[index].maybe_stored |= code == ErrorCode::Timeout;
                 self.queue[index].last_error = Some(error);
                 None
             }
-            // The partition is in the catalog; its broker may be about to learn of it.
-            code if error.retryable || code == ErrorCode::UnknownPartition => {
+            // Its broker may be about to learn of it, or the topic was deleted: only the catalog
+            // knows, which is asked between two streams. What else is in flight is about to be
+            // refused as well, so that none of it needs to count as perhaps stored.
+            ErrorCode::UnknownPartition => {
+                self.partition_is_unknown = true;
+                self.retry_later(now, index, error)
+            }
+            code if error.retryable => {
                 self.queue[index].maybe_stored |= code == ErrorCode::Timeout;
                 self.retry_later(now, index, error)
             }
@@ -418,7 +439,7 @@ impl<B, W> Delivery<B, W> {
             .filter(|p| p.identity.is_some())
             .peekable();
         if numbered.peek().is_some() && numbered.all(Pending::has_expired) {
-            self.stream_spoilt = !self.in_flight.is_empty();
+            self.stream_spoilt = (!self.in_flight.is_empty()).then_some(OVERDUE);
             self.start_epoch();
         }
         resolved
@@ -426,7 +447,7 @@ impl<B, W> Delivery<B, W> {
 
     /// Gives up everything, because of `error`.
     pub(crate) fn fail_all(&mut self, error: &DeliveryError) -> Vec<Resolved<W>> {
-        self.stream_spoilt = !self.in_flight.is_empty();
+        self.stream_spoilt = (!self.in_flight.is_empty()).then_some(GIVEN_UP);
         self.new_epoch_wanted = true;
         let failed = self.queue.drain(..).filter_map(|pending| {
             let result = match error {

@@ -12,9 +12,9 @@ use std::{
 use flumen_protocol::{
     batch::{Batch, BatchBuilder, BatchError, Codec, ProducerSequence},
     error::{ErrorCode, WireError},
-    ids::{BrokerId, ProducerId, ShardId},
+    ids::{BrokerId, ProducerId, ShardId, TopicId},
     message::{ProduceAcks, ProduceBatch, ProduceOpen, StreamOpen, TopicMetadata},
-    topic::TopicName,
+    topic::{NoSuchPartition, TopicName},
 };
 use flumen_transport::stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload};
 use parking_lot::Mutex;
@@ -67,8 +67,7 @@ pub(super) struct Shared {
     /// Told when memory comes back.
     pub(super) room: Notify,
     pub(super) setbacks: Setbacks,
-    /// The shard that each partition lives in.
-    shards: Mutex<Vec<ShardId>>,
+    place: Mutex<TopicPlace>,
     /// When the leaders were last asked for; held while asking, so that one asks for all.
     refreshed: tokio::sync::Mutex<Instant>,
 }
@@ -91,7 +90,10 @@ impl Shared {
             accumulator: Mutex::new(accumulator),
             room: Notify::new(),
             setbacks: Setbacks::default(),
-            shards: Mutex::new(metadata.shards),
+            place: Mutex::new(TopicPlace {
+                id: metadata.id,
+                shards: metadata.shards,
+            }),
             refreshed: tokio::sync::Mutex::new(Instant::now()),
         });
         tokio::spawn(watch_topic(Arc::downgrade(&shared)));
@@ -108,8 +110,23 @@ impl Shared {
     /// Takes over what was heard of the topic.
     pub(super) fn learn(&self, metadata: TopicMetadata) {
         let partitions = metadata.shards.len() as u32;
-        *self.shards.lock() = metadata.shards;
-        self.accumulator.lock().grow(partitions);
+        let mut place = self.place.lock();
+        if metadata.id < place.id {
+            // Of a broker that is behind, from before the topic was made anew.
+            return;
+        }
+        let is_made_anew = metadata.id > place.id;
+        *place = TopicPlace {
+            id: metadata.id,
+            shards: metadata.shards,
+        };
+        let mut accumulator = self.accumulator.lock();
+        if is_made_anew {
+            accumulator.set_partitions(partitions);
+        } else {
+            // A broker that is behind may know fewer than there are.
+            accumulator.grow(partitions);
+        }
     }
 
     /// Asks for the leaders unless somebody did since `since`; false if the topic is gone.
@@ -131,6 +148,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// Where the topic is, as far as was heard.
+#[derive(Debug)]
+struct TopicPlace {
+    id: TopicId,
+    /// The shard that each partition lives in.
+    shards: Vec<ShardId>,
 }
 
 /// Looks for new partitions from time to time, as long as the producer lives.
@@ -293,8 +318,10 @@ impl Worker {
                 topic_is_there = again => topic_is_there,
             }
         };
-        if self.unless_all_expire(recovered).await == Some(false) {
-            self.fail_all_for_lack_of_topic();
+        match self.unless_all_expire(recovered).await {
+            Some(false) => self.fail_all_for_lack_of_topic(),
+            Some(true) if self.partition_is_gone() => self.fail_all_for_lack_of_partition(),
+            Some(true) | None => {}
         }
     }
 
@@ -309,8 +336,8 @@ impl Worker {
     }
 
     fn place(&self) -> Place {
-        let shards = self.shared.shards.lock();
-        let shard = shards.get(self.partition as usize).copied();
+        let topic = self.shared.place.lock();
+        let shard = topic.shards.get(self.partition as usize).copied();
         let shard = shard.unwrap_or_default();
         Place {
             shard,
@@ -440,8 +467,8 @@ impl Worker {
             };
             let (in_flight, is_empty, retry_at) = {
                 let delivery = self.delivery.lock();
-                if delivery.wants_new_stream() {
-                    return End::Lost("the broker does not lead the partition any more".to_owned());
+                if let Some(reason) = delivery.wants_new_stream() {
+                    return End::Lost(reason.to_owned());
                 }
                 let retry_at = delivery.retry_at();
                 (delivery.in_flight(), delivery.is_empty(), retry_at)
@@ -592,8 +619,8 @@ impl Worker {
         loop {
             sleep_until(self.next_deadline().into()).await;
             self.expire();
-            if self.delivery.lock().wants_new_stream() {
-                return End::Lost("batches had no answer in time".to_owned());
+            if let Some(reason) = self.delivery.lock().wants_new_stream() {
+                return End::Lost(reason.to_owned());
             }
             self.signal.notify_one();
         }
@@ -655,8 +682,25 @@ impl Worker {
     }
 
     fn fail_all_for_lack_of_topic(&self) {
-        let text = format!("topic {} does not exist any more", self.shared.topic);
+        let topic = &self.shared.topic;
+        let text = format!("the topic was deleted; `flumen topic create {topic}` makes it anew");
         let error = WireError::new(ErrorCode::UnknownTopic, text);
+        self.fail_all(&DeliveryError::Refused(error));
+    }
+
+    /// Whether the topic was deleted and made anew with fewer partitions.
+    fn partition_is_gone(&self) -> bool {
+        self.partition >= self.shared.accumulator.lock().partitions()
+    }
+
+    fn fail_all_for_lack_of_partition(&self) {
+        let error = NoSuchPartition {
+            topic: self.shared.topic.clone(),
+            partition: self.partition,
+            partitions: self.shared.accumulator.lock().partitions(),
+        };
+        let text = format!("the topic was deleted and made anew: {error}");
+        let error = WireError::new(ErrorCode::UnknownPartition, text);
         self.fail_all(&DeliveryError::Refused(error));
     }
 

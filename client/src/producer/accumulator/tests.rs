@@ -197,3 +197,24 @@ fn a_producer_waits_for_its_own_batches_and_closes_alone() {
     assert!(accumulator.is_closed());
     assert!(matches!(accumulator.take(1, linger, now), Took::Batch(_)));
 }
+
+#[test]
+fn a_topic_made_anew_with_fewer_partitions_gets_nothing_in_the_others() {
+    let (mut accumulator, id) = accumulator(3);
+    accumulator.begin_at(2);
+    accumulator.push(id, &record(b"x")).unwrap();
+    accumulator.set_partitions(2);
+    accumulator.grow(1);
+    assert_eq!(accumulator.partitions(), 2);
+    for _ in 0..30 {
+        let taken = accumulator.push(id, &record(b"x")).unwrap();
+        assert!(taken.partition() < 2);
+    }
+    let to_the_third = NewRecord {
+        partition: Some(2),
+        ..record(b"x")
+    };
+    let refused = accumulator.push(id, &to_the_third).unwrap_err();
+    assert!(matches!(*refused, NotTaken::UnknownPartition { .. }));
+    assert_eq!(take_all(&mut accumulator, 2), [1]);
+}

@@ -275,7 +275,7 @@ impl World {
         self.now += time;
         let resolved = self.delivery.expire(self.now);
         self.note(resolved);
-        if self.delivery.wants_new_stream() {
+        if self.delivery.wants_new_stream().is_some() {
             self.break_stream(0);
         }
     }
@@ -477,6 +477,35 @@ fn a_batch_that_a_stopping_broker_knows_nothing_of_may_be_stored() {
     world.break_stream(0);
     world.sleep(TIMEOUT);
     assert_eq!(world.results[&0], Err(DeliveryError::TimedOut));
+}
+
+#[test]
+fn a_partition_that_is_not_there_is_looked_for_once_all_that_was_sent_is_answered() {
+    let mut world = World::new();
+    for _ in 0..2 {
+        world.push();
+    }
+    world.open();
+    while world.send() {}
+    world.to_broker.clear();
+    for code in [ErrorCode::UnknownPartition, ErrorCode::OutOfSequence] {
+        assert_eq!(world.delivery.wants_new_stream(), None);
+        world
+            .to_client
+            .push_back(Err(WireError::new(code, "not here")));
+        world.answer();
+    }
+    world.now += OPTIONS.backoff.max;
+    assert!(world.delivery.wants_new_stream().is_some());
+    assert!(!world.send());
+    world.break_stream(0);
+    let gone = WireError::new(ErrorCode::UnknownTopic, "it was deleted");
+    let error = DeliveryError::Refused(gone);
+    let failed = world.delivery.fail_all(&error);
+    world.note(failed);
+    for number in 0..2 {
+        assert_eq!(world.results[&number], Err(error.clone()));
+    }
 }
 
 #[test]

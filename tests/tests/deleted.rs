@@ -1,0 +1,79 @@
+//! A producer whose topic is deleted says so, and goes on when the topic is made anew.
+#![allow(clippy::unwrap_used)]
+
+use flumen_client::{Client, ErrorCode, Message, Offset, Producer, Raw, SendError, TopicConfig};
+use flumen_tests::broker::Broker;
+
+const TOPIC: &str = "orders";
+
+async fn create(client: &Client, partitions: u32) {
+    let config = TopicConfig {
+        partitions,
+        ..TopicConfig::default()
+    };
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+}
+
+async fn delete(client: &Client) {
+    client.admin().delete_topic(TOPIC).await.unwrap();
+}
+
+async fn send(producer: &Producer<Raw>, partition: u32) -> Result<Option<Offset>, SendError> {
+    let message = Message::new(Raw::from_static(b"x")).partition(partition);
+    producer.send(message).await.map(|receipt| receipt.offset)
+}
+
+/// A broker, and a producer that has sent a message to each partition.
+async fn started(partitions: u32) -> (Broker, Client, Producer<Raw>) {
+    let broker = Broker::start().await;
+    let client = broker.client().await;
+    create(&client, partitions).await;
+    let producer = client.producer::<Raw>(TOPIC).build().await.unwrap();
+    for partition in 0..partitions {
+        let offset = send(&producer, partition).await.unwrap();
+        assert_eq!(offset, Some(Offset(0)));
+    }
+    (broker, client, producer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_deleted_topic_fails_for_that_reason_and_not_when_its_time_is_up() {
+    let (_broker, client, producer) = started(1).await;
+    delete(&client).await;
+    let error = send(&producer, 0).await.unwrap_err();
+    let code = ErrorCode::UnknownTopic;
+    assert!(
+        matches!(&error, SendError::Refused { code: c, .. } if *c == code),
+        "{error}"
+    );
+    assert!(error.to_string().contains("was deleted"), "{error}");
+    create(&client, 1).await;
+    assert_eq!(send(&producer, 0).await.unwrap(), Some(Offset(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_goes_on_with_a_topic_that_was_deleted_and_made_anew() {
+    let (_broker, client, producer) = started(3).await;
+    delete(&client).await;
+    create(&client, 2).await;
+    for partition in 0..2 {
+        let offset = send(&producer, partition).await.unwrap();
+        assert_eq!(offset, Some(Offset(0)));
+    }
+    assert_eq!(producer.partitions(), 2);
+    let error = send(&producer, 2).await.unwrap_err();
+    assert!(matches!(error, SendError::UnknownPartition(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_partition_that_a_topic_made_anew_lacks_fails_for_that_reason() {
+    let (_broker, client, producer) = started(2).await;
+    delete(&client).await;
+    create(&client, 1).await;
+    let error = send(&producer, 1).await.unwrap_err();
+    let code = ErrorCode::UnknownPartition;
+    assert!(
+        matches!(&error, SendError::Refused { code: c, .. } if *c == code),
+        "{error}"
+    );
+}
