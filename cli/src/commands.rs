@@ -35,7 +35,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         command => {
             log_as_client(&global)?;
             let output = global.output;
-            runtime()?.block_on(async {
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(async {
                 match command {
                     Command::Topic(command) => topic::run(command, output).await,
                     Command::Produce(arguments) => produce::run(arguments, output).await,
@@ -49,7 +50,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
                     | Command::Dev(_)
                     | Command::Serve(_) => Ok(()),
                 }
-            })
+            });
+            // A thread that prints to somebody who does not read is not waited for.
+            runtime.shutdown_background();
+            outcome
         }
     }
 }

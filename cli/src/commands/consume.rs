@@ -3,11 +3,17 @@
 pub(crate) mod format;
 mod start;
 
-use std::io::{self, BufWriter, Write};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    pin::pin,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use flumen_client::{ConsumeError, Consumer, Raw, StartAt};
 use flumen_protocol::topic::TopicName;
+use indicatif::ProgressBar;
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 
 use self::format::RecordFormat;
 use crate::{
@@ -38,7 +44,10 @@ Formats:
                is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …}
 
 Ctrl-C is the usual end without --count and --until-end, and exit code 0. With one of them it ends
-the command too early, and the exit code is 130.";
+the command too early, and the exit code is 130. A second Ctrl-C ends it at once.";
+
+/// How long somebody may still read what is being printed after a signal.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Print records as lines
 #[derive(Debug, clap::Args)]
@@ -105,72 +114,114 @@ async fn print_until_stopped(
     format: RecordFormat,
     arguments: &Arguments,
 ) -> Result<()> {
-    let count_max = arguments.count.unwrap_or(u64::MAX);
     let progress = output::progress(arguments.count, "records");
-    let mut count = 0;
-    let outcome = tokio::select! {
-        printed = print(consumer, format, count_max, &progress, &mut count) => printed,
-        signal = stop::requested() => match signal.context("cannot listen to signals") {
-            Ok(signal) if arguments.count.is_some() || arguments.until_end => {
-                let of = arguments.count.map(|of| format!(" of {}", output::count(of)));
-                let so_far = format!(
-                    "after {}{}",
-                    output::counted(count, "record"),
-                    of.unwrap_or_default()
-                );
-                Err(Interrupted { signal, so_far }.into())
+    let mut printer = Printer {
+        format,
+        count_max: arguments.count.unwrap_or(u64::MAX),
+        count: 0,
+        progress: progress.clone(),
+    };
+    let stop = watch::Sender::new(false);
+    let outcome = {
+        let mut printing = pin!(printer.print(consumer, stop.subscribe()));
+        tokio::select! {
+            printed = &mut printing => Ok(printed),
+            signal = stop::requested() => {
+                stop.send_replace(true);
+                // What is being printed is not cut, unless nobody reads it. How that ends is of
+                // no interest: whoever reads may have had the same signal.
+                let _ = timeout(GRACE, printing).await;
+                Err(signal.context("cannot listen to signals"))
             }
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        },
+        }
     };
     progress.finish_and_clear();
-    outcome
+    match outcome {
+        Ok(printed) => printed,
+        Err(Ok(signal)) if arguments.count.is_some() || arguments.until_end => {
+            let of = arguments
+                .count
+                .map(|of| format!(" of {}", output::count(of)));
+            let so_far = format!(
+                "after {}{}",
+                output::counted(printer.count, "record"),
+                of.unwrap_or_default()
+            );
+            Err(Interrupted { signal, so_far }.into())
+        }
+        Err(Ok(_)) => Ok(()),
+        Err(Err(error)) => Err(error),
+    }
 }
 
-/// Prints records until the consumer ends or `count_max` is reached.
-async fn print(
-    consumer: &mut Consumer<Option<Raw>>,
+/// Prints records, and knows how many it has.
+struct Printer {
     format: RecordFormat,
     count_max: u64,
-    progress: &indicatif::ProgressBar,
-    count: &mut u64,
-) -> Result<()> {
-    let mut passed_over = 0;
-    let mut lines = Vec::new();
-    while *count < count_max {
-        let Some(batch) = consumer.next_batch().await else {
-            break;
-        };
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) if error.is_fatal() => return Err(error.into()),
-            Err(error) => {
-                progress.suspend(|| anstream::eprintln!("warning: {error}"));
-                let is_passing = matches!(error, ConsumeError::Disconnected { .. });
-                passed_over += u64::from(!is_passing);
-                continue;
-            }
-        };
-        let partition = batch.partition;
-        let left = usize::try_from(count_max - *count).unwrap_or(usize::MAX);
-        for (offset, record) in batch.records().take(left) {
-            format.write(&mut lines, partition, offset, &record)?;
-            *count += 1;
-        }
-        // Written batch by batch, so that whoever reads sees each as soon as it is here.
-        progress.suspend(|| write(&lines))?;
-        lines.clear();
-        progress.set_position(*count);
-    }
-    if passed_over > 0 {
-        bail!("some records could not be read and were passed over, see the warnings above");
-    }
-    Ok(())
+    count: u64,
+    progress: ProgressBar,
 }
 
-fn write(lines: &[u8]) -> io::Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    out.write_all(lines)?;
-    out.flush()
+impl Printer {
+    /// Prints records until the consumer ends, there are enough, or it is told to stop.
+    async fn print(
+        &mut self,
+        consumer: &mut Consumer<Option<Raw>>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let mut passed_over = 0;
+        let mut lines = Vec::new();
+        while self.count < self.count_max {
+            let batch = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                batch = consumer.next_batch() => batch,
+            };
+            let batch = match batch {
+                None => break,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) if error.is_fatal() => return Err(error.into()),
+                Some(Err(error)) => {
+                    self.progress
+                        .suspend(|| anstream::eprintln!("warning: {error}"));
+                    let is_passing = matches!(error, ConsumeError::Disconnected { .. });
+                    passed_over += u64::from(!is_passing);
+                    continue;
+                }
+            };
+            let left = usize::try_from(self.count_max - self.count).unwrap_or(usize::MAX);
+            let mut count = self.count;
+            for (offset, record) in batch.records().take(left) {
+                self.format
+                    .write(&mut lines, batch.partition, offset, &record)?;
+                count += 1;
+            }
+            // Written batch by batch, so that whoever reads sees each as soon as it is here.
+            lines = write(lines, self.progress.clone()).await?;
+            self.count = count;
+            self.progress.set_position(count);
+        }
+        if passed_over > 0 {
+            bail!("some records could not be read and were passed over, see the warnings above");
+        }
+        Ok(())
+    }
+}
+
+/// Writes lines to standard output, and returns the memory. On a thread for what blocks: whoever
+/// reads may stall, and that must not keep the command from hearing of anything else.
+async fn write(mut lines: Vec<u8>, progress: ProgressBar) -> Result<Vec<u8>> {
+    spawn_blocking(move || {
+        let mut out = io::stdout().lock();
+        let mut write = || out.write_all(&lines).and_then(|()| out.flush());
+        // Elsewhere than on a terminal, lines and progress are not in each other's way.
+        if io::stdout().is_terminal() {
+            progress.suspend(write)?;
+        } else {
+            write()?;
+        }
+        lines.clear();
+        Ok(lines)
+    })
+    .await?
 }

@@ -6,6 +6,7 @@ mod joining;
 mod plugins;
 mod profiles;
 mod scripts;
+mod stalled;
 mod support;
 mod usage;
 mod waiting;
