@@ -4,7 +4,7 @@ mod leading;
 
 use std::env;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use flumen_broker::config::LogFormat;
 
 use crate::{
@@ -42,7 +42,8 @@ impl Arguments {
     /// Reads the command line of the process; usage errors and requests for help end it.
     pub(crate) fn read() -> Self {
         let mut program = Self::program();
-        let line = leading::moved_behind(&program, env::args_os());
+        let line = leading::moved_behind(&program, env::args_os())
+            .unwrap_or_else(|text| program.error(ErrorKind::InvalidValue, text).exit());
         let mut matches = program.clone().get_matches_from(line);
         Self::from_arg_matches_mut(&mut matches)
             .unwrap_or_else(|error| error.format(&mut program).exit())
@@ -174,7 +175,7 @@ mod tests {
             let printed = String::from_utf8(shell.stdout).unwrap();
             for words in printed.lines() {
                 let words = ["flumen"].into_iter().chain(words.split_terminator('\0'));
-                let line = leading::moved_behind(&program, words.map(Into::into));
+                let line = leading::moved_behind(&program, words.map(Into::into)).unwrap();
                 let taken = program.clone().try_get_matches_from(line);
                 assert!(taken.is_ok(), "{example}: {}", taken.unwrap_err());
                 parsed += 1;

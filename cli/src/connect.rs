@@ -1,69 +1,22 @@
 //! From flags, variables and profiles to a connected client.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+mod flags;
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use flumen_broker::config::Interval;
 use flumen_client::{Admin, AdminError, Client, ConnectError, Profile, ProfileError, Profiles};
 
+use self::flags::Flags;
 use crate::{
     failure::usage,
     hint::{Named, similar},
-    number::time_above_zero,
 };
 
 /// Which cluster, and with which credential.
-#[derive(Clone, Debug, Default, clap::Args)]
-#[command(next_help_heading = "Connection")]
-pub(crate) struct Connection {
-    /// The profile to use, by name or file; default: as `flumen profile use` or `flumen dev` chose
-    #[arg(
-        long,
-        value_name = "NAME|FILE",
-        env = "FLUMEN_PROFILE",
-        conflicts_with = "brokers"
-    )]
-    profile: Option<String>,
-    /// Brokers to connect to without a profile; needs --ca, and --token or --cert and --key
-    #[arg(
-        long,
-        value_name = "HOST:PORT,…",
-        value_delimiter = ',',
-        requires = "ca",
-        env = "FLUMEN_BROKERS"
-    )]
-    brokers: Option<Vec<String>>,
-    /// The authority that signs the brokers' certificates (PEM)
-    #[arg(long, value_name = "FILE", requires = "brokers", env = "FLUMEN_CA")]
-    ca: Option<PathBuf>,
-    /// A client certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "key", env = "FLUMEN_CERT")]
-    cert: Option<PathBuf>,
-    /// The private key of the client certificate (PEM)
-    #[arg(long, value_name = "FILE", requires = "cert", env = "FLUMEN_KEY")]
-    key: Option<PathBuf>,
-    /// A token that the brokers accept
-    #[arg(
-        long,
-        value_name = "TOKEN",
-        conflicts_with = "cert",
-        hide_env_values = true,
-        env = "FLUMEN_TOKEN"
-    )]
-    token: Option<String>,
-    /// Give up when there is no answer after so long, connecting included [default: 5s to
-    /// connect, 30s for the answer]
-    #[arg(
-        long,
-        value_name = "DURATION",
-        value_parser = time_above_zero,
-        env = "FLUMEN_REQUEST_TIMEOUT"
-    )]
-    request_timeout: Option<Interval>,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Connection(Flags);
 
 /// What is added to a time-out before the command gives up by itself: the client's own error
 /// says more.
@@ -72,15 +25,20 @@ const CLIENT_FIRST: Duration = Duration::from_millis(200);
 impl Connection {
     /// A connection by the profile in a file.
     pub(crate) fn by_profile_file(path: &std::path::Path) -> Self {
-        Self {
+        Self(Flags {
             profile: Some(path.display().to_string()),
-            ..Self::default()
-        }
+            ..Flags::default()
+        })
     }
 
     /// Whether the user said which cluster to use.
     pub(crate) fn is_given(&self) -> bool {
-        self.profile.is_some() || self.brokers.is_some()
+        self.0.profile.is_some() || self.0.brokers.is_some()
+    }
+
+    /// How long an answer may take, if the user said so.
+    pub(crate) fn request_timeout(&self) -> Option<Duration> {
+        self.0.request_timeout.map(Interval::duration)
     }
 
     /// Connects, makes an administrative call, and closes in order. An error about a name
@@ -117,7 +75,7 @@ impl Connection {
         started: Instant,
         future: impl Future<Output = R>,
     ) -> Result<R, Interval> {
-        let Some(after) = self.request_timeout else {
+        let Some(after) = self.0.request_timeout else {
             return Ok(future.await);
         };
         let deadline = started + after.duration() + CLIENT_FIRST;
@@ -132,28 +90,36 @@ impl Connection {
 
     /// As [`Connection::connect`], in a zone; without one, in that of the profile.
     pub(crate) async fn connect_in(&self, zone: Option<&str>) -> Result<Client> {
+        let Flags {
+            profile,
+            brokers,
+            ca,
+            cert,
+            key,
+            token,
+            ..
+        } = &self.0;
+        self.0.check()?;
         let mut builder = Client::builder();
-        if let (Some(brokers), Some(ca)) = (&self.brokers, &self.ca) {
-            if self.token.is_none() && self.cert.is_none() {
-                return Err(usage(
-                    "--brokers needs a credential: --token TOKEN, or --cert FILE and --key FILE",
-                ));
-            }
+        if let (Some(brokers), Some(ca)) = (brokers, ca) {
             builder = builder.brokers(brokers.iter().cloned()).ca_file(ca)?;
         } else {
-            builder = builder.profile(load_profile(self.profile.as_deref())?);
+            builder = builder.profile(load_profile(profile.as_deref())?);
         }
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+        if let (Some(cert), Some(key)) = (cert, key) {
             builder = builder.certificate_files(cert, key)?;
         }
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             builder = builder.token(token);
         }
         if let Some(zone) = zone {
             builder = builder.zone(zone);
         }
-        if let Some(after) = self.request_timeout.map(Interval::duration) {
+        if let Some(after) = self.request_timeout() {
             builder = builder.connect_timeout(after).request_timeout(after);
+        }
+        if let (Some(_), Err(error @ ConnectError::Address { .. })) = (brokers, builder.check()) {
+            return Err(usage(format!("--brokers: {error}")));
         }
         match self.unless_late(Instant::now(), builder.connect()).await {
             Ok(Ok(client)) => Ok(client),
@@ -180,8 +146,12 @@ fn load_profile(wanted: Option<&str>) -> Result<Profile> {
 
 /// An error about a profile; if it is not there, with the name that was meant.
 pub(crate) fn explain_profile(error: ProfileError) -> anyhow::Error {
-    let ProfileError::NotFound { path } = &error else {
-        return error.into();
+    let path = match &error {
+        ProfileError::NotFound { path } | ProfileError::NoFile { path } => path,
+        ProfileError::Name(_) | ProfileError::NamedAsFile { .. } => {
+            return usage(error.to_string());
+        }
+        _ => return error.into(),
     };
     let there = Profiles::of_user().and_then(|profiles| profiles.list());
     let there = there.unwrap_or_default();

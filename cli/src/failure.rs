@@ -65,7 +65,7 @@ pub(crate) fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 /// The error with its causes, leaving out those whose text the one before has already.
-fn describe(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     let mut last = String::new();
     for cause in error.chain().map(ToString::to_string) {

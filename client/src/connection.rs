@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flumen_protocol::{close, error::WireError, message::Request};
+use flumen_protocol::{DEFAULT_PORT, close, error::WireError, message::Request};
 use flumen_transport::{
     endpoint::Network,
     quinn::{self, Connection, Endpoint},
@@ -41,13 +41,19 @@ pub enum ConnectError {
         text: String,
     },
     /// The address is not `host:port`, or its host is not known.
-    #[error("cannot find the address of broker {address}: {text}; addresses are written host:port")]
+    #[error("cannot find the address of broker {address}: {text}")]
     Address {
         /// The address.
         address: String,
         /// Why.
         text: String,
     },
+    /// The token that is to be shown has nothing in it.
+    #[error(
+        "the token is empty: write one that the brokers accept, such as that in the client.toml of \
+         a broker's data directory, or leave it away"
+    )]
+    EmptyToken,
     /// Nobody answers there, or not as a broker would.
     #[error(
         "cannot connect to broker {address}: {text}; is it running, and reached at that address?"
@@ -271,7 +277,7 @@ impl Broker {
     fn host(&self) -> Result<&str, ConnectError> {
         match split_address(&self.address) {
             Some((host, _)) => Ok(host),
-            None => Err(self.bad_address("it has no port")),
+            None => Err(bad_address(&self.address)),
         }
     }
 
@@ -325,6 +331,19 @@ impl Broker {
             address: self.address.clone(),
             text: error.to_string(),
         }
+    }
+}
+
+/// What is wrong with an address that [`split_address`] makes nothing of.
+pub(crate) fn bad_address(address: &str) -> ConnectError {
+    let host = match address.rsplit_once(':') {
+        Some((host, _)) if !host.is_empty() => host,
+        Some(_) => "localhost",
+        None => address,
+    };
+    ConnectError::Address {
+        address: address.to_owned(),
+        text: format!("it has no host or no port; write host:port, such as {host}:{DEFAULT_PORT}"),
     }
 }
 

@@ -42,6 +42,16 @@ pub enum ProfileError {
         /// The file that was looked for.
         path: PathBuf,
     },
+    /// The file that was named instead of a profile does not exist.
+    #[error(
+        "the file {} does not exist; every broker writes such a file, client.toml, into its data \
+         directory, and `flumen profile list` shows the profiles that have a name",
+        path.display()
+    )]
+    NoFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// The profile's file is there but cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -72,6 +82,12 @@ pub enum ProfileError {
     /// A profile cannot have this name.
     #[error("profile cannot be named so: {0}")]
     Name(#[from] InvalidName),
+    /// A profile cannot have this name, because it would be taken for the path of a file.
+    #[error("a profile cannot be named {name}: that is taken for a file; leave .toml away")]
+    NamedAsFile {
+        /// The name.
+        name: Name,
+    },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -116,7 +132,7 @@ impl Profile {
     /// Reads one profile's file.
     pub fn read(path: &Path) -> Result<Self, ProfileError> {
         let text = fs::read_to_string(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ProfileError::NotFound {
+            io::ErrorKind::NotFound => ProfileError::NoFile {
                 path: path.to_owned(),
             },
             _ => ProfileError::Read {
@@ -182,7 +198,10 @@ impl Profiles {
 
     /// Loads the profile of that name.
     pub fn load(&self, name: &str) -> Result<Profile, ProfileError> {
-        Profile::read(&self.path(&Name::new(name)?))
+        Profile::read(&self.path(&Name::new(name)?)).map_err(|error| match error {
+            ProfileError::NoFile { path } => ProfileError::NotFound { path },
+            error => error,
+        })
     }
 
     /// Loads the default profile.
@@ -262,7 +281,11 @@ impl Profiles {
     /// Saves a profile under a name, for its owner's eyes only (mode 0600), in one step:
     /// a reader sees the old file or the new one. Returns the file.
     pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
-        let path = self.path(&Name::new(name)?);
+        let name = Name::new(name)?;
+        if is_path(name.as_str()) {
+            return Err(ProfileError::NamedAsFile { name });
+        }
+        let path = self.path(&name);
         let text = toml::to_string(&profile.0).map_err(|error| ProfileError::Invalid {
             path: path.clone(),
             text: error.to_string(),
@@ -281,7 +304,9 @@ impl Profiles {
     }
 }
 
-fn is_path(text: &str) -> bool {
+/// Whether a text that says which profile to use is the path of a file, and no name: it has a `/`
+/// in it, or ends in `.toml`.
+pub fn is_path(text: &str) -> bool {
     text.contains(std::path::is_separator)
         || Path::new(text)
             .extension()
@@ -404,6 +429,30 @@ mod tests {
         let error = profiles.add("staging", &Profile::default()).unwrap_err();
         assert!(matches!(error, ProfileError::Exists { .. }), "{error}");
         assert_eq!(profiles.load("staging").unwrap(), sample());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_no_profile_that_is_not_there() {
+        let error = Profile::load(Some("/nope")).unwrap_err();
+        assert!(matches!(error, ProfileError::NoFile { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("the file /nope does not exist"), "{text}");
+        let profiles = Profiles::in_directory("/nope");
+        let error = profiles.load("nope").unwrap_err();
+        assert!(matches!(error, ProfileError::NotFound { .. }), "{error}");
+    }
+
+    #[test]
+    fn no_profile_has_a_name_that_is_taken_for_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        for saved in [
+            profiles.save("prod.toml", &sample()),
+            profiles.add("prod.toml", &sample()),
+        ] {
+            let error = saved.unwrap_err();
+            assert!(matches!(error, ProfileError::NamedAsFile { .. }), "{error}");
+        }
     }
 
     #[test]

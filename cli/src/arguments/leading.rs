@@ -7,27 +7,47 @@
 
 use std::ffi::OsString;
 
-use clap::{Args as _, Command};
+use clap::{Arg, Args as _, Command};
 
 use crate::connect::Connection;
 
 /// The command line with such flags moved behind the command. A line that names no command that
 /// there is comes back without them: what is wrong with it is the command.
-pub(super) fn moved_behind(root: &Command, line: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let connection = Connection::augment_args(Command::new("connection"));
+///
+/// # Errors
+/// What to say of a flag without a value; behind it stands nothing, another flag, or the command.
+pub(super) fn moved_behind(
+    root: &Command,
+    line: impl Iterator<Item = OsString>,
+) -> Result<Vec<OsString>, String> {
+    let mut connection = Connection::augment_args(Command::new("connection"));
+    // Only then an argument can say how it is written.
+    connection.build();
     let mut words = line;
     let mut kept: Vec<_> = words.next().into_iter().collect();
     let mut moved = Vec::new();
+    // The flags with the values that stand apart from them.
+    let mut values: Vec<(String, OsString)> = Vec::new();
     let mut command = root;
+    let mut is_complete = false;
     while let Some(word) = words.next() {
         let word = in_full(word);
         let text = word.to_str().unwrap_or_default();
         if let Some((name, has_value)) = flag(text) {
-            let is_moved = takes_value(&connection, name);
-            let value_follows = !has_value && (is_moved || takes_value(root, name));
-            let to = if is_moved { &mut moved } else { &mut kept };
-            to.push(word);
-            to.extend(value_follows.then(|| words.next()).flatten());
+            if let Some(argument) = with_value(&connection, name) {
+                let flag = argument.to_string();
+                moved.push(word);
+                if !has_value {
+                    let value = words.next().filter(|value| !is_flag(value));
+                    let value = value.ok_or_else(|| format!("a value is required for '{flag}'"))?;
+                    moved.push(value.clone());
+                    values.push((flag, value));
+                }
+            } else {
+                let value_follows = !has_value && with_value(root, name).is_some();
+                kept.push(word);
+                kept.extend(value_follows.then(|| words.next()).flatten());
+            }
             continue;
         }
         let goes_on = text.starts_with('-') && text != "--";
@@ -40,11 +60,26 @@ pub(super) fn moved_behind(root: &Command, line: impl Iterator<Item = OsString>)
         }
         if !command.has_subcommands() {
             kept.append(&mut moved);
+            is_complete = true;
             break;
         }
     }
+    let taken = values
+        .iter()
+        .find(|(_, value)| command.find_subcommand(value).is_some());
+    if let Some((flag, value)) = taken.filter(|_| !is_complete) {
+        let value = value.display();
+        return Err(format!(
+            "a value is required for '{flag}', and {value} behind it is the command"
+        ));
+    }
     kept.extend(words);
-    kept
+    Ok(kept)
+}
+
+fn is_flag(word: &OsString) -> bool {
+    let text = word.to_str().unwrap_or_default();
+    text.len() > 1 && text.starts_with('-')
 }
 
 /// The word, `--timeout` by the name that has the same meaning behind every command.
@@ -67,9 +102,10 @@ fn flag(text: &str) -> Option<(&str, bool)> {
     }
 }
 
-fn takes_value(command: &Command, name: &str) -> bool {
+/// The flag of that name, if it has a value.
+fn with_value<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     let mut arguments = command.get_arguments();
-    arguments.any(|a| a.get_long() == Some(name) && a.get_action().takes_values())
+    arguments.find(|a| a.get_long() == Some(name) && a.get_action().takes_values())
 }
 
 #[cfg(test)]
@@ -77,10 +113,13 @@ mod tests {
     use super::*;
     use crate::arguments::Arguments;
 
-    fn moved(line: &str) -> String {
+    fn try_moved(line: &str) -> Result<Vec<OsString>, String> {
         let root = Arguments::program();
-        let words = line.split(' ').map(OsString::from);
-        let moved = moved_behind(&root, words);
+        moved_behind(&root, line.split(' ').map(OsString::from))
+    }
+
+    fn moved(line: &str) -> String {
+        let moved = try_moved(line).unwrap();
         let moved: Vec<_> = moved.iter().map(|word| word.to_str().unwrap()).collect();
         moved.join(" ")
     }
@@ -125,10 +164,33 @@ mod tests {
             ("flumen --profile x topc list", "flumen topc list"),
             ("flumen --profile x topic", "flumen topic"),
             ("flumen --profile x topic --help", "flumen topic --help"),
-            ("flumen --profile", "flumen"),
             ("flumen --profile x -- topic list", "flumen -- topic list"),
         ] {
             assert_eq!(moved(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_flag_without_a_value_is_told_of_whatever_stands_behind_it() {
+        for (line, expected) in [
+            ("flumen --profile", "'--profile <NAME|FILE>'"),
+            ("flumen topic --profile", "'--profile <NAME|FILE>'"),
+            (
+                "flumen --brokers --output json topic list",
+                "'--brokers <HOST:PORT,…>'",
+            ),
+            (
+                "flumen --profile topic list",
+                "'--profile <NAME|FILE>', and topic behind it is the command",
+            ),
+            (
+                "flumen --profile status",
+                "'--profile <NAME|FILE>', and status behind it is the command",
+            ),
+        ] {
+            let error = try_moved(line).unwrap_err();
+            let expected = format!("a value is required for {expected}");
+            assert_eq!(error, expected, "{line}");
         }
     }
 }

@@ -10,7 +10,7 @@ use flumen_broker::{
     config::{BrokerConfig, LogFormat, Source},
     node::Broker,
 };
-use flumen_client::{Profile, Profiles};
+use flumen_client::{Profile, Profiles, profile::is_path};
 use flumen_protocol::{limits::NAME_CHARS_MAX, topic::Name};
 
 use super::serve;
@@ -49,7 +49,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "IP:PORT", env = "FLUMEN_ADMIN")]
     admin: Option<String>,
     /// The profile that is written; default: dev, or dev-DIR with --data-dir …/DIR
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_profile)]
     profile: Option<Name>,
 }
 
@@ -120,13 +120,23 @@ fn profile_name(data_dir: &Path, is_given: bool) -> Result<Name> {
     let absolute = std::path::absolute(data_dir)
         .with_context(|| format!("cannot find {}", data_dir.display()))?;
     let last = absolute.file_name().unwrap_or_default().to_string_lossy();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    // With a dot, it could be taken for a file.
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     let name: String = format!("{PROFILE}-{last}")
         .chars()
         .map(|c| if allowed(c) { c } else { '-' })
         .take(NAME_CHARS_MAX)
         .collect();
     Ok(Name::new(name)?)
+}
+
+fn parse_profile(text: &str) -> Result<Name, String> {
+    if is_path(text) {
+        return Err(format!(
+            "{text} is taken for a file, and this is the name of a profile that is written"
+        ));
+    }
+    Name::new(text).map_err(|error| error.to_string())
 }
 
 fn default_data_dir() -> Result<PathBuf> {
@@ -179,6 +189,7 @@ mod tests {
         assert_eq!(name("/tmp/other"), "dev-other");
         assert_eq!(name("other/"), "dev-other");
         assert_eq!(name("/tmp/a b/ü"), "dev--");
+        assert_eq!(name("/tmp/a.toml"), "dev-a-toml");
         assert_eq!(name("/"), "dev-");
         assert_eq!(profile_name(Path::new("x"), false).unwrap().as_str(), "dev");
         if let Ok(default) = default_data_dir() {

@@ -40,8 +40,9 @@ Examples:
 Each line becomes a record, without its line end. The command ends when all records are durable;
 when it fails, it says how many are, and which line was the first that is not, also with
 --output json. While the broker takes nothing, such as with a full disk, records are sent again for
-a minute, and the reason is told on stderr. Ctrl-C reads no further line, waits a moment for what is
-on its way, and says what is stored, what is not and what may be; the exit code is 130.";
+a minute, or for as long as --timeout says, and the reason is told on stderr. Ctrl-C reads no
+further line, waits a moment for what is on its way, and says what is stored, what is not and what
+may be; the exit code is 130.";
 
 /// How long what is on its way may still be acknowledged after a signal.
 const GRACE: Duration = Duration::from_secs(2);
@@ -158,6 +159,9 @@ async fn build(
     if let Some(codec) = arguments.compression {
         builder = builder.compression(codec);
     }
+    if let Some(after) = arguments.connection.request_timeout() {
+        builder = builder.delivery_timeout(after);
+    }
     if let Some(records) = arguments.batch_records {
         builder = builder.batch_records(records);
     }
@@ -183,6 +187,8 @@ async fn send_all(
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
             chunk = lines.next() => chunk,
+            // Input that goes on, such as that of `tail -f`, may bring no line for long.
+            () = outcome.receipts.until_one_fails() => return Ok(()),
         };
         let Some(chunk) = chunk else {
             outcome.all_read = true;

@@ -6,14 +6,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use flumen_client::{Client, Profile, ProfileError, Profiles};
+use flumen_client::{Client, Name, Profile, ProfileError, Profiles, profile::is_path};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
     connect::explain_profile,
+    failure::usage,
     output::{OutputFormat, table, write_table},
 };
+
+/// The file that stands for standard input.
+const STDIN: &str = "-";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -48,12 +52,15 @@ pub(crate) enum Command {
     #[command(after_help = LIST_EXAMPLES)]
     List,
     /// Take over the client.toml of a broker under a name
-    #[command(after_help = ADD_EXAMPLES)]
+    #[command(
+        after_help = ADD_EXAMPLES,
+        override_usage = "flumen profile add [OPTIONS] <NAME> <FILE>"
+    )]
     Add {
-        /// The profile
+        /// The name that the profile gets
         name: String,
         /// The client.toml; `-` is standard input
-        file: PathBuf,
+        file: Option<PathBuf>,
         /// Replace a profile of that name
         #[arg(long)]
         force: bool,
@@ -85,7 +92,10 @@ struct Row {
 pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
     let profiles = Profiles::of_user()?;
     match command {
-        Command::Add { name, file, force } => add(&profiles, name, file, *force, output),
+        Command::Add { name, file, force } => {
+            let (name, file) = name_and_file(name, file.as_deref())?;
+            add(&profiles, name, file, *force, output)
+        }
         Command::List => list(&profiles, output),
         Command::Remove { name } => {
             profiles.remove(name).map_err(explain_profile)?;
@@ -95,6 +105,10 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
                 &format!("removed profile {name}"),
             )
         }
+        Command::Use { name } if is_path(name) => Err(usage(format!(
+            "{name} is a file, and the default profile is chosen by its name: `flumen profile add \
+             NAME {name}` gives it one, and --profile {name} shows it to a single command"
+        ))),
         Command::Use { name } => {
             profiles.make_default(name).map_err(explain_profile)?;
             output.done(
@@ -104,6 +118,45 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
             )
         }
     }
+}
+
+/// What `flumen profile add` was given, if that is a name and a file.
+///
+/// # Errors
+/// The line that was meant, if one of them is missing, or each stands in the place of the other.
+fn name_and_file<'a>(name: &'a str, file: Option<&'a Path>) -> Result<(&'a str, &'a Path)> {
+    let is_file = |text: &str| is_path(text) || text == STDIN;
+    let told = match file {
+        Some(file) if !is_file(name) => return Ok((name, file)),
+        None if !is_file(name) => format!(
+            "profile {name} of which file? Write `flumen profile add {name} FILE`, with the \
+             client.toml of a broker's data directory, or - for standard input"
+        ),
+        None => {
+            let meant = name_for(name);
+            format!("{name} is a file, and has no name yet: `flumen profile add {meant} {name}`")
+        }
+        Some(file) => {
+            let file = file.display().to_string();
+            if is_file(&file) {
+                let meant = name_for(name);
+                format!(
+                    "a profile cannot be named {name}, as that is taken for a file: `flumen profile \
+                     add {meant} {file}`"
+                )
+            } else {
+                format!("the name comes first, then the file: `flumen profile add {file} {name}`")
+            }
+        }
+    };
+    Err(usage(told))
+}
+
+/// A name for the profile in a file.
+fn name_for(file: &str) -> &str {
+    let stem = Path::new(file).file_stem().and_then(|stem| stem.to_str());
+    let is_good = |stem: &&str| Name::new(*stem).is_ok() && !["client", STDIN].contains(stem);
+    stem.filter(is_good).unwrap_or("NAME")
 }
 
 fn add(
@@ -123,7 +176,7 @@ fn add(
         ProfileError::Exists { .. } => {
             anyhow!("{error}; --force replaces it, or choose another name")
         }
-        error => error.into(),
+        error => explain_profile(error),
     })?;
     let is_default = profiles.default_name()?.as_deref() == Some(name);
     let how = if is_default {
@@ -144,7 +197,7 @@ fn add(
 
 /// A profile that can be used, from a file or from standard input.
 fn read(file: &Path) -> Result<Profile> {
-    let (profile, origin) = if file == Path::new("-") {
+    let (profile, origin) = if file == Path::new(STDIN) {
         let origin = Path::new("from standard input");
         let text = io::read_to_string(io::stdin()).context("cannot read standard input")?;
         (Profile::parse(&text, origin)?, origin)

@@ -182,6 +182,10 @@ fn what_leads_to_no_broker_is_not_added() {
             "brokers = [\"a:1\"]\nca = \"x\"\ntoken = \"t\"",
             "cannot set up TLS",
         ),
+        (
+            "brokers = [\"a:1\"]\nca = \"x\"\ntoken = \"\"",
+            "the token is empty: write one",
+        ),
     ] {
         fs::write(user.path("text.toml"), text).unwrap();
         let said = user.run(&["profile", "add", "a", "text.toml"]).fails(1);
@@ -200,8 +204,41 @@ fn what_leads_to_no_broker_is_not_added() {
         "{said}"
     );
     assert!(!user.path(".config/flumen/profiles/a.toml").exists());
-    let said = user.run(&["profile", "add", "a/b", "text.toml"]).fails(1);
-    assert!(!said.contains("panic"), "{said}");
+}
+
+#[test]
+fn a_name_and_a_file_that_are_taken_for_each_other_come_with_the_line_that_was_meant() {
+    let user = User::new();
+    for (arguments, meant) in [
+        (&["prod.toml"][..], "`flumen profile add prod prod.toml`"),
+        (
+            &["./client.toml"],
+            "`flumen profile add NAME ./client.toml`",
+        ),
+        (&["-"], "`flumen profile add NAME -`"),
+        (&["prod"], "`flumen profile add prod FILE`"),
+        (
+            &["./client.toml", "prod"],
+            "the name comes first, then the file: `flumen profile add prod ./client.toml`",
+        ),
+        (
+            &["a/prod.toml", "b.toml"],
+            "`flumen profile add prod b.toml`",
+        ),
+    ] {
+        let said = user
+            .run(&[&["profile", "add"], arguments].concat())
+            .fails(2);
+        assert!(said.contains(meant), "{arguments:?}: {said}");
+    }
+    for arguments in [
+        &["status", "--profile", "/nope"][..],
+        &["profile", "add", "nope", "/nope"],
+    ] {
+        let said = user.run(arguments).fails(1);
+        assert!(said.contains("the file /nope does not exist"), "{said}");
+        assert!(!said.contains("profile /nope"), "{said}");
+    }
 }
 
 #[test]

@@ -4,9 +4,19 @@ use std::{fs, path::Path};
 
 use crate::support::User;
 
+/// A profile and an authority with which a client gets as far as connecting.
+fn write_profile(user: &User) {
+    let authority = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = authority.cert.pem();
+    fs::write(user.path("ca.pem"), &pem).unwrap();
+    let profile = format!("brokers = [\"profile:x\"]\ntoken = \"t\"\nca = \"\"\"\n{pem}\"\"\"\n");
+    fs::write(user.path("p.toml"), profile).unwrap();
+}
+
 #[test]
 fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
     let user = User::new();
+    write_profile(&user);
     for (arguments, expected) in [
         (&["no-such-command"][..], "no-such-command"),
         (&["topic", "create"], "NAME"),
@@ -50,6 +60,44 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
             "dead-letter=TOPIC",
         ),
         (&["status", "--brokers", "localhost:1"], "--ca"),
+        (
+            &[
+                "status",
+                "--brokers",
+                "box",
+                "--ca",
+                "ca.pem",
+                "--token",
+                "t",
+            ],
+            "write host:port, such as box:4650",
+        ),
+        (
+            &["status", "--brokers", "a:1", "--profile", "b"],
+            "--profile cannot be used with --brokers",
+        ),
+        (&["status", "--ca", "ca.pem"], "--ca needs --brokers"),
+        (&["status", "--cert", "a.pem"], "belong together"),
+        (
+            &["status", "--cert", "a", "--key", "b", "--token", "c"],
+            "one credential is enough",
+        ),
+        (&["status", "--profile", ""], "--profile is empty"),
+        (&["status", "--brokers", ""], "--brokers is empty"),
+        (&["status", "--token", ""], "--token is empty"),
+        (&["status", "--profile", "a b"], "cannot be a name"),
+        (&["profile", "use", "a b"], "cannot be a name"),
+        (&["profile", "remove", "a b"], "cannot be a name"),
+        (&["profile", "use", "./a.toml"], "flumen profile add NAME"),
+        (&["dev", "--profile", "a.toml"], "taken for a file"),
+        (
+            &["--profile"],
+            "a value is required for '--profile <NAME|FILE>'",
+        ),
+        (
+            &["--profile", "topic", "list"],
+            "topic behind it is the command",
+        ),
         (
             &["serve", "--wal-sync", "sometimes"],
             "--wal-sync: \"sometimes\" is no sync policy",
@@ -138,6 +186,62 @@ fn a_broker_that_does_not_answer_is_waited_for_as_long_as_was_asked_for() {
             .run(&[command, &["100ms"], &connection].concat())
             .fails(1);
         assert!(said.contains("within 100ms"), "{command:?}: {said}");
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_variables_of_what_it_stands_against() {
+    let user = User::new();
+    write_profile(&user);
+    // No address has a port, so that the error shows which one was taken.
+    let said = |variables: &[(&str, &str)], flags: &[&str]| {
+        let mut command = user.command();
+        command.args(["topic", "list"]).args(flags);
+        command.envs(variables.iter().copied());
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let direct = [
+        ("FLUMEN_BROKERS", "variable:x"),
+        ("FLUMEN_CA", "ca.pem"),
+        ("FLUMEN_TOKEN", "t"),
+    ];
+    let profile = [("FLUMEN_PROFILE", "p.toml")];
+    let flags = ["--brokers", "flag:x", "--ca", "ca.pem", "--token", "t"];
+    for (variables, flags, taken) in [
+        (
+            &direct[..],
+            &["--profile", "p.toml"][..],
+            "broker profile:x",
+        ),
+        (&profile, &flags, "broker flag:x"),
+        (&direct, &flags, "broker flag:x"),
+        (&direct, &["--brokers", "flag:x"], "broker flag:x"),
+        (&direct, &[], "broker variable:x"),
+        (&profile, &[], "broker profile:x"),
+        (
+            &[("FLUMEN_CERT", "absent.pem"), ("FLUMEN_KEY", "absent.pem")],
+            &flags,
+            "broker flag:x",
+        ),
+        // A variable that is set to nothing is not set.
+        (
+            &[
+                ("FLUMEN_PROFILE", ""),
+                ("FLUMEN_BROKERS", ""),
+                ("FLUMEN_TOKEN", ""),
+                ("FLUMEN_CA", ""),
+            ],
+            &["--profile", "p.toml"],
+            "broker profile:x",
+        ),
+        (
+            &[&direct[..], &profile].concat(),
+            &[],
+            "nor FLUMEN_PROFILE with FLUMEN_BROKERS",
+        ),
+    ] {
+        let said = said(variables, flags);
+        assert!(said.contains(taken), "{variables:?} {flags:?}: {said}");
     }
 }
 

@@ -10,10 +10,11 @@ use serde_json::Value;
 use crate::support::User;
 
 /// `flumen produce live`, with its input still open.
-fn produce(user: &User) -> (Child, ChildStdin) {
+fn produce(user: &User, more: &[&str]) -> (Child, ChildStdin) {
     let mut child = user
         .command()
         .args(["produce", "live", "--output", "json"])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -49,7 +50,7 @@ fn a_signal_says_that_all_that_was_read_is_stored() {
     let _broker = user.start_broker();
     user.run(&["topic", "create", "live"]).ok();
     for (name, code, told) in [("INT", 130, "Ctrl-C"), ("TERM", 143, "SIGTERM")] {
-        let (child, mut stdin) = produce(&user);
+        let (child, mut stdin) = produce(&user, &[]);
         stdin.write_all(b"a line\n").unwrap();
         until_stored(&user);
         signal(&child, name);
@@ -77,7 +78,7 @@ fn a_broker_that_is_gone_is_told_of_and_ctrl_c_says_what_is_not_known_to_be_stor
     let user = User::new();
     let broker = user.start_broker();
     user.run(&["topic", "create", "live"]).ok();
-    let (mut child, mut stdin) = produce(&user);
+    let (mut child, mut stdin) = produce(&user, &[]);
     stdin.write_all(b"stored\n").unwrap();
     until_stored(&user);
     drop(broker);
@@ -103,4 +104,21 @@ fn a_broker_that_is_gone_is_told_of_and_ctrl_c_says_what_is_not_known_to_be_stor
     ] {
         assert!(said.contains(part), "{said}");
     }
+    assert!(!said.contains("line 2: line 2"), "{said}");
+}
+
+#[test]
+fn a_record_that_cannot_be_delivered_fails_after_the_time_out_that_was_asked_for() {
+    let user = User::new();
+    let broker = user.start_broker();
+    user.run(&["topic", "create", "live"]).ok();
+    let (child, mut stdin) = produce(&user, &["--timeout", "1s"]);
+    stdin.write_all(b"stored\n").unwrap();
+    until_stored(&user);
+    drop(broker);
+    stdin.write_all(b"waits\n").unwrap();
+    let (code, summary, said) = end(child);
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(summary["first_failed_line"], 2, "{summary}");
+    assert!(said.contains(" 1s"), "{said}");
 }

@@ -23,7 +23,7 @@ use super::{Client, Inner};
 use crate::{
     cluster::Cluster,
     config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX},
-    connection::{ConnectError, Dialer, split_address},
+    connection::{ConnectError, Dialer, bad_address, split_address},
     producer::Deliveries,
     profile::{Profile, ProfileError},
     request::RequestError,
@@ -156,19 +156,17 @@ impl ClientBuilder {
     }
 
     /// Checks what can be checked without connecting: that there are brokers, with addresses
-    /// that can be such, and that authority and certificate can be used.
+    /// that can be such, that authority and certificate can be used, and a token is not empty.
     pub fn check(&self) -> Result<(), ConnectError> {
         if self.profile.brokers.is_empty() {
             return Err(ConnectError::NoBrokers);
         }
         for address in &self.profile.brokers {
             if split_address(address).is_none() {
-                return Err(ConnectError::Address {
-                    address: address.clone(),
-                    text: "it has no port".to_owned(),
-                });
+                return Err(bad_address(address));
             }
         }
+        check_token(&self.profile)?;
         client_tls(&self.profile).map(drop)
     }
 
@@ -185,6 +183,7 @@ impl ClientBuilder {
         if profile.brokers.is_empty() {
             return Err(ConnectError::NoBrokers);
         }
+        check_token(&profile)?;
         config.zone = profile.zone.clone();
         let dialer = Dialer {
             config,
@@ -261,6 +260,14 @@ impl Client {
                 text: error.to_string(),
             }),
         }
+    }
+}
+
+/// An empty token is a variable that was not set, and would only be refused.
+fn check_token(profile: &Contents) -> Result<(), ConnectError> {
+    match &profile.token {
+        Some(token) if token.trim().is_empty() => Err(ConnectError::EmptyToken),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What became of the lines that were sent: each line's receipt, in the order of the lines.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, future};
 
 use flumen_client::{PendingReceipt, SendError};
 use futures_util::FutureExt;
@@ -48,6 +48,19 @@ impl Receipts {
             let Some(outcome) = receipt.now_or_never() else {
                 return;
             };
+            self.waiting.pop_front();
+            self.count(line, partition, outcome.err());
+        }
+    }
+
+    /// Takes receipts as they come, until one says that its line has failed.
+    pub(super) async fn until_one_fails(&mut self) {
+        while self.first.is_none() {
+            let Some((line, receipt)) = self.waiting.front_mut() else {
+                return future::pending().await;
+            };
+            let (line, partition) = (*line, receipt.partition());
+            let outcome = receipt.await;
             self.waiting.pop_front();
             self.count(line, partition, outcome.err());
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::receipts::Receipts;
 use crate::{
-    failure::Interrupted,
+    failure::{self, Interrupted},
     output::{self, OutputFormat},
     stop::Signal,
 };
@@ -91,7 +91,7 @@ impl Summary {
             (failed, Some(signal)) => {
                 let mut so_far = format!("before all was done: {}", self.so_far(outcome.sent));
                 if let Some(error) = failed {
-                    let _ = write!(so_far, ": {error:#}");
+                    so_far = failure::describe(&error.context(so_far));
                 }
                 let error = Error::from(Interrupted { signal, so_far });
                 (error.to_string(), error)
