@@ -18,3 +18,13 @@
 //! | `plugins` | deploying a filter and binding it to a topic |
 //!
 //! They use the default profile, or that which `FLUMEN_PROFILE` names.
+
+/// What README shows is compiled with the tests of documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
+/// As above, with the guide for authors of plugins.
+#[cfg(doctest)]
+#[doc = include_str!("../../plugins/README.md")]
+pub struct PluginReadme;
