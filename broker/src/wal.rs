@@ -234,6 +234,12 @@ impl Wal {
         self.0.engine.space.trouble()
     }
 
+    /// Whether it has reached its largest size, so that the last that was new was refused, and
+    /// no checkpoint has made room since.
+    pub fn is_full(&self) -> bool {
+        self.0.engine.space.is_full()
+    }
+
     /// Looks whether the files of the log are still there. If not, it goes on in another file, and
     /// nothing is reserved any more for what is new; true until checkpoints and purges have made
     /// needless what is gone. Blocks.

@@ -64,6 +64,10 @@ pub struct FaultPlan {
     /// Counts down with each sync of a file; the one that finds 0 fails, and what it should have
     /// synced will never be durable, as in Linux.
     pub fail_sync_in: Option<u64>,
+    /// Directories cannot be synced.
+    pub fail_dir_syncs: bool,
+    /// In this directory, files can be neither renamed nor removed.
+    pub fail_names_in: Option<PathBuf>,
     /// Counts down with each operation that changes something; the one that finds 0 fails, and so
     /// does all that follows, until [`SimulatedDisk::crash`].
     pub crash_in: Option<u64>,
@@ -213,6 +217,7 @@ impl Disk for SimulatedDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.change(|state| {
             state.check_dir(parent_of(to))?;
+            fail_if(state.fails_names(to))?;
             if !state.current.contains_key(from) {
                 return Err(not_found(from));
             }
@@ -227,6 +232,7 @@ impl Disk for SimulatedDisk {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.change(|state| match state.current.get(path) {
             Some(Entry::File(_)) => {
+                fail_if(state.fails_names(path))?;
                 state.change_name(NameChange::Remove(path.to_path_buf()));
                 Ok(())
             }
@@ -266,6 +272,7 @@ impl Disk for SimulatedDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.change(|state| {
             state.check_dir(dir)?;
+            fail_if(state.faults.fail_dir_syncs)?;
             state.sync_names(dir);
             Ok(())
         })
@@ -284,6 +291,13 @@ impl Disk for SimulatedDisk {
             Ok(Arc::new(SimulatedFileSystem(self.clone())) as Arc<dyn FileSystem>)
         })
     }
+}
+
+fn fail_if(fails: bool) -> io::Result<()> {
+    if fails {
+        return Err(io::Error::other("the simulated disk fails"));
+    }
+    Ok(())
 }
 
 /// The whole disk.

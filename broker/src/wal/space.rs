@@ -75,12 +75,14 @@ pub(super) struct Space {
 struct SpaceState {
     standbys: VecDeque<Arc<Segment>>,
     spares: Vec<Spare>,
+    /// Files that were segments, and may be again after a crash: they are removed.
+    doubtful: Vec<PathBuf>,
     /// Spares that a thread has in hand, to fill them or to make them into a segment: no disk is
     /// waited for under the lock, which every reservation takes.
     in_hand: u64,
     /// Whether a thread is making a standby.
     preparing: bool,
-    /// Files in all: the log's, the standbys, and the spares.
+    /// Files in all: the log's, the standbys, the spares, and the doubtful.
     files: u64,
     sequence_next: u64,
     spare_next: u64,
@@ -89,6 +91,8 @@ struct SpaceState {
     reserved: u64,
     /// The largest record so far: as much may be left over at the end of each segment.
     record_bytes_largest: u64,
+    /// Something new was refused for want of room, and nothing was taken or recycled since.
+    is_full: bool,
     /// Why no file could be made.
     error: Option<Arc<str>>,
     /// A segment in use whose file is gone.
@@ -136,12 +140,14 @@ impl Space {
             sequence_next: head.sequence() + 1 + standbys.len() as u64,
             standbys,
             spares,
+            doubtful: Vec::new(),
             in_hand: 0,
             preparing: false,
             spare_next,
             opening_bytes: 0,
             reserved: 0,
             record_bytes_largest: RECORD_HEADER_BYTES as u64,
+            is_full: false,
             error: None,
             missing: None,
             stuck: None,
@@ -188,6 +194,7 @@ impl Space {
                 state.recycle = true;
                 self.work.ring();
                 if claim != Claim::Decided {
+                    state.is_full |= claim == Claim::New;
                     return Err(self.full(oldest));
                 }
             }
@@ -198,6 +205,7 @@ impl Space {
                 return Err(self.no_space(reason));
             }
         }
+        state.is_full &= claim != Claim::New;
         state.reserved += cost;
         Ok(cost)
     }
@@ -246,6 +254,11 @@ impl Space {
         let rest = segment.saturating_sub(self.head.get().offset() + lost);
         let kept_back = whole * KEPT_BACK / if claim == Claim::Command { 2 } else { 1 };
         rest + (whole * ahead).saturating_sub(kept_back)
+    }
+
+    /// Whether the last that was new got no room, and none was made since.
+    pub(super) fn is_full(&self) -> bool {
+        self.state.lock().is_full
     }
 
     /// Tells what the states at the beginning of a segment will take.
@@ -339,7 +352,11 @@ impl Space {
             }
             Ok(false) => {
                 state.error = None;
-                Step::Wait
+                if state.stuck.is_none() {
+                    return Step::Wait;
+                }
+                state.recycle = true;
+                Step::WaitFor(RETRY_INTERVAL)
             }
             Err(error) => {
                 let text: Arc<str> = error.to_string().into();
@@ -348,6 +365,7 @@ impl Space {
                         "cannot prepare a write-ahead log segment; trying again each second");
                 }
                 state.error = Some(text);
+                state.recycle |= state.stuck.is_some();
                 Step::WaitFor(RETRY_INTERVAL)
             }
         }

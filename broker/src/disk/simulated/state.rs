@@ -9,6 +9,7 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
+    super::parent_of,
     CrashKeep, FaultPlan,
     names::{Entry, NameChange, NodeId},
     node::Node,
@@ -48,6 +49,11 @@ impl State {
             Some(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
             None => Err(not_found(dir)),
         }
+    }
+
+    pub(super) fn fails_names(&self, path: &Path) -> bool {
+        let dir = self.faults.fail_names_in.as_deref();
+        dir.is_some_and(|dir| parent_of(path) == dir)
     }
 
     pub(super) fn check_room(&self, more: u64) -> io::Result<()> {

@@ -15,8 +15,9 @@ impl Space {
     /// Makes segments that are no longer needed, oldest first, into spares. Returns those that the
     /// disk does not let be used again, which stay part of the log.
     pub(in crate::wal) fn recycle<'a>(&self, segments: &'a [Arc<Segment>]) -> &'a [Arc<Segment>] {
+        let mut stuck = self.remove_doubtful();
         if segments.is_empty() {
-            self.note_stuck(None);
+            self.note_stuck(stuck);
             return &[];
         }
         let first_number = {
@@ -26,7 +27,6 @@ impl Space {
             first
         };
         let mut spares = Vec::new();
-        let mut stuck = None;
         let mut done = 0;
         for (number, segment) in (first_number..).zip(segments) {
             match self.recycle_one(segment, number, spares.len()) {
@@ -41,11 +41,35 @@ impl Space {
         // Before a spare's header is overwritten, its old name must be gone for good.
         match self.disk.sync_dir(&self.options.dir) {
             Ok(()) => self.state.lock().spares.append(&mut spares),
-            Err(error) => stuck = Some((self.options.dir.clone(), error)),
+            Err(error) => {
+                tracing::warn!(%error, dir = %self.options.dir.display(),
+                    "write-ahead log segments cannot be used again, and are replaced by new ones");
+                let doubtful = spares.into_iter().map(|spare| spare.path);
+                self.state.lock().doubtful.extend(doubtful);
+                stuck = stuck.or_else(|| self.remove_doubtful());
+            }
         }
         self.note_stuck(stuck);
+        self.state.lock().is_full &= done == 0;
         self.ready.notify_all();
         &segments[done..]
+    }
+
+    /// Removes the files whose old names a crash may bring back: with what was in them that does no
+    /// harm. Their room comes back in other files. Returns one that cannot be removed, if any.
+    fn remove_doubtful(&self) -> Option<(PathBuf, io::Error)> {
+        let doubtful = std::mem::take(&mut self.state.lock().doubtful);
+        let mut stuck = None;
+        for path in doubtful {
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    self.state.lock().doubtful.push(path.clone());
+                    stuck = Some((path, error));
+                }
+                _ => self.state.lock().files -= 1,
+            }
+        }
+        stuck
     }
 
     fn note_stuck(&self, stuck: Option<(PathBuf, io::Error)>) {

@@ -85,6 +85,43 @@ fn purging_makes_room_on_a_full_disk() {
 }
 
 #[test]
+fn room_comes_back_after_segments_could_not_be_renamed_or_removed_or_their_directory_synced() {
+    for fail_dir_syncs in [true, false] {
+        let disk = SimulatedDisk::new();
+        let wal = open(&disk, ALWAYS);
+        let log = wal.shard(ShardId(1));
+        let (count, error) = fill_up(&wal, &log);
+        assert!(matches!(error, WalError::Full { .. }), "{error}");
+        disk.set_faults(FaultPlan {
+            fail_dir_syncs,
+            fail_names_in: (!fail_dir_syncs).then(|| "/wal".into()),
+            ..FaultPlan::default()
+        });
+        log.purge(position(1, count - 1), Bytes::new());
+        wal.sync().unwrap();
+        until("the purged segments are removed, or stuck", || {
+            wal.trouble().is_some() || disk.list(Path::new("/wal")).unwrap().len() < 6
+        });
+        disk.set_faults(FaultPlan::default());
+        until("it has all its room again", || {
+            wal.trouble().is_none() && wal.usage().bytes < SEGMENT_BYTES_MIN * 2
+        });
+        let mut again = 0;
+        while let Ok(_reservation) = wal.reserve(5000) {
+            append_range(&log, count + again..count + again + 1, 5000);
+            again += 1;
+        }
+        let most = SEGMENT_BYTES_MIN / 5000;
+        assert!(again + most > count, "{again} entries fit, {count} before");
+        drop((log, wal));
+        assert_eq!(
+            read_all(&open(&disk, ALWAYS).shard(ShardId(1))).len() as u64,
+            again
+        );
+    }
+}
+
+#[test]
 fn an_append_without_a_reservation_waits_for_room_and_shutdown_does_not() {
     let disk = SimulatedDisk::new();
     disk.set_faults(full_at(SEGMENT_BYTES_MIN * 2));
