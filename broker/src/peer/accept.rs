@@ -44,8 +44,18 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
     // Who only asks who is here opens no stream, and keeps the connection that it has.
     let first = tokio::time::timeout(OPEN_TIMEOUT, connection.accept_bi());
-    let Ok(Ok(first)) = first.await else {
-        return connection.close(VarInt::from_u32(CLOSE_VIOLATION), b"nothing was asked for");
+    let first = match first.await {
+        Ok(Ok(first)) => first,
+        Ok(Err(error)) => {
+            if let Ok(broker) = named {
+                shared.dialer.note_end(broker, &error);
+            }
+            return;
+        }
+        Err(_) => {
+            let code = VarInt::from_u32(CLOSE_VIOLATION);
+            return connection.close(code, b"nothing was asked for");
+        }
     };
     let admitted = named.and_then(|broker| shared.admit(broker, &connection));
     let from = match admitted {

@@ -68,8 +68,8 @@ enum Phase {
     Up(Outgoing),
     /// Not dialed again until then.
     Down(Instant),
-    /// For good.
-    Closed,
+    /// For good, with this code.
+    Closed(u32),
 }
 
 impl Link {
@@ -160,7 +160,7 @@ impl Link {
                 let code = VarInt::from_u32(code);
                 outgoing.connection.close(code, reason.as_bytes());
             }
-            state.phase = Phase::Closed;
+            state.phase = Phase::Closed(code);
             reason.clone_into(&mut state.reason);
         });
     }
@@ -170,7 +170,7 @@ impl Link {
             let is_due = match state.phase {
                 Phase::Idle => true,
                 Phase::Down(until) => until <= Instant::now(),
-                Phase::Dialing | Phase::Up(_) | Phase::Closed => false,
+                Phase::Dialing | Phase::Up(_) | Phase::Closed(_) => false,
             };
             if is_due {
                 state.phase = Phase::Dialing;
@@ -215,7 +215,7 @@ impl Link {
             is_wanted
         });
         if !is_wanted {
-            return connection.close(VarInt::from_u32(0), b"not wanted any more");
+            return self.tell_why_closed(&connection);
         }
         tracing::info!(broker = %self.to, address, "connected");
         let since = Instant::now();
@@ -238,9 +238,19 @@ impl Link {
         });
     }
 
+    /// Ends a connection that came to be while the link was closed.
+    fn tell_why_closed(&self, connection: &Connection) {
+        let state = self.state.borrow();
+        let (code, reason) = match state.phase {
+            Phase::Closed(code) => (code, &*state.reason),
+            _ => (0, "not wanted any more"),
+        };
+        connection.close(VarInt::from_u32(code), reason.as_bytes());
+    }
+
     fn failed(&self, reason: String) {
         self.state.send_if_modified(|state| {
-            if matches!(state.phase, Phase::Closed) {
+            if matches!(state.phase, Phase::Closed(_)) {
                 return false;
             }
             // Once is enough: attempts go on for as long as the broker is wanted.

@@ -1,11 +1,22 @@
 //! Who is not let in.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
+use flumen_protocol::ALPN_PEER;
+use flumen_transport::{
+    endpoint,
+    quinn::{ClientConfig, VarInt},
+    stream::{FrameWriter, Payload},
+};
 use futures_util::FutureExt as _;
 use tokio::time::timeout;
 
-use super::{super::*, Authority, LONG, ONE, Room, TWO, TestBroker, ask, pair};
+use super::{
+    super::*, Authority, LONG, ONE, Room, TWO, TestBroker, ask, pair, support::endpoint_of,
+};
 
 fn any_port() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0)
@@ -91,6 +102,44 @@ async fn a_broker_that_was_removed_learns_it_over_a_connection_that_stands_and_o
     one.peers.set_removed([TWO].into());
     one.peers.set_members(vec![one.member()]);
     assert_eq!(timeout(LONG, two.peers.removed()).await.unwrap(), ONE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_learns_that_it_was_removed_from_who_hangs_up_before_asking_for_anything() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let two = TestBroker::start(&authority, TWO);
+    one.meet(&two);
+    let credentials = authority.of_broker(ONE);
+    let tls = credentials.tls_towards(TWO).unwrap();
+    let config = ClientConfig::new(Arc::new(tls));
+    let endpoint = endpoint::client(two.address).unwrap();
+    let connecting = endpoint.connect_with(config, two.address, "localhost");
+    let connection = connecting.unwrap().await.unwrap();
+    let code = VarInt::from_u32(wire::CLOSE_REMOVED);
+    connection.close(code, b"removed");
+    assert_eq!(timeout(LONG, two.peers.removed()).await.unwrap(), ONE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_removed_while_it_is_dialed_is_told_so() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let credentials = authority.of_broker(TWO);
+    let two = endpoint_of(&credentials, TWO, any_port(), &[ALPN_PEER]);
+    let member = (TWO, two.local_addr().unwrap().to_string());
+    one.peers.set_members(vec![one.member(), member]);
+    let asked = tokio::spawn(one.peers.call(TWO, PeerService::Raft, Bytes::new()));
+    let connection = two.accept().await.unwrap().await.unwrap();
+    let (send, _receive) = connection.accept_bi().await.unwrap();
+    one.peers.set_removed([TWO].into());
+    one.peers.set_members(vec![one.member()]);
+    let mut writer = FrameWriter::new(send);
+    let hello = wire::Hello::ours();
+    writer.send(&hello, Payload::None).await.unwrap();
+    let closed = timeout(LONG, connection.closed()).await.unwrap();
+    assert!(wire::says_removed(&closed), "{closed}");
+    assert!(asked.await.unwrap().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

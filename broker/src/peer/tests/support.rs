@@ -165,14 +165,7 @@ impl TestBroker {
         address: SocketAddr,
         alpns: &[&[u8]],
     ) -> Self {
-        let identity = tls::Identity {
-            cert_pem: &credentials.certificate,
-            key_pem: &credentials.key,
-        };
-        let tls = tls::server_config(identity, &credentials.authority, alpns).unwrap();
-        let mut config = ServerConfig::with_crypto(Arc::new(tls));
-        config.transport_config(tuning::transport_config(100));
-        let endpoint = endpoint::server_with_secret(address, config, &id.0.to_le_bytes()).unwrap();
+        let endpoint = endpoint_of(&credentials, id, address, alpns);
         let authority_pem = credentials.authority.clone();
         let peers = Peers::new(id, endpoint.clone(), credentials);
         let accepted = Arc::new(Mutex::new(Vec::new()));
@@ -229,6 +222,23 @@ impl TestBroker {
         let received = accepted.iter().map(|connection| connection.stats().udp_rx);
         received.map(|udp| udp.datagrams).sum()
     }
+}
+
+/// What a broker is reached at.
+pub(super) fn endpoint_of(
+    credentials: &PeerCredentials,
+    id: BrokerId,
+    address: SocketAddr,
+    alpns: &[&[u8]],
+) -> Endpoint {
+    let identity = tls::Identity {
+        cert_pem: &credentials.certificate,
+        key_pem: &credentials.key,
+    };
+    let tls = tls::server_config(identity, &credentials.authority, alpns).unwrap();
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config.transport_config(tuning::transport_config(100));
+    endpoint::server_with_secret(address, config, &id.0.to_le_bytes()).unwrap()
 }
 
 async fn accept(endpoint: Endpoint, peers: Peers, accepted: Arc<Mutex<Vec<Connection>>>) {
