@@ -18,6 +18,7 @@
 mod address;
 mod reference;
 mod section;
+mod shard_count;
 pub mod units;
 mod value;
 
@@ -36,6 +37,7 @@ pub use self::{
     address::{HostPort, HostPorts},
     reference::reference,
     section::{Setting, Source},
+    shard_count::ShardCount,
     units::{ByteSize, Interval},
     value::LogFormat,
 };
@@ -70,7 +72,7 @@ section! {
         /// changed afterwards: a start that asks for another number goes on with what the cluster
         /// has, and warns. More shards spread the work over more cores; each costs about 100 KiB
         /// of memory.
-        shards: u32 = 16, in 1..=1024;
+        shards: ShardCount = ShardCount::unless_asked(16), in ShardCount::asked(1)..=ShardCount::asked(1024);
         /// How long a stopping broker waits for requests that are under way.
         shutdown_grace: Interval = Interval::from_secs(10), in Interval::ZERO..=Interval::from_secs(600);
         /// What is logged: `error`, `warn`, `info`, `debug` or `trace`, also per module, such as

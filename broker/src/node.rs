@@ -253,7 +253,7 @@ impl Broker {
             server.close().await;
             return Err(error);
         }
-        node.warn_of_other_shards(config.shards);
+        node.warn_of_other_shards(config.shards.asked_for());
         server.serve_clients(Arc::clone(&node));
         let addresses = node.profile_addresses();
         let profile = node.identity.write_profile(&addresses)?;
@@ -407,7 +407,7 @@ impl Node {
         let (wal, logs) = opened.await?;
         let shard_options = ShardsOptions {
             broker_id: identity.broker_id().0,
-            shard_count: config.shards,
+            shard_count: config.shards.get(),
             checkpoint_interval: environment.upkeep_interval,
             retention_interval: environment.upkeep_interval,
             checkpoints: metrics.storage.checkpoints.clone(),
@@ -473,11 +473,10 @@ impl Node {
         })
     }
 
-    /// Says so if the settings ask for another number of shards than there is. The default asks for
-    /// nothing.
-    fn warn_of_other_shards(&self, wanted: u32) {
+    /// Says so if the settings ask for another number of shards than there is.
+    fn warn_of_other_shards(&self, asked_for: Option<u32>) {
         let there = self.catalog.snapshot().shard_count;
-        if wanted != there && wanted != BrokerConfig::default().shards {
+        if let Some(wanted) = asked_for.filter(|wanted| *wanted != there) {
             tracing::warn!(
                 "this cluster has {there} shards, which stays so; the setting shards = {wanted} \
                  changes nothing: leave it out, or make a new cluster in another data directory"

@@ -57,13 +57,22 @@ fn values_are_taken_as_text_and_as_numbers() {
     )
     .unwrap();
     assert_eq!(config.admin, None);
-    assert_eq!(config.shards, 4);
+    assert_eq!(config.shards.get(), 4);
     assert_eq!(
         config.wal.sync,
         SyncPolicy::Every(Duration::from_millis(250))
     );
     assert_eq!(config.wal.bytes_max, ByteSize::mib(256));
     assert_eq!(config.memory.tail_bytes_max, ByteSize::gib(1));
+}
+
+#[test]
+fn a_number_of_shards_is_asked_for_even_if_it_is_the_default() {
+    let config = BrokerConfig::default();
+    assert_eq!(config.shards.asked_for(), None);
+    let default = config.shards.get();
+    let config = BrokerConfig::from_toml(&format!("shards = {default}")).unwrap();
+    assert_eq!(config.shards.asked_for(), Some(default));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn config(dir: &Path) -> BrokerConfig {
         zone: Some("east".parse().unwrap()),
         ..BrokerConfig::default()
     };
-    config.shards = 1;
+    config.shards = crate::config::ShardCount::asked(1);
     config
 }
 

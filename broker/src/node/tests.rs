@@ -16,6 +16,7 @@ use flumen_protocol::{
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::config::ShardCount;
 
 /// Longer than anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
@@ -25,7 +26,7 @@ fn config(dir: &Path) -> BrokerConfig {
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: None,
-        shards: 2,
+        shards: ShardCount::asked(2),
         ..BrokerConfig::default()
     }
 }

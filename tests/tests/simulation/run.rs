@@ -11,7 +11,7 @@ use std::{
 };
 
 use flumen_broker::{
-    config::{BrokerConfig, ByteSize},
+    config::{BrokerConfig, ByteSize, ShardCount},
     wal::SyncPolicy,
 };
 use flumen_client::{Profile, TopicConfig};
@@ -179,7 +179,7 @@ fn set_apart(rng: &mut StdRng, network: &Network, hosts: &[IpAddr]) {
 
 fn draw_config(rng: &mut StdRng) -> BrokerConfig {
     let mut config = BrokerConfig {
-        shards: rng.random_range(1..5),
+        shards: ShardCount::asked(rng.random_range(1..5)),
         ..BrokerConfig::default()
     };
     config.limits.batch_bytes_max = ByteSize::new(256 * 1024);
