@@ -202,7 +202,7 @@ pub struct StorageMetrics {
     pub topics: Gauge,
     /// Partitions.
     pub partitions: Gauge,
-    /// 1 while the broker takes no produce requests for want of room, else 0.
+    /// 1 while the broker takes no records, or soon will not, else 0.
     pub degraded: Gauge,
 }
 
@@ -370,7 +370,7 @@ impl Metrics {
         registry.register("partitions", "Partitions", m.partitions);
         registry.register(
             "degraded",
-            "1 while no produce requests are taken for want of room",
+            "1 while no records are taken, or soon will not be",
             m.degraded,
         );
     }

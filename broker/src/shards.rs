@@ -25,6 +25,7 @@ use flumen_protocol::{
     batch::Batch,
     ids::{BrokerId, PartitionId, ShardId, TopicId},
     message::ShardMetadata,
+    size::Size,
     topic::TopicConfig,
 };
 use futures_util::future::try_join_all;
@@ -518,18 +519,32 @@ impl Shards {
         self.shared.parts.raft.failure.get()
     }
 
-    /// Why no produce requests are taken at the moment, if so.
+    /// That no records are taken at the moment, or soon will not be, and why; `None` if all is
+    /// well. Others had better lead meanwhile.
     pub fn degraded(&self) -> Option<String> {
-        let wal = || {
-            let trouble = self.shared.parts.raft.wal.trouble()?;
-            Some(trouble.to_string())
-        };
+        let wal = &self.shared.parts.raft.wal;
+        let wal_trouble = || wal.trouble().map(|trouble| trouble.to_string());
         let logs = || self.shared.logs.degraded();
-        let checkpoints = || self.shared.checkpointer.trouble();
-        self.failure()
-            .or_else(logs)
-            .or_else(wal)
-            .or_else(checkpoints)
+        let refuses = self.failure().or_else(logs).or_else(wal_trouble);
+        refuses
+            .map(|reason| format!("takes no records: {reason}"))
+            .or_else(|| self.without_checkpoints())
+    }
+
+    /// What it means that no checkpoints can be taken, if so.
+    fn without_checkpoints(&self) -> Option<String> {
+        let trouble = self.shared.checkpointer.trouble()?;
+        let wal = &self.shared.parts.raft.wal;
+        let usage = wal.usage();
+        let (used, most) = (Size(usage.bytes), Size(usage.bytes_max));
+        Some(if wal.is_full() {
+            format!("takes no records: the write-ahead log is full ({used} of {most}): {trouble}")
+        } else {
+            format!(
+                "{trouble}; without one the write-ahead log gets no shorter, and records are taken \
+                 until it is full ({used} of {most})"
+            )
+        })
     }
 
     /// Makes the shards fail for a reason that is not theirs.

@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
             status.catalog.applied_index
         );
         let health = match (&status.degraded, &status.not_ready) {
-            (Some(reason), _) => format!("takes no records: {reason}"),
+            (Some(reason), _) => reason.clone(),
             (None, Some(reason)) => format!("not ready: {reason}"),
             (None, None) => "healthy".to_owned(),
         };

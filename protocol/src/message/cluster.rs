@@ -49,7 +49,8 @@ pub struct BrokerOverview {
     pub lag_bytes: u64,
     /// The last measured round trip to it in microseconds.
     pub round_trip_us: Option<u64>,
-    /// Why it takes no produce requests at the moment, if it does not.
+    /// That it takes no records at the moment, or soon will not, and why, as the rest of a sentence
+    /// about it: `takes no records: the disk is full`.
     pub degraded: Option<String>,
     /// Shards whose files are damaged there, and are or should be repaired from other brokers.
     pub damaged_shards: u32,

@@ -157,6 +157,48 @@ async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
     broker.kill().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_cannot_take_checkpoints_says_that_it_takes_records_until_the_log_is_full() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker(&disk).await;
+    let shard = broker.shards.data_of(partition(0)).unwrap();
+    disk.set_faults(FaultPlan {
+        fail_names_in: Some("/shards".into()),
+        ..FaultPlan::default()
+    });
+    let send = async || {
+        let appended = shard.append(partition(0), batch(&[&vec![7; 20_000]]));
+        appended.await.is_ok()
+    };
+    assert!(send().await);
+    let says = async |what: &str| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let mut said = broker.shards.degraded().unwrap_or_default();
+        while !said.starts_with(what) {
+            assert!(std::time::Instant::now() < deadline, "{what}: {said}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            said = broker.shards.degraded().unwrap_or_default();
+        }
+        said
+    };
+    let said = says("cannot take a checkpoint: ").await;
+    assert!(
+        said.contains("records are taken until it is full"),
+        "{said}"
+    );
+    assert!(send().await, "they are taken");
+    while send().await {}
+    while shard.append(partition(0), batch(&[b"small"])).await.is_ok() {}
+    let said = says("takes no records: the write-ahead log is full").await;
+    assert!(said.contains("cannot take a checkpoint"), "{said}");
+    disk.set_faults(FaultPlan::default());
+    while broker.shards.degraded().is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(send().await);
+    broker.stop().await;
+}
+
 #[tokio::test]
 async fn a_batch_that_can_never_fit_is_refused_for_good() {
     let disk = Arc::new(SimulatedDisk::new());

@@ -36,7 +36,7 @@ impl ClusterStatus {
                 problems.push(format!("broker {broker} cannot be reached"));
             }
             if let Some(reason) = &broker.degraded {
-                problems.push(format!("broker {broker} takes no records: {reason}"));
+                problems.push(format!("broker {broker} {reason}"));
             }
             if broker.damaged_shards > 0 {
                 let shards = counted(broker.damaged_shards, "shard");
@@ -180,7 +180,7 @@ mod tests {
     fn each_defect_is_named_with_what_it_concerns() {
         let mut status = sample(3);
         status.brokers[1].reachable = false;
-        status.brokers[2].degraded = Some("the disk is full".to_owned());
+        status.brokers[2].degraded = Some("takes no records: the disk is full".to_owned());
         status.brokers[2].lag_bytes = 1 << 30;
         status.brokers[0].damaged_shards = 2;
         status.brokers[0].behind_shards = 1;
