@@ -339,16 +339,22 @@ impl Shards {
     pub async fn ready(&self) -> Result<(), ShardError> {
         let data = self.all_data();
         try_join_all(data.iter().map(|shard| shard.group().ready())).await?;
+        let _one = self.shared.opening.lock().await;
+        self.remove_leftovers().await;
+        Ok(())
+    }
+
+    /// Removes the files of deleted partitions, once all others are open; whoever opens or closes
+    /// replicas calls this.
+    async fn remove_leftovers(&self) {
         if !self.unrepaired().is_empty() {
-            return Ok(());
+            return;
         }
-        // All partitions are open now; what else there is belongs to deleted ones.
         let logs = self.shared.logs.clone();
         let cleaned = crate::executor::spawn_blocking(move || logs.remove_unopened()).await;
         if let Err(error) = cleaned {
             tracing::error!("cannot clean up after deleted partitions: {error}");
         }
-        Ok(())
     }
 
     /// The catalog.

@@ -12,6 +12,7 @@ use flumen_protocol::{
     ids::{Offset, PartitionId},
     topic::Cleanup,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     LogCheckpoint, LogOptions, LogStore, OpenError, PartitionLog, ReadError, SegmentCheckpoint,
@@ -27,19 +28,23 @@ impl LogStore {
     /// first batch is missing or damaged. Reads all of it, and blocks.
     ///
     /// # Errors
-    /// When files cannot be read or renamed.
+    /// When files cannot be read or renamed, or nobody waits for it any more.
     pub fn salvage(
         &self,
         id: PartitionId,
         options: LogOptions,
         checkpoint: &LogCheckpoint,
+        cancelled: &CancellationToken,
     ) -> Result<PartitionLog, OpenError> {
         let removed_to = removed_to(&self.found(id), checkpoint);
         let mut whole = checkpoint.clone();
-        let first = checkpoint
-            .segments
-            .iter()
-            .position(|promised| promised.end_offset > removed_to && self.is_damaged(id, promised));
+        let mut first = None;
+        for (at, promised) in checkpoint.segments.iter().enumerate() {
+            if promised.end_offset > removed_to && self.is_damaged(id, promised, cancelled)? {
+                first = Some(at);
+                break;
+            }
+        }
         if let Some(first) = first {
             // Elsewhere compaction may have gone further: a key that is deleted there, with its
             // tombstone gone, must not live on here in what lies before the damage.
@@ -59,13 +64,26 @@ impl LogStore {
         self.open_partition(id, options, &whole)
     }
 
-    fn is_damaged(&self, id: PartitionId, promised: &SegmentCheckpoint) -> bool {
-        let verified = verify(self.shared(), SegmentKey::of(id, promised), promised);
+    fn is_damaged(
+        &self,
+        id: PartitionId,
+        promised: &SegmentCheckpoint,
+        cancelled: &CancellationToken,
+    ) -> Result<bool, OpenError> {
+        let key = SegmentKey::of(id, promised);
+        let verified = verify(self.shared(), key, promised, cancelled);
+        if cancelled.is_cancelled() {
+            // Whatever was found, it was not looked at to the end.
+            return Err(OpenError::Io {
+                path: key.segment_path(&self.shared().dir),
+                source: std::io::ErrorKind::Interrupted.into(),
+            });
+        }
         if let Err(error) = &verified {
             tracing::error!(partition = %id, from = %promised.base_offset, %error,
                 "the records from there on have to come from another replica");
         }
-        verified.is_err()
+        Ok(verified.is_err())
     }
 
     /// Removes what [`LogStore::salvage`] has set aside: the records are here again. Blocks.
@@ -102,15 +120,16 @@ enum Damage {
     },
 }
 
-/// Reads a segment from one end to the other.
+/// Reads a segment from one end to the other, unless it is cancelled.
 fn verify(
     store: &StoreShared,
     key: SegmentKey,
     promised: &SegmentCheckpoint,
+    cancelled: &CancellationToken,
 ) -> Result<(), Damage> {
     let segment = Segment::recovered(key, promised);
     let open = store.files.get(&segment)?;
-    let scanned = scan(&segment, &store.dir, &open);
+    let scanned = scan(&segment, &store.dir, &open, cancelled);
     store.files.forget(&segment);
     let found = scanned?;
     if found == promised.end_offset {
@@ -128,11 +147,15 @@ fn scan(
     segment: &Segment,
     dir: &Path,
     open: &super::open_files::OpenSegment,
+    cancelled: &CancellationToken,
 ) -> Result<Offset, ReadError> {
     let mut scan = Scan::new(segment, dir, open);
     let mut end = segment.base_offset();
     while let Some(batch) = scan.next_batch()? {
         end = batch.end_offset();
+        if cancelled.is_cancelled() {
+            break;
+        }
     }
     Ok(end)
 }

@@ -37,7 +37,10 @@ impl LogReader {
                         Ok(None) => from = from.max(info.end_offset),
                         // It was removed or replaced meanwhile: look again.
                         Err(ReadError::Io { .. }) if segment.is_removed() => {}
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            self.log.note_damage(&error);
+                            return Err(error);
+                        }
                     }
                 }
                 Candidate::Recent(batch) => {

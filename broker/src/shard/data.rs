@@ -19,6 +19,7 @@ use flumen_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::state::AppendedTotal;
 pub(crate) use self::transfer::{RecordServer, RecordSource};
@@ -297,7 +298,11 @@ impl DataShard {
         let failed = |error: &dyn std::fmt::Display| ShardError::start(id, &error);
         let directory = Directory::default();
         let ground = parts.ground(id, checkpoint, &directory);
-        let opened = crate::executor::spawn_blocking(move || DataMachine::salvage(ground)).await;
+        let cancelled = CancellationToken::new();
+        // A broker that stops does not wait until all files are read.
+        let _cancel = cancelled.clone().drop_guard();
+        let salvage = move || DataMachine::salvage(ground, &cancelled);
+        let opened = crate::executor::spawn_blocking(salvage).await;
         let (machine, promised) = opened.map_err(|error| failed(&error))??;
         let machine = Arc::new(machine);
         if let Some(promised) = promised {

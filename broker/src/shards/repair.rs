@@ -82,6 +82,7 @@ impl Shards {
             shared.data.write().insert(id, shard);
             shared.unrepaired.lock().remove(&id);
             this.unmark(id).await?;
+            this.remove_leftovers().await;
             tracing::info!(shard = %id, "the records of damaged files are here again");
             Ok(())
         });

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 struct Damaged {
@@ -159,7 +161,12 @@ fn a_damaged_active_segment_does_not_keep_new_batches_from_the_disk() {
 /// Salvages the log, checks that it is the batches before the damage, and gives it back whole.
 fn salvage(log: &Damaged, what: &str) {
     let store = open_store(&log.disk, manual());
-    let salvaged = store.salvage(partition(0), small(), &log.checkpoint);
+    let salvaged = store.salvage(
+        partition(0),
+        small(),
+        &log.checkpoint,
+        &CancellationToken::new(),
+    );
     let salvaged = salvaged.unwrap();
     let end = salvaged.reader().end_offset();
     let kept = end.0 as usize / 2;
@@ -240,4 +247,17 @@ fn a_partition_in_which_a_read_finds_damage_is_known_until_it_is_closed() {
     assert_eq!(store.damaged(), [partition(0)]);
     store.close(&[partition(0)]).unwrap();
     assert_eq!(store.damaged(), []);
+}
+
+#[test]
+fn a_salvage_that_nobody_waits_for_any_more_ends_and_sets_nothing_aside() {
+    let log = Damaged::new();
+    let path = log.path(1);
+    log.disk.open(&path).unwrap().set_len(50).unwrap();
+    let store = open_store(&log.disk, manual());
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let salvaged = store.salvage(partition(0), small(), &log.checkpoint, &cancelled);
+    assert!(matches!(salvaged, Err(OpenError::Io { .. })));
+    assert!(log.disk.open(&path).is_ok());
 }

@@ -1,5 +1,7 @@
 //! Lookups by time, at every edge.
 
+use std::path::Path;
+
 use super::*;
 
 #[test]
@@ -53,6 +55,28 @@ fn the_first_record_late_enough_is_found_at_every_edge_though_times_do_not_rise(
     let start = log.reader().start_offset().0;
     assert!(start > 0);
     check(log.reader(), start);
+}
+
+#[test]
+fn a_lookup_that_meets_damage_says_where_and_notes_it() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let log = open_new(&store, small());
+    append_all(&log, &batches(12));
+    let checkpoint = log.checkpoint().unwrap();
+    let store = open_store(&disk, manual());
+    let log = store.open_partition(partition(0), small(), &checkpoint);
+    let reader = log.unwrap().reader();
+    let path = Path::new(DIR).join("7/p0-00000000000000000000-0.segment");
+    let file = disk.open(&path).unwrap();
+    let before = file.len().unwrap();
+    file.write_all_at(&[0xff; 40], before / 2).unwrap();
+    let found = reader.offset_for_time(i64::MAX - 1);
+    assert_eq!(found.unwrap(), None, "no segment is late enough");
+    assert_eq!(store.damaged(), []);
+    let damaged = (0..1000).find_map(|time| reader.offset_for_time(time).err());
+    assert!(matches!(damaged, Some(ReadError::Damaged { .. })));
+    assert_eq!(store.damaged(), [partition(0)]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use flumen_protocol::ids::{BrokerId, PartitionId};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     manifest::Manifest,
@@ -81,7 +82,10 @@ impl DataMachine {
     /// Opens the shard with nothing in it, beside logs of which what is whole is kept. Gives the
     /// checkpoint that tells what should be there, for [`Machine::install`]; `None` if nothing
     /// should. Reads all that there is, and blocks.
-    pub(super) fn salvage(ground: Ground) -> Result<(Self, Option<Checkpoint>), ShardError> {
+    pub(super) fn salvage(
+        ground: Ground,
+        cancelled: &CancellationToken,
+    ) -> Result<(Self, Option<Checkpoint>), ShardError> {
         let logs = &ground.source.logs;
         let saved = load(&*ground.disk, &ground.path)?;
         let topics = saved.iter().flat_map(|(manifest, _)| &manifest.topics);
@@ -96,7 +100,7 @@ impl DataMachine {
         closed.map_err(|error| ShardError::start(ground.source.shard, &error))?;
         for (id, topic, saved) in partitions {
             let options = LogOptions::from(&topic.config);
-            logs.salvage(id, options, &saved.checkpoint)?;
+            logs.salvage(id, options, &saved.checkpoint, cancelled)?;
         }
         let promised = saved.map(|(_, checkpoint)| checkpoint);
         let machine = Self::with(ground, Manifest::default(), None)?;

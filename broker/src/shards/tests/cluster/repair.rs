@@ -35,6 +35,11 @@ async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_ot
     assert_eq!(files.len(), 3);
     disk.remove_file(&files[0]).unwrap();
     disk.open(&files[1]).unwrap().set_len(50).unwrap();
+    // Of a partition that was deleted while the broker went down.
+    let leftover = Path::new("/logs/9999");
+    disk.create_dir_all(leftover).unwrap();
+    let name = files[0].file_name().unwrap();
+    disk.create(&leftover.join(name)).unwrap();
     for index in 0..3 {
         cluster.append(index, &value(10), 10).await;
     }
@@ -46,6 +51,9 @@ async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_ot
         .wait_for("the marks to be gone", || {
             files_that_end_with(&disk, "/shards", ".damaged") == 0
         })
+        .await;
+    cluster
+        .wait_for("the leftovers to be gone", || disk.list(leftover).is_err())
         .await;
     // It is a replica as any other: the cluster does without the first one now.
     cluster.settle(&[0, 1, 2]).await;
