@@ -26,6 +26,8 @@ use flumen_protocol::{
 };
 use tokio::sync::watch;
 
+#[cfg(test)]
+pub(crate) use self::machine::add_messages;
 pub use self::{
     command::{CatalogCommand, CatalogResponse},
     error::CatalogError,

@@ -28,6 +28,8 @@ mod open_files;
 mod overview;
 mod remote;
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -225,3 +225,12 @@ impl PeerNetwork for Alone {
         Self::unreachable(to)
     }
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(crate) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<wire::PeerOpen>();
+    schema.add::<wire::Hello>();
+    schema.add::<Vec<envelope::CallHead>>();
+    schema.add::<Vec<envelope::ReplyHead>>();
+}

@@ -125,3 +125,12 @@ pub(crate) fn reserve(wal: &Wal, command: &Command) -> Result<Reservation, Propo
         },
     })
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(crate) fn add_messages(schema: &mut flumen_schema::Schema) {
+    rpc::add_messages(schema);
+    group::propose::add_messages(schema);
+    command::add_messages(schema);
+    data::add_messages(schema);
+}

@@ -192,3 +192,12 @@ impl Machine for CatalogMachine {
         })
     }
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(crate) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<CatalogCommand>();
+    schema.add::<Outcome>();
+    schema.add::<Image>();
+    schema.add::<flumen_protocol::plugin::Digest>();
+}

@@ -231,3 +231,14 @@ pub(super) fn lost(broker: BrokerId) -> WireError {
     );
     WireError::new(ErrorCode::Timeout, text)
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<Question>();
+    schema.add::<Result<(), WireError>>();
+    schema.add::<Result<Vec<PartitionDescription>, WireError>>();
+    schema.add::<Result<Vec<Offset>, WireError>>();
+    schema.add::<Request>();
+    schema.add::<Reply>();
+}

@@ -338,3 +338,9 @@ impl<'de> Deserialize<'de> for Command {
         }
     }
 }
+
+/// The entries of the log, for the test that pins the messages that they travel in.
+#[cfg(test)]
+pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<Head>();
+}

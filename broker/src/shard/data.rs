@@ -550,3 +550,10 @@ impl Future for PendingAppend {
 pub(super) fn is_manifest(bytes: &[u8]) -> bool {
     postcard::from_bytes::<manifest::Manifest>(bytes).is_ok()
 }
+
+/// The messages of this room, for the test that pins them; a checkpoint travels as a snapshot.
+#[cfg(test)]
+pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
+    transfer::add_messages(schema);
+    schema.add::<manifest::Manifest>();
+}

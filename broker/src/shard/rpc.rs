@@ -162,3 +162,19 @@ pub(super) fn append_request(message: PeerMessage) -> Result<Entries, RpcError> 
     };
     Ok(Entries { request, payloads })
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
+    use openraft::raft::{AppendEntriesResponse, SnapshotResponse, VoteResponse};
+    schema.add::<Call>();
+    schema.add::<AppendEntriesResponse<TypeConfig>>();
+    schema.add::<VoteResponse<TypeConfig>>();
+    schema.add::<super::group::leave::Standing>();
+    schema.add::<ReadIndexReply>();
+    schema.add::<Open>();
+    schema.add::<AppendHead>();
+    schema.add::<AppendReply>();
+    schema.add::<SnapshotHead>();
+    schema.add::<Result<SnapshotResponse<TypeConfig>, String>>();
+}

@@ -43,3 +43,10 @@ enum TransferHead {
     /// than what was asked for if the replica has not applied more yet.
     RangeEnds(Offset),
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<TransferOpen>();
+    schema.add::<TransferHead>();
+}

@@ -191,3 +191,10 @@ pub(in crate::shard) fn decode_forwarded(
     let command = command::decode_command(command).map_err(|error| error.to_string())?;
     Ok((shard, command))
 }
+
+/// The messages of this room, for the test that pins them.
+#[cfg(test)]
+pub(in crate::shard) fn add_messages(schema: &mut flumen_schema::Schema) {
+    schema.add::<Forwarded>();
+    schema.add::<Result<crate::shard::types::Response, ProposeError>>();
+}
