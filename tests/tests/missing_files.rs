@@ -158,7 +158,11 @@ async fn files_that_are_removed_under_a_running_broker_are_named_and_made_up_for
                         .any(|line| line.contains(path) && line.contains("is gone"))
                 });
                 let healthy = client.admin().status().await.unwrap().degraded.is_none();
-                is_named && healthy && !files(&dir).is_empty()
+                let is_checkpoint =
+                    |path: &&PathBuf| path.extension().is_some_and(|end| end == "checkpoint");
+                let mut checkpoints = before.iter().filter(is_checkpoint);
+                let are_back = checkpoints.all(|path| path.exists());
+                is_named && healthy && are_back && !files(&dir).is_empty()
             },
         )
         .await;
