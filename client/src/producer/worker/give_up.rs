@@ -1,0 +1,116 @@
+//! Giving batches up: those whose time is up, and all when there is nothing left to send them to.
+
+use std::time::Instant;
+
+use flumen_protocol::{
+    error::{ErrorCode, WireError},
+    topic::NoSuchPartition,
+};
+use tokio::time::sleep_until;
+
+use super::{End, Worker};
+use crate::producer::delivery::DeliveryError;
+
+impl Worker {
+    /// Gives up what is overdue, for as long as a stream is used.
+    pub(super) async fn watch_deadlines(&self) -> End {
+        loop {
+            sleep_until(self.next_deadline().into()).await;
+            self.expire();
+            if let Some(reason) = self.delivery.lock().wants_new_stream() {
+                return End::Lost(reason.to_owned());
+            }
+            self.signal.notify_one();
+        }
+    }
+
+    /// Awaits `future`, and gives up meanwhile what is overdue, and all when the client is
+    /// closed; `None` if nothing is left.
+    pub(super) async fn unless_all_expire<R>(&self, future: impl Future<Output = R>) -> Option<R> {
+        let mut future = std::pin::pin!(future);
+        let mut closed = std::pin::pin!(self.shared.client.closed());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut closed => {
+                    self.fail_all(&DeliveryError::GivenUp(None));
+                    return None;
+                }
+                result = &mut future => return Some(result),
+                () = sleep_until(self.next_deadline().into()) => {
+                    self.expire();
+                    if !self.has_work() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let timeout = self.shared.options.delivery_timeout;
+        let gathered = self.shared.accumulator.lock().oldest(self.partition);
+        let sent = self.delivery.lock().next_deadline();
+        let gathered = gathered.map(|created| created + timeout);
+        let first = sent.into_iter().chain(gathered).min();
+        // What comes later is due later.
+        first.unwrap_or_else(|| Instant::now() + timeout)
+    }
+
+    fn expire(&self) {
+        let now = Instant::now();
+        if let Some(before) = now.checked_sub(self.shared.options.delivery_timeout) {
+            loop {
+                let overdue = self
+                    .shared
+                    .accumulator
+                    .lock()
+                    .take_older(self.partition, before);
+                match overdue {
+                    Some(batch) => self.accept(batch),
+                    None => break,
+                }
+            }
+        }
+        let resolved = self.delivery.lock().expire(now);
+        self.settle(resolved);
+        if !self.has_work() {
+            self.clear_setback();
+        }
+    }
+
+    pub(super) fn fail_all_for_lack_of_topic(&self) {
+        let topic = &self.shared.topic;
+        let text = format!("the topic was deleted; `flumen topic create {topic}` makes it anew");
+        let error = WireError::new(ErrorCode::UnknownTopic, text);
+        self.fail_all(&DeliveryError::Refused(error));
+    }
+
+    /// Whether the topic was deleted and made anew with fewer partitions.
+    pub(super) fn partition_is_gone(&self) -> bool {
+        self.partition >= self.shared.accumulator.lock().partitions()
+    }
+
+    pub(super) fn fail_all_for_lack_of_partition(&self) {
+        let error = NoSuchPartition {
+            topic: self.shared.topic.clone(),
+            partition: self.partition,
+            partitions: self.shared.accumulator.lock().partitions(),
+        };
+        let text = format!("the topic was deleted and made anew: {error}");
+        let error = WireError::new(ErrorCode::UnknownPartition, text);
+        self.fail_all(&DeliveryError::Refused(error));
+    }
+
+    /// Gives up all that waits.
+    fn fail_all(&self, error: &DeliveryError) {
+        while let Some(batch) = {
+            let mut accumulator = self.shared.accumulator.lock();
+            accumulator.take_older(self.partition, Instant::now())
+        } {
+            self.accept(batch);
+        }
+        let resolved = self.delivery.lock().fail_all(error);
+        self.settle(resolved);
+    }
+}
