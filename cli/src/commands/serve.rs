@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE", env = "FLUMEN_CONFIG")]
     config: Option<PathBuf>,
     /// Make a cluster on the first start; refuse a data directory that has joined another one
-    #[arg(long, conflicts_with = "join")]
+    #[arg(long)]
     bootstrap: bool,
     /// Join a cluster on the first start, with a token of `flumen cluster token` or a file of it
     #[arg(
@@ -69,11 +69,16 @@ pub(crate) enum Start {
 
 impl Arguments {
     fn start(&self) -> Result<Start> {
-        match &self.join {
-            _ if self.bootstrap => Ok(Start::Bootstrap),
-            // A variable that is set to nothing is not set.
-            Some(text) if !text.trim().is_empty() => read_token(text).map(Start::Join),
-            _ => Ok(Start::AsItIs),
+        // A variable that is set to nothing is not set.
+        let join = self.join.as_ref().filter(|text| !text.trim().is_empty());
+        match join {
+            Some(_) if self.bootstrap => Err(usage(
+                "--bootstrap makes a cluster, and --join or FLUMEN_JOIN joins another one: give one \
+                 of them",
+            )),
+            Some(text) => read_token(text).map(Start::Join),
+            None if self.bootstrap => Ok(Start::Bootstrap),
+            None => Ok(Start::AsItIs),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
@@ -45,7 +45,7 @@ fn key_of(line: &[u8], name: &str) -> Result<Bytes> {
     let field = Field(name)
         .deserialize(&mut json)
         .and_then(|field| json.end().map(|()| field))
-        .context("it is not a JSON object")?;
+        .map_err(|error| anyhow!("it is not a JSON object: {}", in_one_line(&error)))?;
     let Some(field) = field else {
         bail!("it has no field {name:?} to take the key from");
     };
@@ -60,6 +60,17 @@ fn key_of(line: &[u8], name: &str) -> Result<Bytes> {
         _ => return Ok(Bytes::copy_from_slice(field.get().as_bytes())),
     };
     bail!("its field {name:?} is {kind}; a key is a text, a number, true or false")
+}
+
+/// What is wrong and where, without the number of the line: it is counted within the text, which
+/// is a line of something else.
+fn in_one_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match text.strip_suffix(&place) {
+        Some(what) => format!("{what} at character {}", error.column()),
+        None => text,
+    }
 }
 
 /// Finds one field of an object and passes over the others; the last of that name counts.
@@ -171,7 +182,10 @@ mod tests {
             ("[1]", "not a JSON object"),
             ("7", "not a JSON object"),
             ("", "not a JSON object"),
-            ("no JSON", "not a JSON object"),
+            (
+                "no JSON",
+                "not a JSON object: expected ident at character 2",
+            ),
             (r#"{"id": 1} x"#, "not a JSON object"),
         ] {
             let error = format!("{:#}", json_key(line).unwrap_err());
