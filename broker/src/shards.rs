@@ -535,14 +535,14 @@ impl Shards {
         refuses
             .map(|reason| format!("takes no records: {reason}"))
             .or_else(|| self.without_checkpoints())
+            .or_else(|| self.full_of_closed_shards())
     }
 
     /// What it means that no checkpoints can be taken, if so.
     fn without_checkpoints(&self) -> Option<String> {
         let trouble = self.shared.checkpointer.trouble()?;
         let wal = &self.shared.parts.raft.wal;
-        let usage = wal.usage();
-        let (used, most) = (Size(usage.bytes), Size(usage.bytes_max));
+        let (used, most) = used_of(wal);
         Some(if wal.is_full() {
             format!("takes no records: the write-ahead log is full ({used} of {most}): {trouble}")
         } else {
@@ -551,6 +551,22 @@ impl Shards {
                  until it is full ({used} of {most})"
             )
         })
+    }
+
+    /// That the write-ahead log is full, if shards are closed whose part of it has to stay.
+    fn full_of_closed_shards(&self) -> Option<String> {
+        let closed = self.unrepaired();
+        let wal = &self.shared.parts.raft.wal;
+        if closed.is_empty() || !wal.is_full() {
+            return None;
+        }
+        let closed: Vec<_> = closed.iter().map(ToString::to_string).collect();
+        let (used, most) = used_of(wal);
+        Some(format!(
+            "takes no records: the write-ahead log is full ({used} of {most}), and what it has of \
+             shard {} stays until the damaged files are repaired from other brokers",
+            closed.join(", ")
+        ))
     }
 
     /// Makes the shards fail for a reason that is not theirs.
@@ -595,4 +611,10 @@ impl Shards {
         self.shared.checkpointer.stop().await;
         self.stop_groups().await;
     }
+}
+
+/// How much of the write-ahead log is in use, and how much may be.
+fn used_of(wal: &Wal) -> (Size, Size) {
+    let usage = wal.usage();
+    (Size(usage.bytes), Size(usage.bytes_max))
 }

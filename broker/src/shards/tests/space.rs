@@ -199,6 +199,32 @@ async fn a_broker_that_cannot_take_checkpoints_says_that_it_takes_records_until_
     broker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_shard_keeps_its_part_of_the_log_and_is_named_when_that_is_full() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = Broker::start_with(&disk, 2, |_, wal| {
+        wal.segment_bytes = 256 << 10;
+        wal.bytes_max = 2 << 20;
+    })
+    .await;
+    let [closed, open] = [0, 1].map(|index| broker.shards.data_of(partition(index)).unwrap());
+    let config = TopicConfig::default();
+    for (index, shard) in (0..).zip([&closed, &open]) {
+        let created = shard.create_partitions(TOPIC, vec![index], &config);
+        created.await.unwrap();
+    }
+    let kept = closed.append(partition(0), batch(&[b"kept"])).await;
+    assert!(kept.is_ok());
+    broker.shards.close_damaged(closed.id()).await.unwrap();
+    drop(closed);
+    let large = vec![7; 20_000];
+    while open.append(partition(1), batch(&[&large])).await.is_ok() {}
+    let said = broker.shards.degraded().unwrap();
+    assert!(said.contains("is full"), "{said}");
+    assert!(said.contains("what it has of shard"), "{said}");
+    broker.stop().await;
+}
+
 #[tokio::test]
 async fn a_batch_that_can_never_fit_is_refused_for_good() {
     let disk = Arc::new(SimulatedDisk::new());
