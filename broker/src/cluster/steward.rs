@@ -1,5 +1,9 @@
 //! The task that brings what is closer to what should be, on every broker.
 
+mod hand_over;
+mod memory;
+mod replicas;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -7,14 +11,10 @@ use std::{
 };
 
 use flumen_protocol::ids::{BrokerId, ShardId};
-use futures_util::future::join_all;
-use parking_lot::Mutex;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::memory::Memory;
 use super::{
     catalog_steps,
     report::{BrokerReport, LedShard, ReplicaReport, Reports},
@@ -36,16 +36,6 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(600);
 /// How long one change of members may take before the steward looks again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the heir of a shard may take before another one may be asked.
-const HAND_OVER_RETRY_AFTER: Duration = Duration::from_millis(200);
-
-/// How long until the same heir is asked again. An heir that lacks an entry yet lets the request
-/// pass, and meanwhile the leader takes no records: this is how long clients wait then.
-const HAND_OVER_ASK_AGAIN_AFTER: Duration = Duration::from_millis(40);
-
-/// How long to wait before a replica whose repair has failed is repaired again.
-const REPAIR_RETRY_AFTER: Duration = Duration::from_secs(5);
-
 /// How long a broker that stops waits for others to lead its shards.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,29 +51,6 @@ struct Shared {
     network: Arc<dyn PeerNetwork>,
     reports: Reports,
     stopping: CancellationToken,
-}
-
-/// What the steward remembers from round to round.
-#[derive(Default)]
-struct Memory {
-    /// Since when this broker has led what it leads, and in which term.
-    led_since: BTreeMap<ShardId, (u64, Instant)>,
-    reported: Option<(Instant, Vec<(ShardId, u64)>)>,
-    /// Steps under way, and the shards that they are of.
-    steps: JoinSet<()>,
-    busy: Arc<Mutex<BTreeSet<ShardId>>>,
-}
-
-/// A shard with a step under way; it ends with this, however that comes about.
-struct Busy {
-    shards: Arc<Mutex<BTreeSet<ShardId>>>,
-    shard: ShardId,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.shards.lock().remove(&self.shard);
-    }
 }
 
 impl Steward {
@@ -169,93 +136,6 @@ impl Shared {
         let data = data.iter().map(|shard| (shard.id(), shard.group().view()));
         data.chain([(CATALOG_SHARD, self.shards.catalog().group().view())])
             .collect()
-    }
-
-    async fn open_replicas(&self, state: &CatalogState) {
-        for shard in state.shards_of(self.broker) {
-            if let Err(error) = self.shards.open_replica(shard).await {
-                tracing::error!(%shard, %error, "the replica does not open");
-            }
-        }
-    }
-
-    /// Begins to repair the replicas with damaged files that others have, too. One that is open
-    /// must not lead any more first, and stays open while the others are no majority without it:
-    /// what is whole of it is needed.
-    fn repair_replicas(
-        self: &Arc<Self>,
-        memory: &mut Memory,
-        state: &CatalogState,
-        views: &BTreeMap<ShardId, GroupView>,
-    ) {
-        for shard in self.shards.with_damage() {
-            let (Some(data), Some(view)) = (self.shards.data(shard), views.get(&shard)) else {
-                continue;
-            };
-            let this = Arc::clone(self);
-            if view.leads {
-                memory.begin(shard, async move {
-                    let handed = this.hand_over(shard, data.group());
-                    if timeout(HAND_OVER_TIMEOUT, handed).await.is_err() || data.leads() {
-                        tracing::warn!(%shard, "files are damaged, and no other broker can lead");
-                        sleep(REPAIR_RETRY_AFTER).await;
-                    }
-                });
-                continue;
-            }
-            let present = self.present(state, shard);
-            let led = self
-                .reports
-                .led(shard)
-                .filter(|(_, led)| led.term >= view.term);
-            if led.is_some_and(|(_, led)| led.goes_on(self.broker, &present)) {
-                memory.begin(shard, async move {
-                    if let Err(error) = this.shards.close_damaged(shard).await {
-                        tracing::error!(%shard, %error, "a damaged replica does not close");
-                    }
-                });
-            }
-        }
-        for shard in self.shards.unrepaired() {
-            let this = Arc::clone(self);
-            memory.begin(shard, async move {
-                if let Err(error) = this.shards.repair(shard).await {
-                    tracing::error!(%shard, %error, "a damaged replica is not repaired");
-                    sleep(REPAIR_RETRY_AFTER).await;
-                }
-            });
-        }
-    }
-
-    /// Begins to give up the replicas that are elsewhere now, by the catalog and by their leader.
-    /// Both may be old news: whether it is so is made sure of then.
-    fn give_replicas_up(
-        &self,
-        memory: &mut Memory,
-        state: &CatalogState,
-        views: &BTreeMap<ShardId, GroupView>,
-    ) {
-        for (shard, view) in views {
-            let placed = state.placement.get(shard);
-            let placed = placed.is_none_or(|placed| placed.contains(&self.broker));
-            if placed || *shard == CATALOG_SHARD || view.leads {
-                continue;
-            }
-            let Some((leader, led)) = self.reports.led(*shard) else {
-                continue;
-            };
-            let left = led.term >= view.term && !led.members.contains(&self.broker);
-            let reachable = self.reports.is_reachable(leader);
-            if !left || !reachable {
-                continue;
-            }
-            let (shards, shard) = (self.shards.clone(), *shard);
-            memory.begin(shard, async move {
-                if let Err(error) = shards.give_replica_up(shard, leader).await {
-                    tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
-                }
-            });
-        }
     }
 
     fn report(
@@ -434,37 +314,6 @@ impl Shared {
         let brokers = brokers.into_iter();
         brokers.map(|broker| (broker, address(&broker))).collect()
     }
-
-    /// Asks another voter to take each shard that this broker leads, and waits until it does.
-    async fn hand_all_over(&self) {
-        let data = self.shards.all_data();
-        let data = data
-            .iter()
-            .map(|shard| self.hand_over(shard.id(), shard.group()));
-        let catalog = self.hand_over(CATALOG_SHARD, self.shards.catalog().group());
-        tokio::join!(join_all(data), catalog);
-    }
-
-    /// Returns when another broker leads the group, or none can.
-    async fn hand_over(&self, shard: ShardId, group: &Group) {
-        loop {
-            let view = group.view();
-            let others = view.voters.iter().filter(|voter| **voter != self.broker);
-            // One that was not heard of may still be there; one that was is asked first.
-            let best = others.filter_map(|voter| {
-                let matched = view.matched.get(voter)?;
-                let known = shard == CATALOG_SHARD || self.reports.has_replica(*voter, shard);
-                Some((known, matched, *voter))
-            });
-            let Some((.., heir)) = best.max().filter(|_| view.leads) else {
-                return;
-            };
-            let handed = ask_to_lead(group, &view, heir);
-            if timeout(HAND_OVER_RETRY_AFTER, handed).await.is_err() {
-                tracing::debug!(%heir, "a shard is not taken over yet");
-            }
-        }
-    }
 }
 
 /// A shard that is led here.
@@ -476,48 +325,5 @@ fn led_shard(shard: ShardId, view: &GroupView) -> LedShard {
         matched: view.matched.clone(),
         members: view.voters.union(&view.learners).copied().collect(),
         voters: view.voters.iter().copied().collect(),
-    }
-}
-
-/// Asks an heir until leader or term change. One that stands for election already takes no notice
-/// of being asked again; another one would stand against it.
-async fn ask_to_lead(group: &Group, view: &GroupView, heir: BrokerId) {
-    loop {
-        group.transfer_leadership(heir).await;
-        let changed = timeout(HAND_OVER_ASK_AGAIN_AFTER, group.changed(view)).await;
-        if changed.is_ok() {
-            return;
-        }
-    }
-}
-
-impl Memory {
-    /// Begins a step of a shard, unless one is under way.
-    fn begin(&mut self, shard: ShardId, step: impl Future<Output = ()> + Send + 'static) {
-        if self.busy.lock().insert(shard) {
-            let busy = Busy {
-                shards: Arc::clone(&self.busy),
-                shard,
-            };
-            self.steps.spawn(async move {
-                step.await;
-                drop(busy);
-            });
-        }
-    }
-
-    fn note_leadership(&mut self, views: &BTreeMap<ShardId, GroupView>) {
-        self.led_since.retain(|shard, (term, _)| {
-            views.get(shard).is_some_and(|v| v.leads && v.term == *term)
-        });
-        for (shard, view) in views.iter().filter(|(_, view)| view.leads) {
-            let since = (view.term, Instant::now());
-            self.led_since.entry(*shard).or_insert(since);
-        }
-    }
-
-    fn led_for(&self, shard: ShardId) -> Duration {
-        let since = self.led_since.get(&shard);
-        since.map_or(Duration::ZERO, |(_, since)| since.elapsed())
     }
 }
