@@ -308,10 +308,7 @@ impl FileSystem for SimulatedFileSystem {
     fn sync(&self) -> io::Result<()> {
         self.0.change(|state| {
             if count_down(&mut state.faults.fail_sync_in) {
-                state
-                    .nodes
-                    .values_mut()
-                    .for_each(|node| node.pending.clear());
+                state.nodes.values_mut().for_each(Node::fail_sync);
                 return Err(io::Error::other("the simulated disk fails this sync"));
             }
             for change in std::mem::take(&mut state.pending) {

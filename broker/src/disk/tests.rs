@@ -392,19 +392,21 @@ fn a_torn_write_keeps_whole_sectors() {
 
 #[test]
 fn a_failed_sync_loses_what_it_should_have_kept() {
-    let disk = SimulatedDisk::new();
-    let path = Path::new("/a");
-    let file = disk.create(path).unwrap();
-    disk.sync_dir(Path::new("/")).unwrap();
-    file.write_all_at(b"data", 0).unwrap();
-    disk.set_faults(FaultPlan {
-        fail_sync_in: Some(0),
-        ..FaultPlan::default()
-    });
-    assert!(file.sync_data().is_err());
-    file.sync_data().unwrap();
-    assert_eq!(contents(&disk, path), b"data");
-    assert!(contents(&disk.crash(CrashKeep::Nothing), path).is_empty());
+    for keep in [CrashKeep::Nothing, CrashKeep::Everything] {
+        let disk = SimulatedDisk::new();
+        let path = Path::new("/a");
+        let file = disk.create(path).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        file.write_all_at(b"data", 0).unwrap();
+        disk.set_faults(FaultPlan {
+            fail_sync_in: Some(0),
+            ..FaultPlan::default()
+        });
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        assert_eq!(contents(&disk, path), b"data");
+        assert!(contents(&disk.crash(keep), path).is_empty(), "{keep:?}");
+    }
 }
 
 #[test]

@@ -33,8 +33,8 @@ fn where_to_look(mutation: Mutation) -> (u64, u64) {
         Mutation::AckBeforeSync => (1, 2),
         Mutation::LogNotCut => (1, 3),
         Mutation::NoDuplicateCheck => (1, 5),
-        Mutation::AckBeforeMajority => (3, 5),
-        Mutation::VoteNotPersisted => (3, 116),
+        Mutation::AckBeforeMajority => (3, 10),
+        Mutation::VoteNotPersisted => (3, 134),
     }
 }
 

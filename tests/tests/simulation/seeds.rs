@@ -2,6 +2,7 @@
 
 use std::{
     env, fmt,
+    path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -99,6 +100,13 @@ fn number(name: &str, default: u64) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// Where files are in memory. What a run has on the real disk are a few keys, for whose syncs it
+/// need not wait.
+fn memory_dir() -> Option<&'static Path> {
+    let dir = Path::new("/dev/shm");
+    dir.is_dir().then_some(dir)
+}
+
 /// Runs a seed in a process of its own.
 pub(crate) fn run_in_process(seed: u64, setting: &Setting) -> Outcome {
     let mut process = Command::new(env::current_exe().unwrap());
@@ -107,7 +115,9 @@ pub(crate) fn run_in_process(seed: u64, setting: &Setting) -> Outcome {
         .env(SEED, seed.to_string())
         .env(BROKERS, setting.brokers.to_string())
         .env_remove(MUTATION)
+        .envs([system::NO_RANDOM_INSTRUCTIONS])
         .envs(setting.reduction.variables())
+        .envs(memory_dir().map(|dir| ("TMPDIR", dir)))
         .stderr(Stdio::piped());
     if let Some(mutation) = &setting.mutation {
         process.env(MUTATION, mutation);

@@ -1,9 +1,9 @@
 //! First packets of connections that their receiver knows nothing of, because it was started anew:
 //! they are decrypted with keys that are not theirs. What comes out follows from the random bytes
-//! of the cryptography, which no seed decides, and so does which of two ways quinn refuses them:
-//! three of four times by two bits that must be zero, otherwise because they are not authentic.
-//! Here those bits are zero, so that every run of a seed goes the second way. Those of packets
-//! that are authentic are zero already.
+//! of the cryptography, which not every build takes from the seed (`system`), and so does which of
+//! two ways quinn refuses them: three of four times by two bits that must be zero, otherwise
+//! because they are not authentic. Here those bits are zero, so that every run of a seed goes the
+//! second way. Those of packets that are authentic are zero already.
 
 use std::sync::Arc;
 

@@ -53,10 +53,10 @@ impl World {
     pub(crate) fn step(&mut self) {
         system::set_now(system::now() + STEP);
         self.network.deliver();
-        for machine in &self.machines {
+        for machine in &mut self.machines {
             machine.host.step();
         }
-        for services in &self.services {
+        for services in &mut self.services {
             services.host.step();
         }
         self.office.step();

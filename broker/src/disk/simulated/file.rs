@@ -87,7 +87,7 @@ impl File for SimulatedFile {
             let fails = count_down(&mut state.faults.fail_sync_in);
             let node = state.node(self.node)?;
             if fails {
-                node.pending.clear();
+                node.fail_sync();
                 return Err(io::Error::other("the simulated disk fails this sync"));
             }
             node.sync();

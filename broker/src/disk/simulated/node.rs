@@ -20,6 +20,8 @@ pub(super) struct Node {
     pub(super) current: Vec<u8>,
     pub(super) durable: Vec<u8>,
     pub(super) pending: Vec<DataChange>,
+    /// Whether something was written that no sync makes durable any more.
+    is_spoilt: bool,
 }
 
 impl Node {
@@ -34,7 +36,14 @@ impl Node {
         }
     }
 
+    /// A sync that failed: what it should have made durable never will be.
+    pub(super) fn fail_sync(&mut self) {
+        self.is_spoilt |= !self.pending.is_empty();
+        self.pending.clear();
+    }
+
     pub(super) fn crash(&mut self, keep: CrashKeep, rng: &mut StdRng) {
+        let all_is_kept = self.pending.is_empty() || keep == CrashKeep::Everything;
         for change in std::mem::take(&mut self.pending) {
             match keep {
                 CrashKeep::Nothing => {}
@@ -46,7 +55,11 @@ impl Node {
                 },
             }
         }
-        self.current.clone_from(&self.durable);
+        // Copying whole files for nothing took a good part of the time of a run.
+        if self.is_spoilt || !all_is_kept {
+            self.current.clone_from(&self.durable);
+            self.is_spoilt = false;
+        }
     }
 }
 
@@ -54,6 +67,8 @@ impl DataChange {
     fn apply(&self, contents: &mut Vec<u8>) {
         match self {
             Self::Write(offset, bytes) => write_into(contents, *offset, bytes),
+            // Zeros that are allocated so cost nothing until they are written.
+            Self::Resize(len) if contents.is_empty() => *contents = vec![0; *len as usize],
             Self::Resize(len) => contents.resize(*len as usize, 0),
         }
     }
