@@ -19,6 +19,14 @@ pub mod simulation;
 /// How long to wait before a full disk is tried again.
 const FULL_DISK_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Whether this thread is simulated, and nothing may run on others.
+pub(crate) fn is_simulated() -> bool {
+    #[cfg(feature = "simulation")]
+    return simulation::is_on();
+    #[cfg(not(feature = "simulation"))]
+    false
+}
+
 /// Runs what blocks where it holds up no task.
 pub(crate) fn spawn_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

@@ -32,6 +32,7 @@ use super::{
     ticker::Ticker,
     wit::{filtering, transforming},
 };
+use crate::executor::is_simulated;
 
 /// Fewest plugin threads: with one, an endless loop would have it to itself until its time-out.
 const THREADS_MIN: usize = 2;
@@ -102,13 +103,13 @@ impl PluginEngine {
             move || wasmtime.increment_epoch()
         })
         .map_err(EngineError::Threads)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Builder::new_multi_thread()
-            .worker_threads(cores.max(THREADS_MIN))
-            .thread_name("plugin")
-            .enable_time()
-            .build()
-            .map_err(EngineError::Threads)?;
+        // Simulations run no plugins. And each thread of a runtime draws from what tokio seeds all
+        // runtimes from: the next one would depend on how soon these threads have started.
+        let threads = if is_simulated() {
+            None
+        } else {
+            Some(start_threads().map_err(EngineError::Threads)?)
+        };
         Ok(Self(Arc::new(Shared {
             wasmtime,
             linker,
@@ -116,7 +117,7 @@ impl PluginEngine {
             loaded: Mutex::default(),
             examining: Arc::new(Semaphore::new(EXAMINATIONS_MAX)),
             ticker,
-            threads: Some(threads),
+            threads,
         })))
     }
 
@@ -281,10 +282,19 @@ impl PluginEngine {
 
     fn runtime(&self) -> &Runtime {
         let Some(threads) = &self.0.threads else {
-            unreachable!("the threads go when the engine does");
+            unreachable!("the threads go when the engine does, and no simulation runs plugins");
         };
         threads
     }
+}
+
+fn start_threads() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads(cores.max(THREADS_MIN))
+        .thread_name("plugin")
+        .enable_time()
+        .build()
 }
 
 enum Compiled {
@@ -350,4 +360,17 @@ fn config() -> Config {
         // The texts of errors name what failed; the names of functions are stripped anyway.
         .wasm_backtrace_max_frames(None);
     config
+}
+
+#[cfg(all(test, feature = "simulation"))]
+mod tests {
+    use super::*;
+    use crate::executor::simulation;
+
+    #[test]
+    fn a_simulation_starts_no_plugin_threads_which_would_change_what_it_draws() {
+        simulation::enter(simulation::Latencies::default());
+        let engine = PluginEngine::without_cache().unwrap();
+        assert!(engine.0.threads.is_none());
+    }
 }
