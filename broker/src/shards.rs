@@ -244,7 +244,7 @@ impl Shards {
             &options,
             catalog.clone(),
             Arc::clone(&data),
-            wal.clone(),
+            (wal.clone(), logs.clone()),
             checkpoint_wanted,
             CheckpointFiles::new(Arc::clone(&disk), options.clone(), mark_made),
         );

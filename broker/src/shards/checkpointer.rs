@@ -17,11 +17,13 @@ use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     clock::now_ms,
     disk::is_full,
+    log::LogStore,
     shard::{DataShard, raft::Group},
     wal::Wal,
 };
 
-/// How often it is looked whether the files of the log and the checkpoints are still there.
+/// How often it is looked whether the files of the log and the checkpoints are still there, and
+/// whether there is room to be made on a full disk.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long to wait after a checkpoint has failed before the next try.
@@ -40,7 +42,7 @@ impl Checkpointer {
         options: &ShardsOptions,
         catalog: Catalog,
         data: DataShards,
-        wal: Wal,
+        (wal, logs): (Wal, LogStore),
         wanted: Arc<Notify>,
         files: CheckpointFiles,
     ) -> Self {
@@ -56,6 +58,7 @@ impl Checkpointer {
             trouble: Arc::clone(&trouble),
             files,
             wal,
+            logs,
             wanted,
             checkpoint_interval: options.checkpoint_interval,
             retention_interval: options.retention_interval,
@@ -103,6 +106,7 @@ struct Work {
     trouble: Trouble,
     files: CheckpointFiles,
     wal: Wal,
+    logs: LogStore,
     wanted: Arc<Notify>,
     checkpoint_interval: Duration,
     retention_interval: Duration,
@@ -128,7 +132,7 @@ impl Work {
                     self.look_after_logs().await;
                     (Ok(()), false)
                 }
-                _ = look.tick() => (self.look_for_files().await, false),
+                _ = look.tick() => (self.look_after_files().await, false),
                 () = std::future::ready(()), if is_failing => (self.do_all().await, true),
             };
             if done.is_ok() && is_failing != is_all {
@@ -138,8 +142,8 @@ impl Work {
             let serious = done.as_ref().err().filter(|error| !is_full(error));
             *self.trouble.lock() =
                 serious.map(|error| format!("cannot take a checkpoint: {error}"));
-            let error = done.err().map(|error| error.to_string());
-            tell_of_change(failing.as_deref(), error.as_deref());
+            let error = done.err();
+            tell_of_change(failing.as_ref(), error.as_ref());
             if error.is_some() {
                 tokio::time::sleep(RETRY_AFTER).await;
             }
@@ -149,24 +153,38 @@ impl Work {
 
     /// All that may have failed.
     async fn do_all(&self) -> io::Result<()> {
-        self.relieve_wal().await?;
-        self.look_for_files().await?;
-        self.groups.checkpoint_changed().await
+        let relieved = self.relieve_wal().await;
+        let looked = self.look_for_files().await;
+        relieved
+            .and(looked)
+            .and(self.groups.checkpoint_changed().await)
     }
 
     /// Checkpoints those shards whose entries the WAL has kept longest.
     async fn relieve_wal(&self) -> io::Result<()> {
+        let mut done = Ok(());
         for id in self.wal.shards_to_checkpoint() {
             let Some(group) = self.groups.get(id) else {
                 continue;
             };
-            if group.has_changed() {
-                self.groups.checkpoint(&group).await?;
+            let relieved = if group.has_changed() {
+                self.groups.checkpoint(&group).await
             } else {
-                self.groups.release_log(&group).await?;
-            }
+                self.groups.release_log(&group).await
+            };
+            done = done.and(relieved);
         }
-        Ok(())
+        done
+    }
+
+    /// Looks for files that are gone, and on a full disk for what could go: partitions may have
+    /// been deleted, and make room with a checkpoint only.
+    async fn look_after_files(&self) -> io::Result<()> {
+        let looked = self.look_for_files().await;
+        if self.logs.degraded().is_none() && self.wal.trouble().is_none() {
+            return looked;
+        }
+        looked.and(self.groups.checkpoint_changed().await)
     }
 
     /// Makes up for files that somebody has removed, as far as that can be done: what they held is
@@ -274,24 +292,32 @@ impl Groups {
         data.chain([Kept::Catalog(self.catalog.clone())])
     }
 
+    /// The first failure keeps none of the others from theirs: one of them may make the room that
+    /// all lack.
     async fn checkpoint_changed(&self) -> io::Result<()> {
+        let mut done = Ok(());
         for group in self.all() {
             if group.has_changed() {
-                self.checkpoint(&group).await?;
+                done = done.and(self.checkpoint(&group).await);
             }
         }
-        Ok(())
+        done
     }
 }
 
-/// Says what keeps checkpoints from being taken: once, however often it is tried again.
-fn tell_of_change(before: Option<&str>, now: Option<&str>) {
-    match now {
-        Some(error) if before != now => {
+/// Says what keeps checkpoints from being taken: once, however often it is tried again, and on a
+/// full disk whatever of it finds no room.
+fn tell_of_change(before: Option<&io::Error>, now: Option<&io::Error>) {
+    let is_same = |before: &io::Error, now: &io::Error| {
+        is_full(before) && is_full(now) || before.to_string() == now.to_string()
+    };
+    match (before, now) {
+        (Some(before), Some(now)) if is_same(before, now) => {}
+        (_, Some(error)) => {
             tracing::warn!("cannot take a checkpoint, trying again each second: {error}");
         }
-        None if before.is_some() => tracing::info!("checkpoints are taken again"),
-        _ => {}
+        (Some(_), None) => tracing::info!("checkpoints are taken again"),
+        (None, None) => {}
     }
 }
 

@@ -123,6 +123,53 @@ async fn a_topic_that_is_deleted_frees_a_disk_that_is_full_to_the_last_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_topic_frees_a_full_disk_though_no_checkpoint_is_due_and_others_lack_room_too() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = Broker::start_with(&disk, 2, |options, wal| {
+        options.checkpoint_interval = Duration::from_hours(1);
+        wal.segment_bytes = 256 << 10;
+        wal.bytes_max = 2 << 20;
+    })
+    .await;
+    let shards = [0, 1].map(|index| broker.shards.data_of(partition(index)).unwrap());
+    let config = TopicConfig::default();
+    for (index, shard) in (0..).zip(&shards) {
+        let created = shard.create_partitions(TOPIC, vec![index], &config);
+        created.await.unwrap();
+    }
+    let kept = PartitionId {
+        topic: TopicId(TOPIC.0 + 2),
+        index: 0,
+    };
+    let created = shards[0].create_partitions(kept.topic, vec![0], &config);
+    created.await.unwrap();
+    let full = |bytes| FaultPlan {
+        capacity_bytes: Some(bytes),
+        ..FaultPlan::default()
+    };
+    disk.set_faults(full(6 << 20));
+    let mut takes = true;
+    while takes {
+        takes = false;
+        for (index, shard) in (0..).zip(&shards) {
+            let appended = shard.append(partition(index), batch(&[&vec![7; 20_000]]));
+            takes |= appended.await.is_ok();
+        }
+    }
+    disk.set_faults(full(disk.used_bytes()));
+    for shard in &shards {
+        shard.delete_partitions(TOPIC).await.unwrap();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while let Err(error) = shards[0].append(kept, batch(&[b"again"])).await {
+        assert!(error.code().retryable(), "{error}");
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_ends_the_shards_and_acknowledges_nothing() {
     let disk = Arc::new(SimulatedDisk::new());
     // No checkpoint comes in between: the sync that fails must not be that of a segment.
