@@ -70,6 +70,7 @@ impl DataDir {
         let path = self.path.join(BROKER_FILE);
         if let Some(text) = read_private(&path)? {
             let file: BrokerFile = toml::from_str(&text).map_err(|error| damaged(&path, &error))?;
+            made::refuse_another(&self.path, file.id)?;
             return Ok(BrokerId(file.id));
         }
         let id = (rand::random::<u64>() >> (u64::BITS - BROKER_ID_BITS)).max(1);

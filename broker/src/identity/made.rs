@@ -85,6 +85,21 @@ pub(super) fn refuse_incomplete(dir: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
+/// Refuses an id that is not the one that the directory has had: the log knows its members by it.
+pub(super) fn refuse_another(dir: &Path, id: u64) -> Result<(), IdentityError> {
+    match read(dir)? {
+        Some(Mark { broker, .. }) if broker != id => Err(IdentityError::Damaged {
+            path: dir.join(BROKER_FILE),
+            reason: format!(
+                "it says that this is broker {id}, but by {} it is broker {broker}; write \
+                 `id = {broker}` into it",
+                dir.join(MARK_FILE).display()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Notes what the directory has from now on.
 pub(super) fn note(dir: &Path, broker: BrokerId, joined: bool) -> Result<(), IdentityError> {
     let mark = Mark {

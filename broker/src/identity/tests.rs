@@ -199,6 +199,24 @@ fn what_was_there_once_is_missed_and_not_made_anew() {
 }
 
 #[test]
+fn an_id_that_was_cut_short_is_not_taken_for_another_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = open(dir.path()).unwrap().broker_id();
+    let path = dir.path().join("broker.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    let cut = whole.trim_end().len() - 1;
+    fs::write(&path, &whole[..cut]).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, IdentityError::Damaged { .. }), "{said}");
+    assert!(said.contains(path.to_str().unwrap()), "{said}");
+    let line = format!("id = {id}");
+    assert!(said.contains(&line), "{said}");
+    fs::write(&path, line).unwrap();
+    assert_eq!(open(dir.path()).unwrap().broker_id(), id);
+}
+
+#[test]
 fn whoever_removes_the_mark_gets_a_new_authority_and_a_new_token() {
     let dir = tempfile::tempdir().unwrap();
     let identity = open(dir.path()).unwrap();
