@@ -30,6 +30,8 @@ pub(super) fn moved_behind(
     let mut values: Vec<(String, OsString)> = Vec::new();
     let mut command = root;
     let mut is_complete = false;
+    // The word where no command was found.
+    let mut unknown = None;
     while let Some(word) = words.next() {
         let word = in_full(word);
         let text = word.to_str().unwrap_or_default();
@@ -52,11 +54,14 @@ pub(super) fn moved_behind(
         }
         let goes_on = text.starts_with('-') && text != "--";
         let found = command.find_subcommand(&word);
-        kept.push(word);
+        kept.push(word.clone());
         match found {
             Some(found) => command = found,
             None if goes_on => continue,
-            None => break,
+            None => {
+                unknown = Some(word);
+                break;
+            }
         }
         if !command.has_subcommands() {
             kept.append(&mut moved);
@@ -64,17 +69,29 @@ pub(super) fn moved_behind(
             break;
         }
     }
-    let taken = values
-        .iter()
-        .find(|(_, value)| command.find_subcommand(value).is_some());
-    if let Some((flag, value)) = taken.filter(|_| !is_complete) {
+    kept.extend(words);
+    // Only a line that makes sense without the value has its command there.
+    let taken = values.iter().find(|(_, value)| {
+        let named = command.find_subcommand(value);
+        named.is_some_and(|named| {
+            let unknown = unknown.as_ref();
+            unknown.is_none_or(|word| named.find_subcommand(word).is_some())
+        })
+    });
+    let is_judged = is_complete || kept.iter().any(asks_for_help);
+    if let Some((flag, value)) = taken.filter(|_| !is_judged) {
         let value = value.display();
         return Err(format!(
             "a value is required for '{flag}', and {value} behind it is the command"
         ));
     }
-    kept.extend(words);
     Ok(kept)
+}
+
+/// Such a line is answered whatever else is on it.
+fn asks_for_help(word: &OsString) -> bool {
+    let asking = ["--help", "-h", "--version", "-V", "help"];
+    word.to_str().is_some_and(|word| asking.contains(&word))
 }
 
 fn is_flag(word: &OsString) -> bool {
@@ -162,6 +179,12 @@ mod tests {
     fn a_line_without_a_command_is_left_to_be_judged_by_that() {
         for (line, expected) in [
             ("flumen --profile x topc list", "flumen topc list"),
+            ("flumen --profile dev topc list", "flumen topc list"),
+            ("flumen --profile dev --help", "flumen --help"),
+            ("flumen --profile dev -h", "flumen -h"),
+            ("flumen --profile dev --version", "flumen --version"),
+            ("flumen --profile dev -V", "flumen -V"),
+            ("flumen --profile dev help topic", "flumen help topic"),
             ("flumen --profile x topic", "flumen topic"),
             ("flumen --profile x topic --help", "flumen topic --help"),
             ("flumen --profile x -- topic list", "flumen -- topic list"),
