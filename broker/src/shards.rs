@@ -555,9 +555,15 @@ impl Shards {
 
     /// That the write-ahead log is full, if shards are closed whose part of it has to stay.
     fn full_of_closed_shards(&self) -> Option<String> {
-        let closed = self.unrepaired();
         let wal = &self.shared.parts.raft.wal;
-        if closed.is_empty() || !wal.is_full() {
+        if !wal.is_full() {
+            return None;
+        }
+        // Most that are closed leave nothing there.
+        let holding = wal.shards_to_checkpoint();
+        let mut closed = self.unrepaired();
+        closed.retain(|shard| holding.contains(shard));
+        if closed.is_empty() {
             return None;
         }
         let closed: Vec<_> = closed.iter().map(ToString::to_string).collect();

@@ -40,10 +40,12 @@ pub struct LogStore {
 struct Inner {
     shared: Arc<StoreShared>,
     logs: RwLock<FxHashMap<PartitionId, PartitionLog>>,
-    /// Held by those that open a partition, and alone by the one that removes a directory.
+    /// Held by those that open a partition, and alone by the one that removes what was left over.
     opening: RwLock<()>,
     /// Files found at the start whose partition has not been opened yet.
     found: Mutex<FxHashMap<PartitionId, Vec<FileKind>>>,
+    /// Partitions of which that is a mark, which [`LogStore::remove`] alone takes away.
+    removed_ahead: Mutex<FxHashSet<PartitionId>>,
     flusher: Mutex<Option<Running>>,
 }
 
@@ -99,6 +101,7 @@ impl LogStore {
                 logs: RwLock::default(),
                 opening: RwLock::default(),
                 found: Mutex::new(found),
+                removed_ahead: Mutex::default(),
                 flusher: Mutex::new(thread),
             }),
         })
@@ -171,6 +174,7 @@ impl LogStore {
             log.log.remove();
         }
         self.inner.shared.damaged.lock().remove(&id);
+        self.inner.removed_ahead.lock().remove(&id);
         if let Some(found) = self.inner.found.lock().remove(&id) {
             self.inner.shared.remove_found(id, &found);
         }
@@ -189,6 +193,7 @@ impl LogStore {
         let marks = log.log.remove_ahead()?;
         self.inner.logs.write().remove(&id);
         let left = marks.into_iter().map(FileKind::Start);
+        self.inner.removed_ahead.lock().insert(id);
         self.inner.found.lock().insert(id, left.collect());
         Ok(())
     }
@@ -221,15 +226,27 @@ impl LogStore {
     }
 
     /// Removes the files of partitions that were not opened: leftovers of those that were removed
-    /// while the broker went down. Call it once all partitions are open. Blocks. Returns how many
-    /// partitions they were of.
+    /// while the broker went down. Call it once all partitions are open that a checkpoint names.
+    /// Blocks. Returns how many partitions they were of.
     pub fn remove_unopened(&self) -> usize {
-        let found = std::mem::take(&mut *self.inner.found.lock());
-        for (id, files) in &found {
-            self.inner.shared.remove_found(*id, files);
+        let found: Vec<_> = self.inner.found.lock().keys().copied().collect();
+        let mut count = 0;
+        for id in found {
+            if self.inner.removed_ahead.lock().contains(&id) {
+                continue;
+            }
+            {
+                // Whoever opens it later must not lose the files that are made then.
+                let _nobody_opens = self.inner.opening.write();
+                let Some(files) = self.inner.found.lock().remove(&id) else {
+                    continue;
+                };
+                self.inner.shared.remove_found(id, &files);
+            }
             self.remove_topic_dir_if_unused(id.topic);
+            count += 1;
         }
-        found.len()
+        count
     }
 
     /// Writes and syncs what is in each log before the given offset, with few syncs however many

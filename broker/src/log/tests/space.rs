@@ -118,6 +118,7 @@ fn a_log_removed_ahead_of_the_checkpoint_is_empty_after_a_crash_and_then_gone() 
     let before = disk.used_bytes();
     store.remove_ahead(partition(0)).unwrap();
     assert_eq!(disk.used_bytes(), 0, "of {before}");
+    assert_eq!(store.remove_unopened(), 0, "the mark is no leftover");
 
     let disk = disk.crash(crate::disk::CrashKeep::Nothing);
     let store = open_store(&disk, manual());
