@@ -122,6 +122,7 @@ async fn print_until_stopped(
         progress: progress.clone(),
     };
     let stop = watch::Sender::new(false);
+    let mut is_read = true;
     let outcome = {
         let mut printing = pin!(printer.print(consumer, stop.subscribe()));
         tokio::select! {
@@ -130,12 +131,15 @@ async fn print_until_stopped(
                 stop.send_replace(true);
                 // What is being printed is not cut, unless nobody reads it. How that ends is of
                 // no interest: whoever reads may have had the same signal.
-                let _ = timeout(GRACE, printing).await;
+                is_read = timeout(GRACE, printing).await.is_ok();
                 Err(signal.context("cannot listen to signals"))
             }
         }
     };
-    progress.finish_and_clear();
+    // On a terminal that nobody reads, the line belongs to what is being printed.
+    if is_read {
+        progress.finish_and_clear();
+    }
     match outcome {
         Ok(printed) => printed,
         Err(Ok(signal)) if arguments.count.is_some() || arguments.until_end => {
