@@ -2,9 +2,12 @@
 
 mod leading;
 
-use std::env;
+use std::{env, ffi::OsStr};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::Resettable,
+    error::ErrorKind,
+};
 use flumen_broker::config::LogFormat;
 
 use crate::{
@@ -44,7 +47,15 @@ impl Arguments {
         let mut program = Self::program();
         let line = leading::moved_behind(&program, env::args_os())
             .unwrap_or_else(|text| program.error(ErrorKind::InvalidValue, text).exit());
-        let mut matches = program.clone().get_matches_from(line);
+        let judging = without_empty_variables(program.clone());
+        let mut matches = match judging.try_get_matches_from(&line) {
+            Ok(matches) => matches,
+            // Help names all variables, also those that are set to nothing.
+            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+                program.clone().get_matches_from(line)
+            }
+            Err(error) => error.exit(),
+        };
         Self::from_arg_matches_mut(&mut matches)
             .unwrap_or_else(|error| error.format(&mut program).exit())
     }
@@ -53,6 +64,17 @@ impl Arguments {
     pub(crate) fn program() -> clap::Command {
         with_short_timeouts(Self::command())
     }
+}
+
+/// The commands without the variables that are set to nothing: these are not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
+            _ => argument,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// `--timeout` for `--request-timeout`, wherever it means nothing else.

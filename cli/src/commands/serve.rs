@@ -69,12 +69,13 @@ pub(crate) enum Start {
 
 impl Arguments {
     fn start(&self) -> Result<Start> {
-        // A variable that is set to nothing is not set.
-        let join = self.join.as_ref().filter(|text| !text.trim().is_empty());
-        match join {
+        match self.join.as_deref() {
             Some(_) if self.bootstrap => Err(usage(
                 "--bootstrap makes a cluster, and --join or FLUMEN_JOIN joins another one: give one \
                  of them",
+            )),
+            Some(text) if text.trim().is_empty() => Err(usage(
+                "--join is empty; write a token of `flumen cluster token`, or @ and a file of it",
             )),
             Some(text) => read_token(text).map(Start::Join),
             None if self.bootstrap => Ok(Start::Bootstrap),

@@ -49,8 +49,9 @@ pub(super) struct Flags {
         env = "FLUMEN_TOKEN"
     )]
     pub(super) token: Option<String>,
-    /// Give up when there is no answer after so long, connecting included [default: 5s to
-    /// connect, 30s for the answer]
+    /// Give up when there is no answer after so long, connecting included; with `produce`, also
+    /// on a record that has no receipt by then [default: 5s to connect, 30s for the answer, 1min
+    /// for a receipt]
     #[arg(
         long,
         value_name = "DURATION",
@@ -60,7 +61,7 @@ pub(super) struct Flags {
     pub(super) request_timeout: Option<Interval>,
 }
 
-/// Any path, also that of a variable which is set to nothing.
+/// Any path, also an empty one: why that is refused is said with the others.
 fn file() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
@@ -82,13 +83,6 @@ impl Variables<'_> {
             *value = None;
         }
     }
-
-    /// A variable that is set to nothing is not set.
-    fn forget_nothing<T>(&self, id: &str, value: &mut Option<T>, is_nothing: fn(&T) -> bool) {
-        if value.as_ref().is_some_and(is_nothing) {
-            self.forget(id, value);
-        }
-    }
 }
 
 impl Flags {
@@ -96,18 +90,6 @@ impl Flags {
     pub(super) fn that_count(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut flags = Self::from_arg_matches(matches)?;
         let variables = Variables(matches);
-        variables.forget_nothing("profile", &mut flags.profile, String::is_empty);
-        variables.forget_nothing("brokers", &mut flags.brokers, |all| {
-            all.iter().all(String::is_empty)
-        });
-        variables.forget_nothing("token", &mut flags.token, String::is_empty);
-        for (id, file) in [
-            ("ca", &mut flags.ca),
-            ("cert", &mut flags.cert),
-            ("key", &mut flags.key),
-        ] {
-            variables.forget_nothing(id, file, |file| file.as_os_str().is_empty());
-        }
         if variables.is_flag("profile") {
             let credential_is_theirs = flags.brokers.is_some() && variables.is_variable("brokers");
             variables.forget("brokers", &mut flags.brokers);

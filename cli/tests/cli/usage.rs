@@ -1,8 +1,11 @@
 //! How the program answers those who use it, without a broker.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use crate::support::User;
+
+/// What every command says of itself.
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
 
 /// A profile and an authority with which a client gets as far as connecting.
 fn write_profile(user: &User) {
@@ -223,17 +226,6 @@ fn a_flag_wins_over_the_variables_of_what_it_stands_against() {
             &flags,
             "broker flag:x",
         ),
-        // A variable that is set to nothing is not set.
-        (
-            &[
-                ("FLUMEN_PROFILE", ""),
-                ("FLUMEN_BROKERS", ""),
-                ("FLUMEN_TOKEN", ""),
-                ("FLUMEN_CA", ""),
-            ],
-            &["--profile", "p.toml"],
-            "broker profile:x",
-        ),
         (
             &[&direct[..], &profile].concat(),
             &[],
@@ -242,6 +234,44 @@ fn a_flag_wins_over_the_variables_of_what_it_stands_against() {
     ] {
         let said = said(variables, flags);
         assert!(said.contains(taken), "{variables:?} {flags:?}: {said}");
+    }
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let user = User::new();
+    write_profile(&user);
+    fs::write(user.path("flumen.toml"), "shards = 2000").unwrap();
+    let reference = fs::read_to_string(REFERENCE).unwrap();
+    let variables: BTreeSet<_> = reference
+        .split("[env: ")
+        .skip(1)
+        .filter_map(|rest| rest.split(['=', ']']).next())
+        .collect();
+    for name in ["FLUMEN_OUTPUT", "FLUMEN_REQUEST_TIMEOUT", "FLUMEN_WAL_SYNC"] {
+        assert!(variables.contains(name), "{variables:?}");
+    }
+    for (arguments, code, said) in [
+        (&["profile", "list"][..], 0, ""),
+        (&["topic", "list"], 1, "flumen profile use"),
+        (&["topic", "list", "--profile", "p.toml"], 1, "profile:x"),
+        (&["consume", "t", "--profile", "p.toml"], 1, "profile:x"),
+        (&["produce", "t", "--profile", "p.toml"], 1, "profile:x"),
+        (&["serve", "--config", "flumen.toml"], 2, "shards is 2000"),
+        (&["dev", "--data-dir", "flumen.toml"], 1, "flumen.toml"),
+        (&["bench", "produce", "--profile", "a.toml"], 1, "a.toml"),
+        // Not so a flag, and help has all variables.
+        (&["serve", "--join", ""], 2, "--join is empty"),
+        (&["serve", "--help"], 0, "[env: FLUMEN_OUTPUT=]"),
+    ] {
+        let mut command = user.command();
+        command.args(arguments);
+        command.envs(variables.iter().map(|name| (name, "")));
+        let output = command.output().unwrap();
+        let all = [output.stdout, output.stderr].concat();
+        let all = String::from_utf8(all).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {all}");
+        assert!(all.contains(said), "{arguments:?}: {all}");
     }
 }
 
@@ -332,11 +362,11 @@ fn the_reference_of_commands_is_up_to_date_and_every_command_shows_examples() {
             waiting.push(command.iter().cloned().chain([name]).collect());
         }
     }
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+    let path = Path::new(REFERENCE);
     if std::env::var_os("FLUMEN_UPDATE_DOCS").is_some() {
-        fs::write(&path, &page).unwrap();
+        fs::write(path, &page).unwrap();
     }
-    let found = fs::read_to_string(&path).unwrap_or_default();
+    let found = fs::read_to_string(path).unwrap_or_default();
     assert!(
         found == page,
         "docs/commands.md is out of date; run \
