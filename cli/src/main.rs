@@ -14,6 +14,7 @@
 //! | `logging` | tracing, as text or JSON |
 //! | `failure` | errors and exit codes |
 //! | `stop` | Ctrl-C and SIGTERM |
+//! | `waiting` | why a command waits |
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -30,6 +31,7 @@ mod output;
 mod settings;
 mod stop;
 mod view;
+mod waiting;
 
 use std::process::ExitCode;
 

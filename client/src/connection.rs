@@ -144,6 +144,15 @@ impl Broker {
         &self.address
     }
 
+    /// What went wrong, with the broker that it was about.
+    pub(crate) fn explain(&self, text: &str) -> String {
+        if text.contains(&self.address) {
+            text.to_owned()
+        } else {
+            format!("broker {}: {text}", self.address)
+        }
+    }
+
     /// The connection, if there is one and it is not known to be dead.
     pub(crate) fn live(&self) -> Option<Connection> {
         let current = self.current.lock();

@@ -9,6 +9,7 @@ mod batch;
 mod builder;
 mod error;
 mod fetch;
+mod outage;
 mod place;
 mod position;
 
@@ -29,7 +30,10 @@ pub use self::{
     builder::{BUFFER_BYTES, ConsumerBuilder},
     error::ConsumeError,
 };
-use crate::message::Received;
+use crate::{
+    message::Received,
+    setback::{Setback, Setbacks},
+};
 
 /// Receives the messages of a topic as values of type `T`.
 ///
@@ -62,6 +66,7 @@ pub struct Consumer<T> {
     early: VecDeque<Event>,
     current: Option<Current<T>>,
     progress: Progress,
+    setbacks: Arc<Setbacks>,
     stops_at_end: bool,
     ended: bool,
 }
@@ -109,6 +114,15 @@ impl<T> Consumer<T> {
         positions
             .map(|(partition, reached)| (partition, at(partition, reached)))
             .collect()
+    }
+
+    /// Why nothing comes at the moment, if the attempts to read fail: of the partition where that
+    /// has lasted longest. `None` if all is well.
+    ///
+    /// Nothing is lost by a setback: the consumer goes on where it was. After half a minute of it
+    /// there is a [`ConsumeError::Disconnected`] to receive, too.
+    pub fn setback(&self) -> Option<Setback> {
+        self.setbacks.longest()
     }
 
     #[inline]

@@ -58,6 +58,7 @@ mod producer;
 pub mod profile;
 mod request;
 mod search;
+mod setback;
 
 pub use flumen_protocol::{
     batch::{Codec, HeaderRef, RecordRef},
@@ -80,8 +81,9 @@ pub use crate::{
     payload::{DecodeError, EncodeError, Format, OCTET_STREAM, Raw},
     producer::{
         BATCH_BYTES, DELIVERY_TIMEOUT, FlushError, IN_FLIGHT_BATCHES_MAX, LINGER, MEMORY_BYTES_MAX,
-        PendingReceipt, Producer, ProducerBuilder, Receipt, SendAllError, SendError, Setback,
+        PendingReceipt, Producer, ProducerBuilder, Receipt, SendAllError, SendError,
     },
     profile::{Profile, ProfileError, Profiles},
     request::RequestError,
+    setback::Setback,
 };

@@ -16,7 +16,6 @@ mod error;
 mod many;
 mod partitioner;
 mod registry;
-mod setback;
 mod worker;
 
 use std::{
@@ -46,11 +45,11 @@ pub use self::{
         ProducerBuilder,
     },
     error::{FlushError, SendAllError, SendError},
-    setback::Setback,
 };
 use crate::{
     message::Message,
     payload::{self, Format},
+    setback::Setback,
 };
 
 /// A message is durable: the broker has acknowledged it as its sync policy says (`always`:

@@ -13,7 +13,11 @@ use anyhow::{Context, Result, bail};
 use flumen_client::{ConsumeError, Consumer, Raw, StartAt};
 use flumen_protocol::topic::TopicName;
 use indicatif::ProgressBar;
-use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, timeout},
+};
 
 use self::format::RecordFormat;
 use crate::{
@@ -23,6 +27,7 @@ use crate::{
     number::whole,
     output::{self, OutputFormat},
     stop,
+    waiting::{self, Waiting},
 };
 
 const EXAMPLES: &str = "\
@@ -42,6 +47,8 @@ Formats:
   key-value    the key, a tab, the value
   json         an object with partition, offset, timestamp, key, value and headers; a value that
                is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …}
+
+While no broker can be read from, the command tries again, and the reason is told on stderr.
 
 Ctrl-C is the usual end without --count and --until-end, and exit code 0. With one of them it ends
 the command too early, and the exit code is 130. A second Ctrl-C ends it at once.";
@@ -174,22 +181,30 @@ impl Printer {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut passed_over = 0;
+        let mut waiting = Waiting::new("records come again");
+        let mut look = interval(waiting::POLL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lines = Vec::new();
         while self.count < self.count_max {
             let batch = tokio::select! {
                 biased;
                 _ = stopped.wait_for(|stopped| *stopped) => break,
+                _ = look.tick() => {
+                    waiting.look(consumer.setback(), &self.progress);
+                    continue;
+                }
                 batch = consumer.next_batch() => batch,
             };
             let batch = match batch {
                 None => break,
                 Some(Ok(batch)) => batch,
                 Some(Err(error)) if error.is_fatal() => return Err(error.into()),
+                // It is told already why it waits.
+                Some(Err(ConsumeError::Disconnected { .. })) => continue,
                 Some(Err(error)) => {
                     self.progress
                         .suspend(|| anstream::eprintln!("warning: {error}"));
-                    let is_passing = matches!(error, ConsumeError::Disconnected { .. });
-                    passed_over += u64::from(!is_passing);
+                    passed_over += 1;
                     continue;
                 }
             };

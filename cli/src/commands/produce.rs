@@ -4,9 +4,9 @@ mod key;
 pub(crate) mod lines;
 mod receipts;
 mod summary;
-mod waiting;
 
 use std::{
+    convert::Infallible,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use flumen_client::{Client, Codec, Message, Producer, Raw};
 use flumen_protocol::topic::TopicName;
+use indicatif::ProgressBar;
 use tokio::sync::watch;
 
 use self::{
@@ -28,6 +29,7 @@ use crate::{
     number::whole,
     output::{self, OutputFormat},
     stop::{self, Signal},
+    waiting::{self, Waiting},
 };
 
 const EXAMPLES: &str = "\
@@ -113,12 +115,29 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     };
     let (sent, signal) = tokio::select! {
         ended = until_stopped(sending, &client, &stop) => ended,
-        never = waiting::tell(&producer, &progress, stop.subscribe()) => match never {},
+        never = tell_why_it_waits(&producer, &progress, stop.subscribe()) => match never {},
     };
     progress.finish_and_clear();
     client.close().await;
     let summary = Summary::new(&arguments.topic, &outcome, started.elapsed());
     summary.print(outcome, sent, signal, output)
+}
+
+/// Tells on stderr why records wait. What comes of those that wait when the command is told to stop
+/// is said in its summary.
+async fn tell_why_it_waits(
+    producer: &Producer<Raw>,
+    progress: &ProgressBar,
+    stopped: watch::Receiver<bool>,
+) -> Infallible {
+    let mut waiting = Waiting::new("records wait no longer");
+    loop {
+        tokio::time::sleep(waiting::POLL).await;
+        let setback = producer.setback();
+        if setback.is_some() || !*stopped.borrow() {
+            waiting.look(setback, progress);
+        }
+    }
 }
 
 /// Sends to the end, or until a signal comes: then no more lines are read, and what has no
@@ -179,7 +198,7 @@ async fn send_all(
     lines: &mut Lines,
     arguments: &Arguments,
     outcome: &mut Outcome,
-    progress: &indicatif::ProgressBar,
+    progress: &ProgressBar,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     loop {

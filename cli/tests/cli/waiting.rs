@@ -122,3 +122,40 @@ fn a_record_that_cannot_be_delivered_fails_after_the_time_out_that_was_asked_for
     assert_eq!(summary["first_failed_line"], 2, "{summary}");
     assert!(said.contains(" 1s"), "{said}");
 }
+
+#[test]
+fn a_consumer_says_for_which_broker_it_waits_and_that_it_does_no_more() {
+    let user = User::new();
+    let broker = user.start_broker();
+    user.run(&["topic", "create", "live"]).ok();
+    user.run_with_input(&["produce", "live"], "first\n").ok();
+    let consume = ["consume", "live", "--from", "beginning", "--count", "2"];
+    let mut child = user
+        .command()
+        .args(consume)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "first\n");
+    broker.signal("STOP");
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("trying again: ") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    broker.signal("CONT");
+    while !said.contains("records come again") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
+    }
+    user.run_with_input(&["produce", "live"], "second\n").ok();
+    stderr.read_to_string(&mut said).unwrap();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "first\nsecond\n");
+    assert!(child.wait().unwrap().success(), "{said}");
+    assert_eq!(said.matches("trying again: ").count(), 1, "{said}");
+    assert!(said.contains("trying again: broker 127.0.0.1:"), "{said}");
+}

@@ -17,11 +17,15 @@ use super::{
     Consumer,
     batch::{ReadValue, Reading, read_optional_value, read_value},
     error::ConsumeError,
-    fetch::{Buffer, EVENTS_MAX, Event, Fetch, Outage},
+    fetch::{Buffer, EVENTS_MAX, Event, Fetch},
+    outage::Outage,
     place::Places,
     position::Progress,
 };
-use crate::{client::Client, connection::backoff::Backoff, payload::Format, request::RequestError};
+use crate::{
+    client::Client, connection::backoff::Backoff, payload::Format, request::RequestError,
+    setback::Setbacks,
+};
 
 /// Bytes of batches that may wait for the consumer, in memory and checked, besides those
 /// that QUIC's flow control lets through.
@@ -150,6 +154,7 @@ impl<T> ConsumerBuilder<T> {
         let starts = self.starts(&topic, &metadata)?;
         let partitions: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
         let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let setbacks = Arc::<Setbacks>::default();
         let fetch = Fetch {
             client: self.client.clone(),
             topic: topic.clone(),
@@ -163,6 +168,7 @@ impl<T> ConsumerBuilder<T> {
                 self.client.config().reconnect,
                 rand::random(),
             ))),
+            setbacks: Arc::clone(&setbacks),
         };
         tokio::spawn(fetch.run(metadata, starts));
         let reading = Reading {
@@ -177,6 +183,7 @@ impl<T> ConsumerBuilder<T> {
             early: VecDeque::new(),
             current: None,
             progress: Progress::default(),
+            setbacks,
             stops_at_end: self.stops_at_end,
             ended: false,
         };

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,16 +29,14 @@ use tokio::{
 
 use super::{
     error::ConsumeError,
+    outage::{Lost, Outage},
     place::{Leave, Places},
     position::{Arrival, Positions, Start},
 };
-use crate::{client::Client, connection::backoff::Backoff, request::RequestError};
+use crate::{client::Client, request::RequestError, setback::Setbacks};
 
 /// Events that may wait for the consumer.
 pub(super) const EVENTS_MAX: usize = 256;
-
-/// A consumer that cannot be served says so this often.
-pub(super) const DISCONNECTED_REPORT: Duration = Duration::from_secs(30);
 
 /// A consumer that stops at the end and hears nothing for this long asks whether what it
 /// waits for was removed by retention.
@@ -46,6 +44,9 @@ const END_CHECK: Duration = Duration::from_secs(1);
 
 /// A broker that knows fewer records than were received from others is asked again for so long.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A stream that was not lost for so long is one that reads, though nothing may come of it.
+const HOLDS_AFTER: Duration = Duration::from_secs(1);
 
 /// Bytes are counted in units of this many.
 const PERMIT_BYTES: usize = 1024;
@@ -95,50 +96,8 @@ pub(super) struct Fetch {
     pub(super) batches: AtomicU64,
     pub(super) places: Places,
     pub(super) outage: Mutex<Outage>,
-}
-
-/// Since when nothing could be read.
-#[derive(Debug)]
-pub(super) struct Outage {
-    backoff: Backoff,
-    /// When the first stream was lost since the last batch came.
-    since: Option<Instant>,
-    /// When the consumer was told last.
-    reported: Instant,
-}
-
-impl Outage {
-    pub(super) fn new(backoff: Backoff) -> Self {
-        Self {
-            backoff,
-            since: None,
-            reported: Instant::now(),
-        }
-    }
-
-    /// Something came.
-    fn over(&mut self) {
-        self.backoff.reset();
-        self.since = None;
-    }
-
-    /// For how long nothing came, by now.
-    fn goes_on(&mut self) -> Duration {
-        let now = Instant::now();
-        if self.since.is_none() {
-            self.reported = now;
-        }
-        now - *self.since.get_or_insert(now)
-    }
-
-    /// Whether it is time to tell the consumer.
-    fn is_to_be_reported(&mut self) -> bool {
-        let is_due = self.reported.elapsed() >= DISCONNECTED_REPORT;
-        if is_due {
-            self.reported = Instant::now();
-        }
-        is_due
-    }
+    /// Why partitions are not read at the moment.
+    pub(super) setbacks: Arc<Setbacks>,
 }
 
 /// The account of bytes that wait for the consumer.
@@ -369,23 +328,34 @@ impl Fetch {
         {
             return ended;
         }
-        let wait = self.note_loss(text);
+        let text = self.client.broker(broker).explain(&text);
+        let wait = self.note_loss(&ended.positions, text);
         self.places.elsewhere(broker, &starts, wait).await;
         ended
     }
 
     /// Notes that a stream was lost, and says how long to wait before the next is tried.
-    fn note_loss(&self, text: String) -> Duration {
+    fn note_loss(&self, positions: &Positions, text: String) -> Duration {
         tracing::debug!(topic = %self.topic, text, "consume stream lost");
-        let mut outage = self.outage.lock();
-        let since = outage.goes_on();
-        let wait = outage.backoff.next_delay();
-        let is_to_be_reported = outage.is_to_be_reported();
-        drop(outage);
+        for partition in positions.partitions() {
+            self.setbacks.note(partition, text.clone());
+        }
+        let Lost {
+            since,
+            wait,
+            is_to_be_reported,
+        } = self.outage.lock().lost();
         if is_to_be_reported {
             self.report_disconnected(since, text);
         }
         wait
+    }
+
+    /// The partitions of a stream are read again.
+    fn clear_setbacks(&self, positions: &Positions) {
+        for partition in positions.partitions() {
+            self.setbacks.clear(partition);
+        }
     }
 
     async fn carry(
@@ -401,6 +371,9 @@ impl Fetch {
             opened = self.open(broker, &ended.positions) => opened?,
             leave = &mut left => return leave.into(),
         };
+        let mut holds = std::pin::pin!(sleep(HOLDS_AFTER));
+        // Whether the broker has taken the stream, and whether that has held.
+        let (mut is_taken, mut is_held) = (false, false);
         loop {
             let frame = tokio::select! {
                 biased;
@@ -409,16 +382,29 @@ impl Fetch {
                     writer.reset(0);
                     return leave.into();
                 }
+                () = &mut holds, if is_taken && !is_held => {
+                    is_held = true;
+                    self.clear_setbacks(&ended.positions);
+                    continue;
+                }
             };
             let event = match frame.map_err(|e| e.to_string())? {
                 Some((ConsumeEvent::Failed(error), _)) => return Ok(Reason::Refused(error)),
                 Some((ConsumeEvent::Started(starts), _)) => {
                     ended.positions.started(&starts);
                     has_started.store(true, Ordering::Relaxed);
+                    is_taken = true;
+                    holds
+                        .as_mut()
+                        .reset(tokio::time::Instant::now() + HOLDS_AFTER);
                     Event::Started(starts)
                 }
                 Some((ConsumeEvent::Batch { partition, .. }, bytes)) => {
                     ended.was_useful = true;
+                    if !is_held {
+                        is_held = true;
+                        self.clear_setbacks(&ended.positions);
+                    }
                     self.batches.fetch_add(1, Ordering::Relaxed);
                     match self.take(partition, bytes, &mut ended.positions).await {
                         Some(event) => event,

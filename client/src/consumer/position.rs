@@ -60,6 +60,11 @@ impl Positions {
         self.next.iter().map(|(p, start)| (*p, *start)).collect()
     }
 
+    /// The partitions.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = u32> {
+        self.next.keys().copied()
+    }
+
     /// Whether a broker has said of every partition where it starts.
     pub(super) fn all_confirmed(&self) -> bool {
         self.next.values().all(|start| start.confirmed)

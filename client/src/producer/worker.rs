@@ -129,7 +129,8 @@ impl Worker {
     /// Waits until another stream is worth a try.
     async fn recover(&self, place: Place, text: String, backoff: &mut Backoff) {
         tracing::debug!(topic = %self.shared.topic, partition = self.partition, text, "produce stream lost");
-        self.note_setback(text.clone());
+        let broker = self.shared.client.broker(place.leader);
+        self.note_setback(broker.explain(&text));
         *self.last_failure.lock() = Some(text);
         self.shared.accumulator.lock().suspend_clock();
         let since = Instant::now();
@@ -235,7 +236,8 @@ impl Worker {
             let waits = self.delivery.lock().in_flight() > 0;
             let waited = self.waiting_since.lock().elapsed();
             if waits && waited >= ANSWER_OVERDUE {
-                self.note_setback("the broker does not answer".to_owned());
+                let broker = client.broker(leader);
+                self.note_setback(format!("broker {} does not answer", broker.address()));
             }
             tokio::select! {
                 _ = changes.changed() => {}

@@ -17,7 +17,8 @@ use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     client::Client,
-    producer::{ProducerOptions, accounts::AccountId, accumulator::Accumulator, setback::Setbacks},
+    producer::{ProducerOptions, accounts::AccountId, accumulator::Accumulator},
+    setback::Setbacks,
 };
 
 /// A delivery: what the producers and the tasks that send for them share.

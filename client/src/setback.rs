@@ -1,30 +1,30 @@
-//! Why messages wait, for those who want to say so: every attempt that failed is followed by
-//! another one until the messages' time is up, and meanwhile a producer is silent.
+//! Why a producer or a consumer waits, for those who want to say so: every attempt that failed is
+//! followed by another one, and meanwhile both are silent.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use parking_lot::Mutex;
 
-/// Why messages to a partition have no receipt yet: the attempts to deliver them fail, and others
-/// follow.
+/// Why messages to a partition have no receipt yet, or none of it come: the attempts to deliver them,
+/// or to read them, fail, and others follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setback {
     /// The partition.
     pub partition: u32,
-    /// When the first attempt failed since a message was acknowledged last.
+    /// When the first attempt failed since the last one that did not.
     pub since: Instant,
     /// Why the last attempt failed, in the broker's words if it gave some.
     pub reason: String,
 }
 
-/// The setbacks of a delivery, by partition.
+/// The setbacks of a delivery or a consumer, by partition.
 #[derive(Debug, Default)]
-pub(super) struct Setbacks(Mutex<BTreeMap<u32, Setback>>);
+pub(crate) struct Setbacks(Mutex<BTreeMap<u32, Setback>>);
 
 impl Setbacks {
     /// An attempt has failed.
-    pub(super) fn note(&self, partition: u32, reason: String) {
+    pub(crate) fn note(&self, partition: u32, reason: String) {
         let mut setbacks = self.0.lock();
         let setback = setbacks.entry(partition).or_insert_with(|| Setback {
             partition,
@@ -34,13 +34,13 @@ impl Setbacks {
         setback.reason = reason;
     }
 
-    /// Nothing of a partition waits any more, or its messages are acknowledged again.
-    pub(super) fn clear(&self, partition: u32) {
+    /// Nothing of a partition waits any more, or its messages are acknowledged, or read, again.
+    pub(crate) fn clear(&self, partition: u32) {
         self.0.lock().remove(&partition);
     }
 
     /// The one that has lasted longest.
-    pub(super) fn longest(&self) -> Option<Setback> {
+    pub(crate) fn longest(&self) -> Option<Setback> {
         let setbacks = self.0.lock();
         setbacks.values().min_by_key(|s| s.since).cloned()
     }
