@@ -12,9 +12,11 @@
 //!   tls/           ca.pem ca.key broker.pem broker.key (0700; keys 0600)
 //! ```
 //!
-//! Everything is made on the first start, and what is missing later is missed. Deleting `client.toml` makes the next start issue a
-//! new operator's token in place of the old one. A directory `tls/` with certificates of
-//! another authority, and without `ca.key`, is used as it is.
+//! Everything is made on the first start, and what is missing later is missed. What is damaged is
+//! refused, unless it can be made anew: `client.toml`, and the broker's certificate with its key,
+//! which nobody knows the broker by. Deleting `client.toml` makes the next start issue a new
+//! operator's token in place of the old one. A directory `tls/` with certificates of another
+//! authority, and without `ca.key`, is used as it is.
 
 mod certificates;
 mod data_dir;
@@ -45,7 +47,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 
 pub use self::data_dir::FORMAT_VERSION;
 pub use self::membership::Membership;
-use self::{certificates::Certificates, data_dir::DataDir, tokens::Tokens};
+use self::{certificates::Certificates, data_dir::DataDir, made::Mark, tokens::Tokens};
 pub(crate) use self::{
     membership::Candidate, name::broker_in_certificate, tokens::equal_in_constant_time,
 };
@@ -232,9 +234,9 @@ impl Identity {
         let tls_dir = data_dir.path().join("tls");
         let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
         let tokens = Tokens::load_or_issue(data_dir.path())?;
-        let joined = matches!(membership, Membership::Joined { .. });
+        let mark = Mark::of(broker_id, &membership, certificates.own_authority());
         // A full disk keeps no broker from serving; the next start notes it.
-        if let Err(error) = made::note(data_dir.path(), broker_id, joined) {
+        if let Err(error) = made::note(data_dir.path(), &mark) {
             tracing::warn!(
                 %error,
                 "what makes this broker who it is would not be missed if it were gone"

@@ -177,7 +177,7 @@ async fn files_that_are_removed_under_a_running_broker_are_named_and_made_up_for
 async fn what_a_broker_is_known_by_is_missed_and_never_made_anew() {
     let mut broker = filled().await;
     broker.kill();
-    for name in ["broker.toml", "tls", "tokens"] {
+    for name in ["broker.toml", "tls", "tls/ca.key", "tokens"] {
         let path = broker.data_dir().join(name);
         let elsewhere = broker.data_dir().with_file_name("elsewhere");
         std::fs::rename(&path, &elsewhere).unwrap();
@@ -191,4 +191,61 @@ async fn what_a_broker_is_known_by_is_missed_and_never_made_anew() {
     }
     broker.restart().await;
     assert_eq!(count(&broker.client().await).await, RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_is_known_by_is_named_when_it_is_damaged() {
+    let mut broker = filled().await;
+    broker.kill();
+    for name in [
+        "version",
+        "broker.toml",
+        "identity.made",
+        "tokens",
+        "tls/ca.pem",
+        "tls/ca.key",
+    ] {
+        let path = broker.data_dir().join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let no_text = [&[0xff, 0xfe], &whole[..]].concat();
+        for damaged in [&[], &whole[whole.len() / 2..], &no_text] {
+            std::fs::write(&path, damaged).unwrap();
+            let said = refusal(&mut broker);
+            assert!(
+                said.contains(path.to_str().unwrap()) && said.contains("put"),
+                "{name}: {said}"
+            );
+            assert!(!said.contains("panicked"), "{name}: {said}");
+            assert_eq!(std::fs::read(&path).unwrap(), damaged, "{name}");
+        }
+        std::fs::write(&path, whole).unwrap();
+    }
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_made_anew_is_made_anew_when_it_is_damaged() {
+    let mut broker = filled().await;
+    broker.kill();
+    let damaged = ["client.toml", "tls/broker.pem", "tls/broker.key"];
+    let paths = damaged.map(|name| broker.data_dir().join(name));
+    let profile = std::fs::read_to_string(&paths[0]).unwrap();
+    for path in &paths {
+        let mut bytes = std::fs::read(path).unwrap();
+        if path.ends_with("client.toml") {
+            bytes.push(0xff);
+        } else {
+            bytes.truncate(bytes.len() / 2);
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+    broker.restart().await;
+    assert_eq!(count(&broker.client().await).await, RECORDS);
+    for path in &paths {
+        let name = path.to_str().unwrap();
+        assert!(broker.log().contains(name), "{name}: {}", broker.log());
+    }
+    // The same authority, and the same token.
+    assert_eq!(std::fs::read_to_string(&paths[0]).unwrap(), profile);
 }

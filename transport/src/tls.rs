@@ -2,16 +2,16 @@
 
 mod verifier;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{
     RootCertStore,
-    client::WantsClientCert,
+    client::{WantsClientCert, verify_server_cert_signed_by_trust_anchor},
     crypto::{CryptoProvider, aws_lc_rs},
-    server::WebPkiClientVerifier,
+    server::{ParsedCertificate, WebPkiClientVerifier},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 
 use self::verifier::{BrokerVerifier, Trust};
 pub use self::verifier::{CertificateCheck, fingerprint};
@@ -97,6 +97,21 @@ pub fn certificate_der(pem: &str) -> Result<Vec<u8>, TlsError> {
         .into_iter()
         .next()
         .map_or_else(Vec::new, |first| first.to_vec()))
+}
+
+/// Whether the authority `ca_pem` has signed the first certificate of `cert_pem`, if need be by way of
+/// the others, for a time in seconds since the epoch.
+pub fn check_signed(ca_pem: &str, cert_pem: &str, at_seconds: u64) -> Result<(), TlsError> {
+    let certs = certificates("the certificate", cert_pem)?;
+    let (first, between) = certs.split_first().expect("there is at least one");
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(first).map_err(invalid)?,
+        &roots(ca_pem)?,
+        between,
+        UnixTime::since_unix_epoch(Duration::from_secs(at_seconds)),
+        provider().signature_verification_algorithms.all,
+    )
+    .map_err(invalid)
 }
 
 fn verified_by(

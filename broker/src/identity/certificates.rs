@@ -8,13 +8,12 @@ use std::{
 };
 
 use flumen_protocol::ids::BrokerId;
+use flumen_transport::tls::{self, TlsError};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
-use x509_parser::{
-    extensions::GeneralName, parse_x509_certificate, pem::parse_x509_pem, prelude::X509Certificate,
-};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate, prelude::X509Certificate};
 
 use super::{
     IdentityError,
@@ -38,6 +37,9 @@ const RENEW_BEFORE: Duration = Duration::from_secs(2 * YEAR.as_secs());
 /// Clocks of other machines may be behind.
 const BACKDATED: Duration = Duration::from_hours(24);
 
+/// The authority and its key, the broker's certificate and its key.
+const FILES: [&str; 4] = ["ca.pem", "ca.key", "broker.pem", "broker.key"];
+
 /// PEM texts.
 pub(super) struct Certificates {
     pub(super) ca_pem: String,
@@ -56,44 +58,37 @@ impl fmt::Debug for Certificates {
 
 impl Certificates {
     /// Reads the certificates, and makes those that are missing, too old, or for other hosts
-    /// than those of `config`.
+    /// than those of `config`. What is damaged is made anew where the authority can, and refused
+    /// else.
     pub(super) fn load_or_issue(
         dir: &Path,
         broker: BrokerId,
         config: &BrokerConfig,
     ) -> Result<Self, IdentityError> {
         create_private_dir(dir)?;
-        let [ca_path, ca_key_path, broker_path, broker_key_path] =
-            ["ca.pem", "ca.key", "broker.pem", "broker.key"].map(|name| dir.join(name));
+        let [ca_path, ca_key_path, broker_path, broker_key_path] = FILES.map(|name| dir.join(name));
         let ca_pem = read_private(&ca_path)?;
-        let ca_key = read_private(&ca_key_path)?;
-        let broker_pem = read_private(&broker_path)?;
-        let broker_key = read_private(&broker_key_path)?;
-        let hosts = hosts(config);
-
-        let (ca_pem, ca_key) = match (ca_pem, ca_key, broker_pem.clone(), broker_key.clone()) {
-            // Certificates of another authority, which only that one can renew.
-            (Some(ca_pem), None, Some(broker_pem), Some(broker_key)) => {
-                return Ok(Self {
-                    ca_pem,
-                    ca_key: None,
-                    broker_pem,
-                    broker_key,
-                });
+        if let Some(pem) = &ca_pem {
+            tls::certificate_der(pem).map_err(|error| not_as_on_all(&ca_path, &error))?;
+        }
+        let (ca_pem, ca_key) = match (ca_pem, read_private(&ca_key_path)?) {
+            (Some(ca_pem), None) => {
+                return Self::of_another_authority(dir, ca_pem);
             }
-            (Some(_), None, ..) => {
-                return Err(IdentityError::Damaged {
-                    path: ca_key_path,
-                    reason: "ca.pem is there but its key is not; put ca.key back, or give \
-                             broker.pem and broker.key that this authority signed"
-                        .to_owned(),
-                });
+            (Some(ca_pem), Some(ca_key)) => {
+                let ca_key =
+                    parse_key(&ca_key).map_err(|error| not_as_on_all(&ca_key_path, &error))?;
+                if !with_certificate(&ca_pem, |ca| is_of(ca, &ca_key)) {
+                    return Err(not_as_on_all(&ca_key_path, &"it is not the key of ca.pem"));
+                }
+                (ca_pem, ca_key)
             }
-            (Some(ca_pem), Some(ca_key), ..) => (ca_pem, parse_key(&ca_key_path, &ca_key)?),
             // The key is written first: a crash may have come between the two.
-            (None, ca_key, ..) => {
+            (None, ca_key) => {
                 let ca_key = match ca_key {
-                    Some(text) => parse_key(&ca_key_path, &text)?,
+                    Some(text) => {
+                        parse_key(&text).map_err(|error| not_as_on_all(&ca_key_path, &error))?
+                    }
                     None => new_key(&ca_key_path)?,
                 };
                 let ca_pem = make_authority(&ca_key)?;
@@ -102,13 +97,17 @@ impl Certificates {
             }
         };
 
-        let broker_key = match broker_key {
-            Some(text) => parse_key(&broker_key_path, &text)?,
-            None => new_key(&broker_key_path)?,
-        };
-        let broker_pem = match broker_pem {
+        let broker_key = key_or_new(&broker_key_path)?;
+        let hosts = hosts(config);
+        let broker_pem = match read_or_damaged(&broker_path)? {
             Some(pem) if is_current(&pem, &ca_pem, &broker_key, broker, &hosts) => pem,
-            _ => {
+            before => {
+                if before.is_some() {
+                    tracing::info!(
+                        path = %broker_path.display(),
+                        "not what it should be: the broker's certificate is issued anew"
+                    );
+                }
                 let pem = issue(&ca_pem, &ca_key, &broker_key, broker, &hosts)?;
                 write_private(&broker_path, pem.as_bytes())?;
                 pem
@@ -124,6 +123,46 @@ impl Certificates {
 }
 
 impl Certificates {
+    /// Certificates of another authority, which only that one can renew.
+    fn of_another_authority(dir: &Path, ca_pem: String) -> Result<Self, IdentityError> {
+        let [_, ca_key_path, broker_path, broker_key_path] = FILES.map(|name| dir.join(name));
+        let broker_pem = read_private(&broker_path)?;
+        let broker_key = read_private(&broker_key_path)?;
+        let (Some(broker_pem), Some(broker_key)) = (broker_pem, broker_key) else {
+            return Err(IdentityError::Damaged {
+                path: ca_key_path,
+                reason: "ca.pem is there but its key is not; put ca.key back, or give \
+                         broker.pem and broker.key that this authority signed"
+                    .to_owned(),
+            });
+        };
+        let damaged = |path: &Path, what: &str, error: &TlsError| IdentityError::Damaged {
+            path: path.to_owned(),
+            reason: format!("{what}: {error}; put it back from a backup"),
+        };
+        check_signed(&ca_pem, &broker_pem)
+            .map_err(|error| damaged(&broker_path, "it is not one of ca.pem", &error))?;
+        let identity = tls::Identity {
+            cert_pem: &broker_pem,
+            key_pem: &broker_key,
+        };
+        tls::server_config(identity, &ca_pem, &[]).map_err(|error| {
+            damaged(&broker_key_path, "it is not the key of broker.pem", &error)
+        })?;
+        Ok(Self {
+            ca_pem,
+            ca_key: None,
+            broker_pem,
+            broker_key,
+        })
+    }
+
+    /// SHA-256 of the authority's certificate, if the authority is the cluster's own.
+    pub(super) fn own_authority(&self) -> Option<[u8; 32]> {
+        let der = tls::certificate_der(&self.ca_pem).ok()?;
+        self.ca_key.is_some().then(|| tls::fingerprint(&der))
+    }
+
     /// A certificate for another broker, by its public key (DER).
     pub(super) fn issue_for(
         &self,
@@ -153,15 +192,40 @@ impl BrokerKey {
     }
 }
 
-/// The key in `dir`, made if there is none.
+/// The key in `dir`, made if there is none that can be used.
 pub(super) fn load_or_make_key(dir: &Path) -> Result<BrokerKey, IdentityError> {
     create_private_dir(dir)?;
-    let path = dir.join("broker.key");
-    let key = match read_private(&path)? {
-        Some(text) => parse_key(&path, &text)?,
-        None => new_key(&path)?,
+    key_or_new(&dir.join("broker.key")).map(BrokerKey)
+}
+
+/// A broker's key. Nobody knows a broker by it, so that a new one serves as well.
+fn key_or_new(path: &Path) -> Result<KeyPair, IdentityError> {
+    let Some(text) = read_or_damaged(path)? else {
+        return new_key(path);
     };
-    Ok(BrokerKey(key))
+    parse_key(&text).or_else(|error| {
+        tracing::warn!(path = %path.display(), error, "damaged: a new key is made in its place");
+        new_key(path)
+    })
+}
+
+/// As [`read_private`], with an empty text for what is none.
+fn read_or_damaged(path: &Path) -> Result<Option<String>, IdentityError> {
+    match read_private(path) {
+        Err(IdentityError::Damaged { .. }) => Ok(Some(String::new())),
+        read => read,
+    }
+}
+
+/// The error about a file that is the same on all brokers.
+fn not_as_on_all(path: &Path, what: &dyn ToString) -> IdentityError {
+    IdentityError::Damaged {
+        path: path.to_owned(),
+        reason: format!(
+            "{}; put ca.pem and ca.key back from a backup, or from another broker of the cluster",
+            what.to_string()
+        ),
+    }
 }
 
 /// The names and addresses by which clients reach the broker.
@@ -213,7 +277,9 @@ fn issue(
     ];
     params.use_authority_key_identifier_extension = true;
     set_validity(&mut params, BROKER_YEARS);
-    let issuer = Issuer::from_ca_cert_pem(ca_pem, ca_key).map_err(not_issued)?;
+    // Read as everywhere: readers of PEM differ in what they make of a damaged text.
+    let ca = tls::certificate_der(ca_pem).map_err(not_issued)?;
+    let issuer = Issuer::from_ca_cert_der(&ca.into(), ca_key).map_err(not_issued)?;
     let certificate = params.signed_by(broker_key, &issuer).map_err(not_issued)?;
     Ok(certificate.pem())
 }
@@ -227,29 +293,49 @@ fn set_validity(params: &mut CertificateParams, years: u32) {
 /// Whether a broker's certificate is for this broker, key and hosts, of this authority, good
 /// towards clients and brokers, and valid for long enough.
 fn is_current(pem: &str, ca_pem: &str, key: &KeyPair, broker: BrokerId, hosts: &[String]) -> bool {
-    let with_certificate = |pem: &str, check: &dyn Fn(&X509Certificate<'_>) -> bool| {
-        let Ok((_, pem)) = parse_x509_pem(pem.as_bytes()) else {
-            return false;
-        };
-        parse_x509_certificate(&pem.contents).is_ok_and(|(_, certificate)| check(&certificate))
-    };
-    with_certificate(pem, &|certificate| {
+    with_certificate(pem, |certificate| {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let renew_at = (now + RENEW_BEFORE).as_secs() as i64;
-        let of_authority = with_certificate(ca_pem, &|ca| {
-            ca.subject().as_raw() == certificate.issuer().as_raw()
-        });
-        let of_key =
-            certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
         certificate.validity().not_after.timestamp() > renew_at
-            && of_authority
-            && of_key
+            && is_of(certificate, key)
             && name::broker_in(certificate) == Some(broker)
             && is_for_clients_and_brokers(certificate)
             && hosts.iter().all(|host| is_for(certificate, host))
-    })
+    }) && check_signed(ca_pem, pem).is_ok()
+}
+
+/// Whether the authority has signed it. That it is too old is another matter.
+fn check_signed(ca_pem: &str, pem: &str) -> Result<(), TlsError> {
+    let mut from = 0;
+    with_certificate(pem, |certificate| {
+        from = certificate.validity().not_before.timestamp();
+        true
+    });
+    tls::check_signed(ca_pem, pem, u64::try_from(from).unwrap_or_default())
+}
+
+/// The broker that a certificate names, if it can be read.
+pub(super) fn broker_named(pem: &str) -> Option<BrokerId> {
+    let mut named = None;
+    with_certificate(pem, |certificate| {
+        named = name::broker_in(certificate);
+        true
+    });
+    named
+}
+
+/// Checks a certificate; one that cannot be read passes no check.
+fn with_certificate(pem: &str, check: impl FnOnce(&X509Certificate<'_>) -> bool) -> bool {
+    let Ok(der) = tls::certificate_der(pem) else {
+        return false;
+    };
+    parse_x509_certificate(&der).is_ok_and(|(_, certificate)| check(&certificate))
+}
+
+fn is_of(certificate: &X509Certificate<'_>, key: &KeyPair) -> bool {
+    certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
 }
 
 fn is_for_clients_and_brokers(certificate: &X509Certificate<'_>) -> bool {
@@ -279,13 +365,11 @@ fn new_key(path: &Path) -> Result<KeyPair, IdentityError> {
     Ok(key)
 }
 
-fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, IdentityError> {
-    KeyPair::from_pem(pem).map_err(|error| IdentityError::Damaged {
-        path: path.to_owned(),
-        reason: format!("it holds no private key that can be used: {error}"),
-    })
+fn parse_key(pem: &str) -> Result<KeyPair, String> {
+    KeyPair::from_pem(pem)
+        .map_err(|error| format!("it holds no private key that can be used: {error}"))
 }
 
-fn not_issued(error: rcgen::Error) -> IdentityError {
+fn not_issued(error: impl ToString) -> IdentityError {
     IdentityError::Issue(error.to_string())
 }

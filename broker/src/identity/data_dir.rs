@@ -69,7 +69,8 @@ impl DataDir {
     pub(super) fn broker_id(&self) -> Result<BrokerId, IdentityError> {
         let path = self.path.join(BROKER_FILE);
         if let Some(text) = read_private(&path)? {
-            let file: BrokerFile = toml::from_str(&text).map_err(|error| damaged(&path, &error))?;
+            let file: BrokerFile = toml::from_str(&text)
+                .map_err(|error| made::unreadable_id(&self.path, &error.to_string()))?;
             made::refuse_another(&self.path, file.id)?;
             return Ok(BrokerId(file.id));
         }
@@ -156,6 +157,12 @@ fn check_version(dir: &Path) -> Result<(), IdentityError> {
             dir: dir.to_owned(),
             found,
         }),
-        _ => Err(damaged(&path, &"it holds no known version number")),
+        _ => Err(damaged(
+            &path,
+            &format!(
+                "it holds no known version number; put it back from a backup: in a directory of \
+                 this version of flumen it holds {FORMAT_VERSION}"
+            ),
+        )),
     }
 }

@@ -57,6 +57,10 @@ pub(super) fn read_private(path: &Path) -> Result<Option<String>, IdentityError>
             Ok(Some(text))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(IdentityError::Damaged {
+            path: path.to_owned(),
+            reason: "it is no text; put it back from a backup".to_owned(),
+        }),
         Err(error) => Err(failed("read", path)(error)),
     }
 }

@@ -19,6 +19,7 @@ use super::{
     certificates::{self, BrokerKey},
     data_dir::DataDir,
     files::{failed, read_private, write_private},
+    made,
     tokens::TOKENS_FILE,
 };
 use crate::config::BrokerConfig;
@@ -57,7 +58,10 @@ impl Membership {
     /// What the data directory says. One that is on its way into a cluster is refused.
     pub(super) fn load(dir: &Path) -> Result<Self, IdentityError> {
         match read(dir, CLUSTER_FILE)? {
-            Some((cluster, members)) => Ok(Self::Joined { cluster, members }),
+            Some((cluster, members)) => {
+                made::refuse_another_cluster(dir, &name(cluster))?;
+                Ok(Self::Joined { cluster, members })
+            }
             None if dir.join(JOINING_FILE).exists() => Err(IdentityError::JoinInterrupted {
                 dir: dir.to_owned(),
             }),
@@ -181,7 +185,7 @@ fn other_cluster(dir: &Path, ours: String, token: &JoinToken) -> IdentityError {
 }
 
 /// A cluster's identity, as people read it.
-fn name(cluster: u128) -> String {
+pub(super) fn name(cluster: u128) -> String {
     format!("{cluster:032x}")
 }
 
@@ -192,9 +196,13 @@ fn read(dir: &Path, file: &str) -> Result<Option<(u128, Vec<BrokerInfo>)>, Ident
     };
     let damaged = |reason: String| IdentityError::Damaged {
         path: path.clone(),
-        reason,
+        reason: format!(
+            "{reason}; put it back from a backup, or replace the broker: `flumen cluster remove`, and \
+             an empty directory with --join"
+        ),
     };
-    let file: ClusterFile = toml::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    let file: ClusterFile =
+        toml::from_str(&text).map_err(|error| damaged(error.to_string().trim_end().to_owned()))?;
     let cluster = u128::from_str_radix(&file.id, 16)
         .map_err(|_| damaged("its id is not a hexadecimal number".to_owned()))?;
     Ok(Some((cluster, file.members)))

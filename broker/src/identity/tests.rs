@@ -1,5 +1,7 @@
 //! What a data directory holds after the first start, and what a later start makes of it.
 
+mod damage;
+
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use super::*;
@@ -233,14 +235,66 @@ fn whoever_removes_the_mark_gets_a_new_authority_and_a_new_token() {
     assert_ne!(identity.ca_pem(), ca);
 }
 
+/// Makes a directory whose authority is another one: that of another directory.
+fn of_another_authority() -> tempfile::TempDir {
+    let [dir, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    drop(open(dir.path()).unwrap());
+    drop(open(other.path()).unwrap());
+    fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
+    for file in ["tls/ca.pem", "tls/broker.pem", "tls/broker.key"] {
+        fs::copy(other.path().join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
 #[test]
 fn certificates_of_another_authority_are_used_as_they_are() {
-    let dir = tempfile::tempdir().unwrap();
-    drop(open(dir.path()).unwrap());
-    fs::remove_file(dir.path().join("tls/ca.key")).unwrap();
-    open(dir.path()).unwrap().server_tls().unwrap();
-    assert!(!dir.path().join("tls/ca.key").exists());
+    let dir = of_another_authority();
+    for _ in 0..2 {
+        open(dir.path()).unwrap().server_tls().unwrap();
+        assert!(!dir.path().join("tls/ca.key").exists());
+    }
     fs::remove_file(dir.path().join("tls/broker.pem")).unwrap();
     let error = open(dir.path()).unwrap_err();
     assert!(error.to_string().contains("ca.key"), "{error}");
+}
+
+#[test]
+fn certificates_of_another_authority_that_are_damaged_are_named() {
+    let dir = of_another_authority();
+    for file in ["tls/ca.pem", "tls/broker.pem", "tls/broker.key"] {
+        let path = dir.path().join(file);
+        let whole = fs::read_to_string(&path).unwrap();
+        // In the middle of what is signed, or of the key, and then nothing.
+        for damaged in [whole.replacen('A', "B", 9), String::new()] {
+            fs::write(&path, damaged).unwrap();
+            let said = open(dir.path()).unwrap_err().to_string();
+            assert!(
+                said.contains(dir.path().join("tls").to_str().unwrap()),
+                "{file}: {said}"
+            );
+            assert!(said.contains("backup"), "{file}: {said}");
+        }
+        fs::write(&path, whole).unwrap();
+        open(dir.path()).unwrap();
+    }
+}
+
+#[test]
+fn the_authoritys_key_is_missed_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).unwrap());
+    let path = dir.path().join("tls/ca.key");
+    fs::remove_file(&path).unwrap();
+    let said = open(dir.path()).unwrap_err().to_string();
+    assert!(said.contains(path.to_str().unwrap()), "{said}");
+    assert!(
+        said.contains("is missing") && said.contains("line `authority`"),
+        "{said}"
+    );
+    let mark = read(dir.path(), "identity.made");
+    let lines = mark.lines().filter(|line| !line.starts_with("authority"));
+    let without: Vec<_> = lines.collect();
+    fs::write(dir.path().join("identity.made"), without.join("\n")).unwrap();
+    open(dir.path()).unwrap().server_tls().unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
+    fs,
     hint::black_box,
     path::Path,
 };
@@ -11,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     IdentityError, PROFILE_FILE,
-    files::{read_private, write_private},
+    files::{failed, read_private, write_private},
+    made,
 };
 
 /// The file that keeps them, in the data directory.
@@ -47,19 +49,26 @@ impl fmt::Debug for Tokens {
 
 impl Tokens {
     /// Reads the accepted tokens. The operator's own is in `client.toml`; without it, or when
-    /// it is no longer accepted, a new one takes the place of the old.
+    /// it is no longer accepted, a new one takes the place of the old. A damaged `client.toml` is
+    /// written anew, and its token stays what it was if it can still be read.
     pub(super) fn load_or_issue(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(TOKENS_FILE);
         let mut accepted = match read_private(&path)? {
             Some(text) => parse(&path, &text)?,
             None => Vec::new(),
         };
-        let profile = read_private(&dir.join(PROFILE_FILE))?
-            .and_then(|text| toml::from_str::<Profile>(&text).ok());
-        if let Some(operator) = profile.and_then(|profile| profile.token)
-            && accepts(&accepted, &operator)
-        {
+        if accepted.is_empty() && made::is_made(dir)? {
+            return Err(damaged(&path, "it holds no token"));
+        }
+        let profile_path = dir.join(PROFILE_FILE);
+        if let Some(operator) = operator_in(&profile_path, &accepted)? {
             return Ok(Self { accepted, operator });
+        }
+        if profile_path.exists() {
+            tracing::warn!(
+                path = %profile_path.display(),
+                "the profile holds no token that is accepted: a new one takes the operator's place"
+            );
         }
         let operator = hex(&rand::random::<[u8; TOKEN_BYTES]>());
         accepted.retain(|accepted| accepted.name != OPERATOR);
@@ -112,15 +121,47 @@ fn sha256(token: &str) -> Sha256Digest {
     Sha256::digest(token.as_bytes()).into()
 }
 
+/// The operator's token in a profile. Of a damaged one, any text that is long enough is tried.
+fn operator_in(path: &Path, accepted: &[Accepted]) -> Result<Option<String>, IdentityError> {
+    let text = match read_private(path) {
+        Ok(None) => return Ok(None),
+        Ok(Some(text)) => text,
+        Err(IdentityError::Damaged { .. }) => {
+            let bytes = fs::read(path).map_err(failed("read", path))?;
+            String::from_utf8_lossy(&bytes).into_owned()
+        }
+        Err(error) => return Err(error),
+    };
+    let is_accepted = |token: &String| accepts(accepted, token);
+    if let Ok(profile) = toml::from_str::<Profile>(&text) {
+        return Ok(profile.token.filter(is_accepted));
+    }
+    tracing::warn!(path = %path.display(), "the profile is damaged, and is written anew");
+    let words = text.split(|c: char| !c.is_ascii_hexdigit());
+    let tokens = words.filter(|word| word.len() == 2 * TOKEN_BYTES);
+    let mut tokens = tokens.map(str::to_owned);
+    Ok(tokens.find(is_accepted))
+}
+
+fn damaged(path: &Path, what: &str) -> IdentityError {
+    IdentityError::Damaged {
+        path: path.to_owned(),
+        reason: format!("{what}; put it back from a backup, or from another broker of the cluster"),
+    }
+}
+
 fn parse(path: &Path, text: &str) -> Result<Vec<Accepted>, IdentityError> {
     text.lines()
         .map(str::trim)
         .enumerate()
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(index, line)| {
-            parse_line(line).ok_or_else(|| IdentityError::Damaged {
-                path: path.to_owned(),
-                reason: format!("line {} is not a name and 64 hexadecimal digits", index + 1),
+            parse_line(line).ok_or_else(|| {
+                let line = index + 1;
+                damaged(
+                    path,
+                    &format!("line {line} is not a name and 64 hexadecimal digits"),
+                )
             })
         })
         .collect()
@@ -135,7 +176,7 @@ fn parse_line(line: &str) -> Option<Accepted> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
