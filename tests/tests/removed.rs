@@ -82,3 +82,28 @@ async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back(
     joined.spawn();
     joined.assert_ends_as_removed(before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_removed_while_it_was_away_is_told_at_a_seed_address_where_the_others_moved_to()
+ {
+    let (mut founder, mut joined, _) = pair().await;
+    let client = founder.client().await;
+    let admin = client.admin();
+    let id = id_of(&joined).await;
+    drain(&admin, id).await;
+    joined.kill();
+    until("the broker that is away is removed", || async {
+        let _ = admin.remove_broker(id).await;
+        let status = admin.cluster_status().await;
+        status.is_ok_and(|status| status.broker(id).is_none())
+    })
+    .await;
+    founder.kill();
+    founder.move_away();
+    founder.restart().await;
+
+    let before = joined.log().len();
+    joined.add_argument(&format!("--seed-brokers={}", founder.address()));
+    joined.spawn();
+    joined.assert_ends_as_removed(before);
+}

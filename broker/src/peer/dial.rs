@@ -25,6 +25,9 @@ use crate::identity::PeerCredentials;
 /// How long it may take until a broker has answered.
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Who is not let in is told so at once; an answer that takes longer is none.
+const VERDICT_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// Of the addresses that a name stands for, so many are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -87,7 +90,8 @@ impl Dialer {
         Err(reason)
     }
 
-    /// Asks which broker of the cluster is at `address`.
+    /// Asks which broker of the cluster is at `address`. One that says that this broker was removed
+    /// is heard.
     pub(super) async fn who_is_at(&self, address: &str) -> Result<BrokerId, String> {
         let mut reason = format!("{address} is no address that this broker can reach");
         for address in self.resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
@@ -104,9 +108,12 @@ impl Dialer {
         let tls = self.credentials.tls_towards_any();
         let connecting = self.connect(tls, address)?;
         let connection = connecting.await.map_err(|error| reason_of(&error))?;
-        let broker = broker_of(&connection);
-        connection.close(VarInt::from_u32(0), b"only asked who is there");
-        broker.map_err(|refusal| refusal.reason)
+        let broker = broker_of(&connection).map_err(|refusal| refusal.reason)?;
+        match tokio::time::timeout(VERDICT_TIMEOUT, connection.closed()).await {
+            Ok(error) => self.note_end(broker, &error),
+            Err(_) => connection.close(VarInt::from_u32(0), b"only asked who is there"),
+        }
+        Ok(broker)
     }
 
     fn connect(

@@ -122,6 +122,28 @@ async fn a_broker_learns_that_it_was_removed_from_who_hangs_up_before_asking_for
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_looks_for_others_hears_that_it_was_removed_from_one_that_it_does_not_know() {
+    let authority = Authority::new();
+    let one = TestBroker::start(&authority, ONE);
+    let two = TestBroker::start(&authority, TWO);
+    one.peers.set_removed([TWO].into());
+    // The member that it knows is gone.
+    let gone = (BrokerId(99), "127.0.0.1:1".to_owned());
+    two.peers.set_members(vec![two.member(), gone]);
+    let looking = two
+        .peers
+        .clone()
+        .look_for_members(vec![one.address.to_string()]);
+    let told = async {
+        tokio::select! {
+            by = two.peers.removed() => by,
+            () = looking => unreachable!(),
+        }
+    };
+    assert_eq!(timeout(LONG, told).await.unwrap(), ONE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_removed_while_it_is_dialed_is_told_so() {
     let authority = Authority::new();
     let one = TestBroker::start(&authority, ONE);
