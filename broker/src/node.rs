@@ -24,19 +24,19 @@ mod health;
 mod lead;
 mod majority;
 mod members;
+mod open;
 mod open_files;
 mod overview;
 mod remote;
 #[cfg(test)]
 mod schema;
+mod start_error;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeSet,
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -50,30 +50,27 @@ use flumen_protocol::{
     message::{BrokerStatus, Metadata, ShardStatus},
     topic::TopicName,
 };
-use flumen_transport::endpoint::Network;
 use tokio::task::JoinSet;
 
-use self::enrol::Enrolments;
+pub use self::start_error::StartError;
+use self::{enrol::Enrolments, open::listen};
 use crate::{
-    admin::{Admin, AdminError, Health as _},
+    admin::{Admin, Health as _},
     catalog::{Catalog, ClusterId},
     cluster::{Reports, Steward},
-    config::{BrokerConfig, ConfigError},
-    disk::{Disk, read_file, write_file_atomically},
+    config::BrokerConfig,
     environment::Environment,
-    hooks::Hooks,
     identity::{Identity, IdentityError, Membership},
-    join::{self, JoinError},
-    log::{LogStore, LogStoreOptions},
+    join,
+    log::LogStore,
     metrics::Metrics,
-    peer::{PeerNetwork, PeerService, Peers},
-    plugin::{EngineError, PluginEngine},
+    peer::{PeerNetwork, Peers},
     plugins::Plugins,
-    server::{self, Server, ServerLimits},
-    shard::{DataShard, ShardError, raft::Pace},
-    shards::{Cluster, Services, Shards, ShardsOptions, ShardsParts},
+    server::Server,
+    shard::DataShard,
+    shards::Shards,
     topics::Topics,
-    wal::{Wal, WalObserver, WalOptions},
+    wal::Wal,
 };
 
 /// A broker, running.
@@ -114,67 +111,6 @@ pub(crate) struct Node {
     steward: parking_lot::Mutex<Option<Steward>>,
     /// What goes on for as long as the broker runs.
     background: parking_lot::Mutex<JoinSet<()>>,
-}
-
-/// Why a broker did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// A setting is out of its range.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The broker is not let into the cluster.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// The data directory cannot be taken.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The write-ahead log does not open.
-    #[error(transparent)]
-    Wal(#[from] crate::wal::OpenError),
-    /// The partition logs do not open.
-    #[error("cannot use {dir} for partition logs: {source}", dir = dir.display())]
-    Log {
-        /// The directory.
-        dir: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// There was a write-ahead log, and it is gone.
-    #[error(
-        "the write-ahead log in {} is gone, and acknowledged records with it: mount or restore \
-         the directory; to go on with what is left, remove {}",
-        dir.display(), mark.display()
-    )]
-    WalMissing {
-        /// Where it should be.
-        dir: PathBuf,
-        /// The file that says that there was one.
-        mark: PathBuf,
-    },
-    /// A shard does not start.
-    #[error(transparent)]
-    Shard(#[from] ShardError),
-    /// The plugin engine does not start.
-    #[error(transparent)]
-    Plugins(#[from] EngineError),
-    /// What a crash left undone cannot be finished.
-    #[error("cannot bring the partitions to what the catalog says: {0}")]
-    Reconcile(WireError),
-    /// It failed while it started.
-    #[error("{0}")]
-    Failed(String),
-    /// The address for clients cannot be used.
-    #[error("cannot listen on {address} (UDP): {source}; choose another address with --listen")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The admin address cannot be used.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
 }
 
 impl Broker {
@@ -325,156 +261,7 @@ impl Broker {
     }
 }
 
-/// A file that says that this data directory has a write-ahead log: should the log be gone, an
-/// empty one in its place would make acknowledged records vanish without a word.
-const WAL_MARK_FILE: &str = "wal.made";
-
-fn open_wal(
-    disk: &Arc<dyn Disk>,
-    dir: &Path,
-    options: WalOptions,
-    observer: Arc<dyn WalObserver>,
-) -> Result<Wal, StartError> {
-    let mark = dir.join(WAL_MARK_FILE);
-    let marked = read_file(&**disk, &mark, 1).is_ok_and(|file| file.is_some());
-    if marked && !Wal::exists(&**disk, &options.dir)? {
-        let dir = options.dir;
-        return Err(StartError::WalMissing { dir, mark });
-    }
-    let wal = Wal::open(Arc::clone(disk), options, observer)?;
-    if !marked {
-        write_file_atomically(&**disk, &mark, b"")
-            .map_err(|source| StartError::Log { dir: mark, source })?;
-    }
-    Ok(wal)
-}
-
-/// Takes the address, and serves other brokers from now on.
-fn listen(
-    config: &BrokerConfig,
-    network: &dyn Network,
-    identity: &Identity,
-    metrics: &Metrics,
-) -> Result<Server, StartError> {
-    let limits = ServerLimits {
-        connections_max: config.limits.connections_max as usize,
-        streams_per_connection_max: config.limits.streams_per_connection_max,
-        batch_bytes_max: config.limits.batch_bytes_max.as_u64() as usize,
-        inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
-        authentication_timeout: config.limits.authentication_timeout.into(),
-    };
-    let address = config.listen;
-    let failed = |source| StartError::Listen { address, source };
-    let secret = identity.restart_secret();
-    let endpoint = server::bind(network, address, identity.server_tls()?, &limits, secret);
-    let endpoint = endpoint.map_err(failed)?;
-    let credentials = identity.peer_credentials();
-    let peers = Peers::new(identity.broker_id(), endpoint.clone(), credentials);
-    Server::start(endpoint, limits, metrics.server.clone(), peers).map_err(failed)
-}
-
 impl Node {
-    async fn open(
-        config: &BrokerConfig,
-        environment: &Environment,
-        identity: Identity,
-        metrics: Metrics,
-        started: Instant,
-        peers: Peers,
-    ) -> Result<Self, StartError> {
-        let dir = identity.data_dir().to_owned();
-        let disk = Arc::clone(&environment.disk);
-        let wal_options = WalOptions {
-            dir: dir.join("wal"),
-            segment_bytes: config.wal.segment_bytes.as_u64(),
-            bytes_max: config.wal.bytes_max.as_u64(),
-            sync: config.wal.sync,
-        };
-        let wal_sync = config.wal.sync.to_string();
-        let log_options = LogStoreOptions {
-            tail_bytes_max: config.memory.tail_bytes_max.as_u64(),
-            ..LogStoreOptions::default()
-        };
-        let opened = {
-            let (disk, dir) = (Arc::clone(&disk), dir.clone());
-            let observer = Arc::new(metrics.wal.clone());
-            blocking(move || {
-                let wal = open_wal(&disk, &dir, wal_options, observer)?;
-                let dir = dir.join("log");
-                let logs = LogStore::open(disk, &dir, log_options)
-                    .map_err(|source| StartError::Log { dir, source })?;
-                Ok::<_, StartError>((wal, logs))
-            })
-        };
-        let (wal, logs) = opened.await?;
-        let shard_options = ShardsOptions {
-            broker_id: identity.broker_id().0,
-            shard_count: config.shards.get(),
-            checkpoint_interval: environment.upkeep_interval,
-            retention_interval: environment.upkeep_interval,
-            checkpoints: metrics.storage.checkpoints.clone(),
-            ..ShardsOptions::new(dir.join("shards"))
-        };
-        let pace = Pace::new(config.replication.catch_up_rate.as_u64());
-        let services = Services::counted(metrics.cluster.transfers.clone(), pace.clone());
-        let reports = Reports::default();
-        let replicas = services.replicas.clone();
-        peers.serve(PeerService::Propose, Arc::new(replicas.proposals()));
-        peers.serve(PeerService::Raft, Arc::new(replicas));
-        peers.serve(PeerService::Records, Arc::new(services.records.clone()));
-        peers.serve(PeerService::Status, Arc::new(reports.clone()));
-        let network: Arc<dyn PeerNetwork> = Arc::new(peers.clone());
-        let parts = ShardsParts {
-            disk,
-            wal: wal.clone(),
-            logs: logs.clone(),
-            cluster: Cluster {
-                network: Arc::clone(&network),
-                services,
-                pace,
-                founding: *identity.membership() == Membership::Bootstrap,
-            },
-        };
-        let shards = Shards::open(shard_options, parts).await?;
-        shards.ready().await?;
-        let catalog = shards.catalog().clone();
-        peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
-        let topics = Topics::new(catalog.clone(), shards.clone());
-        // Where there are other brokers, whoever leads the catalog does so once it takes part: that
-        // it is the only one with a vote, as one of two is, does not say that all shards are here.
-        let view = catalog.group().view();
-        if view.voters == BTreeSet::from([shards.broker()]) && view.learners.is_empty() {
-            topics.reconcile().await.map_err(StartError::Reconcile)?;
-        }
-        let engine = PluginEngine::new(&dir.join("plugins"))?;
-        let hooks = Hooks::new(metrics.plugin.clone());
-        let plugins = Arc::new(Plugins::new(catalog.clone(), engine, hooks));
-        plugins.load().await;
-        Ok(Self {
-            network,
-            peers,
-            reports,
-            steward: parking_lot::Mutex::new(None),
-            background: parking_lot::Mutex::default(),
-            identity,
-            topics,
-            plugins,
-            metrics,
-            address: parking_lot::RwLock::new(String::new()),
-            zone: config.zone.as_ref().map(ToString::to_string),
-            enrolments: Enrolments::default(),
-            started,
-            shown: health::Shown::default(),
-            wal,
-            wal_sync,
-            batch_bytes_max: config.limits.batch_bytes_max.as_u64() as u32,
-            logs,
-            shards,
-            catalog,
-            filters: AtomicBool::new(false),
-        })
-    }
-
     /// Says so if the settings ask for another number of shards than there is.
     fn warn_of_other_shards(&self, asked_for: Option<u32>) {
         let there = self.catalog.snapshot().shard_count;
@@ -589,13 +376,5 @@ impl Node {
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Node").finish_non_exhaustive()
-    }
-}
-
-/// Runs what blocks on a thread of its own; a panic there goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match crate::executor::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -3,9 +3,11 @@
 
 mod checkpoint_files;
 mod checkpointer;
+mod degraded;
 mod leaders;
 mod left;
 mod opening;
+mod propose;
 mod repair;
 
 #[cfg(test)]
@@ -22,19 +24,13 @@ use std::{
 };
 
 use flumen_protocol::{
-    batch::Batch,
-    ids::{BrokerId, PartitionId, ShardId, TopicId},
+    ids::{BrokerId, PartitionId, ShardId},
     message::ShardMetadata,
-    size::Size,
-    topic::TopicConfig,
 };
 use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::counter::Counter;
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::Notify;
 
 use self::{
     checkpoint_files::CheckpointFiles,
@@ -44,17 +40,13 @@ use self::{
 pub(crate) use self::{leaders::Leaders, repair::others_of};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog, CatalogParts},
-    clock::now_ms,
     disk::{Disk, read_file},
     log::LogStore,
     metrics::TransferMetrics,
     peer::{Alone, PeerNetwork},
     shard::{
-        AppendError, Appended, DataShard, ProposeError, ShardError,
-        raft::{
-            Admission, Command, DataShardParts, Failure, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, Pace,
-            RaftParts, RecordServer, Replicas, Response, forward,
-        },
+        DataShard, ShardError,
+        raft::{Admission, DataShardParts, Failure, Pace, RaftParts, RecordServer, Replicas},
     },
     wal::Wal,
 };
@@ -427,152 +419,9 @@ impl Shards {
         &self.shared.leaders
     }
 
-    /// Makes partitions of a topic in a shard, wherever its replicas are; those that exist are
-    /// left alone.
-    pub async fn create_partitions(
-        &self,
-        shard: ShardId,
-        topic: TopicId,
-        indexes: Vec<u32>,
-        config: &TopicConfig,
-    ) -> Result<(), ProposeError> {
-        let config = config.clone();
-        let command = Command::CreatePartitions {
-            topic,
-            config,
-            indexes,
-        };
-        self.propose(shard, command).await
-    }
-
-    /// Gives all partitions of a topic new settings.
-    pub async fn configure_partitions(
-        &self,
-        topic: TopicId,
-        config: &TopicConfig,
-    ) -> Result<(), ProposeError> {
-        self.propose_to_all(|| Command::ConfigurePartitions {
-            topic,
-            config: config.clone(),
-        })
-        .await
-    }
-
-    /// Removes all partitions of a topic with their records. Appends that come later are refused.
-    pub async fn delete_partitions(&self, topic: TopicId) -> Result<(), ProposeError> {
-        self.propose_to_all(|| Command::DeletePartitions { topic })
-            .await
-    }
-
-    /// Appends a batch at whichever broker leads its partition, which is another one most likely.
-    pub async fn append_at_leader(
-        &self,
-        partition: PartitionId,
-        batch: Batch,
-    ) -> Result<Appended, AppendError> {
-        let command = Command::Append {
-            time_ms: now_ms(),
-            batches: vec![(partition, batch)],
-        };
-        let response = self.propose_for(self.shard_of(partition), command).await;
-        match response.map_err(AppendError::from)? {
-            Response::Appended(outcomes) => match outcomes.into_iter().next() {
-                Some(outcome) => outcome.map_err(|refusal| refusal.into_error(partition)),
-                None => Err(AppendError::Deposed),
-            },
-            _ => Err(AppendError::Deposed),
-        }
-    }
-
-    async fn propose_to_all(&self, command: impl Fn() -> Command) -> Result<(), ProposeError> {
-        let count = self.shared.catalog.snapshot().shard_count;
-        let proposals = (1..=count).map(|id| self.propose(ShardId(id), command()));
-        try_join_all(proposals).await.map(drop)
-    }
-
-    async fn propose(&self, shard: ShardId, command: Command) -> Result<(), ProposeError> {
-        self.propose_for(shard, command).await.map(drop)
-    }
-
-    /// Proposes a command to whichever broker leads the shard.
-    async fn propose_for(
-        &self,
-        shard: ShardId,
-        command: Command,
-    ) -> Result<Response, ProposeError> {
-        if let Some(data) = self.data(shard) {
-            return data.group().propose(command).await;
-        }
-        let network = &*self.shared.parts.raft.network;
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        loop {
-            let once = async {
-                let leader = self.leader_of(shard).ok_or(ProposeError::NotLeader)?;
-                forward(network, leader, shard, &command).await
-            };
-            match timeout_at(deadline, once).await {
-                Ok(Err(ProposeError::NotLeader)) if Instant::now() < deadline => {
-                    tokio::time::sleep(LEADER_RETRY_AFTER).await;
-                }
-                Ok(outcome) => return outcome,
-                Err(_) => return Err(ProposeError::Unknown),
-            }
-        }
-    }
-
     /// Why the shards can go on no longer, if so.
     pub fn failure(&self) -> Option<String> {
         self.shared.parts.raft.failure.get()
-    }
-
-    /// That no records are taken at the moment, or soon will not be, and why; `None` if all is
-    /// well. Others had better lead meanwhile.
-    pub fn degraded(&self) -> Option<String> {
-        let wal = &self.shared.parts.raft.wal;
-        let wal_trouble = || wal.trouble().map(|trouble| trouble.to_string());
-        let logs = || self.shared.logs.degraded();
-        let refuses = self.failure().or_else(logs).or_else(wal_trouble);
-        refuses
-            .map(|reason| format!("takes no records: {reason}"))
-            .or_else(|| self.without_checkpoints())
-            .or_else(|| self.full_of_closed_shards())
-    }
-
-    /// What it means that no checkpoints can be taken, if so.
-    fn without_checkpoints(&self) -> Option<String> {
-        let trouble = self.shared.checkpointer.trouble()?;
-        let wal = &self.shared.parts.raft.wal;
-        let (used, most) = used_of(wal);
-        Some(if wal.is_full() {
-            format!("takes no records: the write-ahead log is full ({used} of {most}): {trouble}")
-        } else {
-            format!(
-                "{trouble}; without one the write-ahead log gets no shorter, and records are taken \
-                 until it is full ({used} of {most})"
-            )
-        })
-    }
-
-    /// That the write-ahead log is full, if shards are closed whose part of it has to stay.
-    fn full_of_closed_shards(&self) -> Option<String> {
-        let wal = &self.shared.parts.raft.wal;
-        if !wal.is_full() {
-            return None;
-        }
-        // Most that are closed leave nothing there.
-        let holding = wal.shards_to_checkpoint();
-        let mut closed = self.unrepaired();
-        closed.retain(|shard| holding.contains(shard));
-        if closed.is_empty() {
-            return None;
-        }
-        let closed: Vec<_> = closed.iter().map(ToString::to_string).collect();
-        let (used, most) = used_of(wal);
-        Some(format!(
-            "takes no records: the write-ahead log is full ({used} of {most}), and what it has of \
-             shard {} stays until the damaged files are repaired from other brokers",
-            closed.join(", ")
-        ))
     }
 
     /// Makes the shards fail for a reason that is not theirs.
@@ -617,10 +466,4 @@ impl Shards {
         self.shared.checkpointer.stop().await;
         self.stop_groups().await;
     }
-}
-
-/// How much of the write-ahead log is in use, and how much may be.
-fn used_of(wal: &Wal) -> (Size, Size) {
-    let usage = wal.usage();
-    (Size(usage.bytes), Size(usage.bytes_max))
 }
