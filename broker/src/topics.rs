@@ -3,7 +3,8 @@
 //!
 //! The catalog decides; shards follow. A topic exists once the catalog has committed it;
 //! its partitions are made in their shards before the command returns, and whatever a crash
-//! left undone in between is done by [`Topics::reconcile`] at the next start.
+//! left undone in between is done by [`Topics::reconcile`] at the next start, or by the next broker
+//! that leads the catalog.
 
 mod consume;
 mod produce;

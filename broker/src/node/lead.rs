@@ -12,11 +12,13 @@ use crate::{
     cluster::Steward,
     config::BrokerConfig,
     peer::PeerService,
-    shard::raft::GroupView,
 };
 
 /// How long to wait before the cluster is told again where this broker is, after it was not heard.
 const REGISTER_RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// How long to wait before the shards are brought to what the catalog says, after that failed.
+const RECONCILE_RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// How often a broker that waits for its cluster knocks at the others.
 const KNOCK_INTERVAL: Duration = Duration::from_millis(500);
@@ -172,22 +174,36 @@ async fn keep_registering(node: std::sync::Weak<Node>) {
     }
 }
 
-/// A leader of the catalog may have stopped between a change and what follows from it.
+/// A leader of the catalog may have stopped between a change and what follows from it: the next one
+/// does that once in its term, and tries until it succeeds. One that was just elected cannot prove
+/// yet that it leads, and shards may have no leader at the moment either.
 async fn reconcile_when_leading(node: std::sync::Weak<Node>) {
-    let mut seen = GroupView::default();
+    let mut done_in = None;
+    let mut told_in = None;
     loop {
         let Some(strong) = node.upgrade() else { return };
         let catalog = strong.catalog.clone();
         let view = catalog.group().view();
-        let has_taken_over = view.leads && (!seen.leads || seen.term != view.term);
-        if has_taken_over
-            && catalog.group().confirm_leadership().await.is_ok()
-            && let Err(error) = strong.topics.reconcile().await
-        {
-            tracing::warn!(%error, "the partitions are not what the catalog says yet");
+        let mut is_due = view.leads && done_in != Some(view.term);
+        if is_due && catalog.group().confirm_leadership().await.is_ok() {
+            match strong.topics.reconcile().await {
+                Ok(()) => {
+                    done_in = Some(view.term);
+                    is_due = false;
+                }
+                Err(error) if told_in != Some(view.term) => {
+                    told_in = Some(view.term);
+                    tracing::warn!(%error, "the partitions are not what the catalog says yet; trying on");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the partitions are not what the catalog says yet");
+                }
+            }
         }
-        seen = view;
         drop(strong);
-        catalog.group().changed(&seen).await;
+        tokio::select! {
+            () = catalog.group().changed(&view) => {}
+            () = sleep(RECONCILE_RETRY_AFTER), if is_due => {}
+        }
     }
 }

@@ -16,7 +16,7 @@ use flumen_protocol::{
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::config::ShardCount;
+use crate::{catalog::CATALOG_SHARD, config::ShardCount, shard::raft::GroupView};
 
 /// Longer than anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
@@ -33,13 +33,17 @@ fn config(dir: &Path) -> BrokerConfig {
 
 async fn pair(one: &Path, two: &Path) -> (Broker, Broker) {
     let founder = Broker::bootstrap(config(one)).await.unwrap();
+    let joined = join(&founder, two).await;
+    (founder, joined)
+}
+
+async fn join(founder: &Broker, dir: &Path) -> Broker {
     let reply = founder.node().create_join_token(60_000).await;
     let Ok(Response::JoinToken(token)) = reply else {
         panic!("{reply:?}");
     };
     let token: JoinToken = token.0.parse().unwrap();
-    let joined = Broker::join(config(two), &token).await.unwrap();
-    (founder, joined)
+    Broker::join(config(dir), &token).await.unwrap()
 }
 
 /// Starts a broker on a directory that the last one may not have let go yet: its tasks end soon.
@@ -354,4 +358,50 @@ async fn partitions_that_cannot_be_made_with_their_topic_are_made_when_their_sha
     timeout(LONG, made).await.expect("the partitions are made");
     joined.stop().await;
     founder.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_a_leader_of_the_catalog_has_not_made_are_made_by_the_next_one() {
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(dirs[0].path(), dirs[1].path()).await;
+    let third = join(&founder, dirs[2].path()).await;
+    let shards: Vec<_> = [&founder, &joined, &third]
+        .map(|broker| broker.node().shards.clone())
+        .into();
+    eventually("all three have a vote on everything", || {
+        let groups = |shards: &Shards| {
+            let data = shards.all_data();
+            let views = data.iter().map(|shard| shard.group().view());
+            views.chain([shards.catalog().group().view()]).collect()
+        };
+        shards.iter().map(groups).all(|views: Vec<_>| {
+            let is_settled = |view: &GroupView| view.voters.len() == 3 && !view.changing;
+            views.len() == 3 && views.iter().all(is_settled)
+        })
+    })
+    .await;
+    create(&founder, "orders").await;
+    let leader = shards[0].leader_of(CATALOG_SHARD).unwrap();
+    let (leading, others): (Vec<_>, Vec<_>) = [founder, joined, third]
+        .into_iter()
+        .partition(|broker| broker.node().shards.broker() == leader);
+    for broker in leading {
+        broker.stop().await;
+    }
+    eventually("the others have the partition", || {
+        others.iter().all(|broker| {
+            let node = broker.node();
+            let state = node.catalog.snapshot();
+            state.topic(&topic("orders")).is_ok_and(|topic| {
+                let (topic, index) = (topic.id, 0);
+                let partition = PartitionId { topic, index };
+                let replica = node.shards.data_of(partition);
+                replica.is_some_and(|replica| replica.reader(partition).is_some())
+            })
+        })
+    })
+    .await;
+    for broker in others {
+        broker.stop().await;
+    }
 }
