@@ -7,6 +7,7 @@
 
 mod batch;
 mod builder;
+mod ends;
 mod error;
 mod fetch;
 mod outage;
@@ -190,9 +191,9 @@ impl<T> Consumer<T> {
                 }
                 Ok(false)
             }
-            Event::Begins(starts) => {
+            Event::Described(starts) => {
                 for start in &starts {
-                    self.progress.reached(start.partition, start.start_offset);
+                    self.progress.described(start);
                 }
                 Ok(false)
             }
@@ -225,10 +226,7 @@ impl<T> Consumer<T> {
                 Err(error)
             }
             Event::Unreadable { partition, error } => {
-                // Nothing more will come of it.
-                if let Some(end) = self.progress.end(partition) {
-                    self.progress.reached(partition, end);
-                }
+                self.progress.given_up(partition);
                 Err(error)
             }
             Event::Failed(error) => {

@@ -116,8 +116,9 @@ async fn read_copy(raw: &RawClient, topic: &TopicName, partitions: &[u32]) -> Re
                 ConsumeEvent::Started(started) => {
                     for start in started {
                         copy.insert(start.partition, Vec::new());
-                        if start.start_offset < start.end_offset {
-                            left.insert(start.partition, start.end_offset.0);
+                        let end = start.end_offset.context("nobody knows where it ends")?;
+                        if start.start_offset < end {
+                            left.insert(start.partition, end.0);
                         }
                     }
                 }

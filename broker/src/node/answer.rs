@@ -198,8 +198,15 @@ impl Node {
                 }
                 // Led until a moment ago is not enough: another may have gone on since.
                 Some(_) => self.topics.describe_led(name, &indexes).await?,
-                // Nobody takes anything at the moment: what the replica here has is the news.
-                None => self.topics.describe(&topic, &indexes),
+                // Nobody takes anything at the moment: what the replica here has is the news, and
+                // is not what somebody who leads says, even if there is one by now.
+                None => {
+                    let mut described = self.topics.describe(&topic, &indexes);
+                    for partition in &mut described {
+                        partition.leader = None;
+                    }
+                    described
+                }
             };
             partitions.extend(described);
         }

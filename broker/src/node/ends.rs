@@ -20,8 +20,9 @@ const ENDS_RETRY_AFTER: Duration = Duration::from_millis(50);
 
 impl Node {
     /// Where partitions end as their leaders know it, wherever those are: what a replica here has
-    /// may be less. Those are missing whose leader cannot be found or does not answer; without a
-    /// majority an end cannot be known, and what is here can be read all the same.
+    /// may be less, and must not be taken for the end. Those are missing whose leader cannot be
+    /// found or does not answer; without a majority an end cannot be known, and what is here can be
+    /// read all the same.
     pub(crate) async fn ends(
         &self,
         name: &TopicName,
@@ -39,7 +40,7 @@ impl Node {
                 return Ok(ends);
             }
             if Instant::now() + ENDS_RETRY_AFTER > deadline {
-                tracing::debug!(topic = %name, ?indexes, "the ends of partitions may be behind");
+                tracing::debug!(topic = %name, ?indexes, "the ends of partitions are not known");
                 return Ok(ends);
             }
             sleep(ENDS_RETRY_AFTER).await;

@@ -25,8 +25,8 @@ pub struct ConsumeSource {
     index: u32,
     next_offset: Offset,
     reader: PartitionReader,
-    /// Where the partition ended at its leader, when that was asked.
-    end_at_leader: Offset,
+    /// Where the partition ended at its leader, when that was asked, if it answered.
+    end_at_leader: Option<Offset>,
     /// Whether other brokers have replicas, which repair one that is damaged.
     is_replicated: bool,
     subscription: Option<Subscription>,
@@ -37,7 +37,7 @@ pub struct ConsumeSource {
 pub struct Fetched {
     /// Consecutive batches; the first may begin before the offset that was wanted.
     pub batches: Vec<Batch>,
-    /// The partition's end.
+    /// The partition's end, as far as it is known here.
     pub end_offset: Offset,
 }
 
@@ -78,7 +78,7 @@ impl Topics {
             index,
             next_offset,
             reader,
-            end_at_leader: Offset(0),
+            end_at_leader: None,
             is_replicated: self.is_replicated(partition(&topic, index)),
             subscription: None,
         })
@@ -107,20 +107,22 @@ impl ConsumeSource {
         self.next_offset
     }
 
-    /// The partition's end, as far as it is known: what lies before it may not be here yet.
-    pub fn end_offset(&self) -> Offset {
-        self.reader.end_offset().max(self.end_at_leader)
+    /// The partition's end, if it is known: what lies before it may not be here yet.
+    pub fn end_offset(&self) -> Option<Offset> {
+        self.end_at_leader
+            .map(|end| end.max(self.reader.end_offset()))
     }
 
     /// Takes note of where the partition ends at its leader.
     pub(crate) fn reaches(&mut self, end_at_leader: Offset) {
-        self.end_at_leader = end_at_leader;
+        self.end_at_leader = Some(end_at_leader);
     }
 
     /// Takes the next batches, of about `bytes_max` together and at least one if there is
     /// any. Reads from the disk wait on a thread of their own.
     pub async fn fetch(&mut self, bytes_max: usize) -> Result<Fetched, WireError> {
         let end_offset = self.end_offset();
+        let end_offset = end_offset.unwrap_or_else(|| self.reader.end_offset());
         let batches = match self.reader.read(self.next_offset, bytes_max) {
             ReadOutcome::Memory(batches) => batches,
             ReadOutcome::Disk(read) => match unless_panicked(move || read.run()).await? {

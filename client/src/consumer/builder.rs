@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     Consumer,
     batch::{ReadValue, Reading, read_optional_value, read_value},
+    ends::Ends,
     error::ConsumeError,
     fetch::{Buffer, EVENTS_MAX, Event, Fetch},
     outage::Outage,
@@ -116,7 +117,9 @@ impl<T> ConsumerBuilder<T> {
         self
     }
 
-    /// Stops at the end of each partition as it is when the consumer is built.
+    /// Stops at the end of each partition as it is when the consumer is built. Where nobody knows
+    /// it then, since a partition has no leader, it is where the next leader finds it: until then
+    /// the consumer hands out what a copy has, and does not end.
     pub fn until_end(mut self) -> Self {
         self.stops_at_end = true;
         self
@@ -161,7 +164,7 @@ impl<T> ConsumerBuilder<T> {
             events: sender,
             buffer: Buffer::new(self.buffer_bytes),
             follows_growth: self.chosen.is_empty(),
-            stops_at_end: self.stops_at_end,
+            ends: self.stops_at_end.then(Ends::default),
             batches: AtomicU64::new(0),
             places: Places::new(self.client.clone()),
             outage: Mutex::new(Outage::new(Backoff::new(
@@ -190,11 +193,17 @@ impl<T> ConsumerBuilder<T> {
         let after = self.client.config().request_timeout;
         match tokio::time::timeout(after, consumer.start(partitions)).await {
             Ok(started) => started.map(|()| consumer),
-            Err(_) => Err(RequestError::TimedOut {
-                what: "consume",
-                after,
+            Err(_) => {
+                let setback = consumer.setback();
+                Err(ConsumeError::NotStarted {
+                    topic: consumer.topic().clone(),
+                    after,
+                    text: setback.map_or_else(
+                        || "the broker does not answer".to_owned(),
+                        |setback| setback.reason,
+                    ),
+                })
             }
-            .into()),
         }
     }
 

@@ -19,6 +19,16 @@ pub enum ConsumeError {
     /// The consumer cannot be set up.
     #[error(transparent)]
     Setup(#[from] RequestError),
+    /// The consumer did not start within the client's request time-out.
+    #[error("topic {topic} could not be read within {after:?}: {text}")]
+    NotStarted {
+        /// The topic.
+        topic: TopicName,
+        /// The request time-out.
+        after: Duration,
+        /// What was in the way.
+        text: String,
+    },
     /// The broker refused. The consumer ends.
     #[error("consuming topic {topic} was refused: {text}")]
     Refused {
@@ -112,6 +122,9 @@ impl ConsumeError {
 
     /// Whether the consumer ends with this error.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Setup(_))
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Setup(_) | Self::NotStarted { .. }
+        )
     }
 }

@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    ends::Ends,
     error::ConsumeError,
     outage::{Lost, Outage},
     place::{Leave, Places},
@@ -37,10 +38,6 @@ use crate::{client::Client, request::RequestError, setback::Setbacks};
 
 /// Events that may wait for the consumer.
 pub(super) const EVENTS_MAX: usize = 256;
-
-/// A consumer that stops at the end and hears nothing for this long asks whether what it
-/// waits for was removed by retention.
-const END_CHECK: Duration = Duration::from_secs(1);
 
 /// A broker that knows fewer records than were received from others is asked again for so long.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(10);
@@ -56,8 +53,8 @@ const PERMIT_BYTES: usize = 1024;
 #[expect(clippy::large_enum_variant, reason = "it is the usual one")]
 pub(super) enum Event {
     Started(Vec<PartitionStart>),
-    /// Where partitions that have started begin by now.
-    Begins(Vec<PartitionStart>),
+    /// Where partitions begin by now, and end as far as that is known.
+    Described(Vec<PartitionStart>),
     Batch {
         partition: u32,
         columns: Columns,
@@ -89,9 +86,8 @@ pub(super) struct Fetch {
     pub(super) buffer: Arc<Buffer>,
     /// Whether partitions that the topic gets later are consumed, too.
     pub(super) follows_growth: bool,
-    /// Whether the consumer stops at the end, and so must learn of records before it that
-    /// will never come.
-    pub(super) stops_at_end: bool,
+    /// What a consumer that stops at the end has to know of it.
+    pub(super) ends: Option<Ends>,
     /// Batches that came so far.
     pub(super) batches: AtomicU64,
     pub(super) places: Places,
@@ -144,11 +140,13 @@ enum Reason {
 impl Fetch {
     /// Serves the consumer until it is dropped or the broker refuses.
     pub(super) async fn run(self, metadata: TopicMetadata, starts: Vec<(u32, StartAt)>) {
-        let events = self.events.clone();
+        let fetch = Arc::new(self);
+        let events = fetch.events.clone();
         tokio::select! {
             biased;
             () = events.closed() => {}
-            result = self.fetch(metadata, starts) => {
+            never = fetch.look_after_ends() => match never {},
+            result = Arc::clone(&fetch).fetch(metadata, starts) => {
                 if let Err(error) = result {
                     // The consumer may be gone by now.
                     let _ = events.send(Event::Failed(error)).await;
@@ -158,23 +156,21 @@ impl Fetch {
     }
 
     async fn fetch(
-        self,
+        self: Arc<Self>,
         mut metadata: TopicMetadata,
         starts: Vec<(u32, StartAt)>,
     ) -> Result<(), ConsumeError> {
-        let fetch = Arc::new(self);
         let mut known: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
         known.extend(0..metadata.shards.len() as u32);
         let unconfirmed = |(partition, at): (u32, StartAt)| (partition, at.into());
         let mut unserved: Vec<(u32, Start)> = starts.into_iter().map(unconfirmed).collect();
         let mut streams = JoinSet::new();
         loop {
-            for (broker, positions) in fetch.plan(&metadata, std::mem::take(&mut unserved)) {
+            for (broker, positions) in self.plan(&metadata, std::mem::take(&mut unserved)) {
                 let shards = shards_of(&metadata, &positions);
-                streams.spawn(Arc::clone(&fetch).serve(broker, shards, positions));
+                streams.spawn(Arc::clone(&self).serve(broker, shards, positions));
             }
-            let refresh = sleep(fetch.client.config().metadata_refresh);
-            let batches = fetch.batches.load(Ordering::Relaxed);
+            let refresh = sleep(self.client.config().metadata_refresh);
             tokio::select! {
                 ended = streams.join_next(), if !streams.is_empty() => {
                     let Some(Ok(ended)) = ended else { continue };
@@ -183,23 +179,18 @@ impl Fetch {
                         Reason::Unwanted => return Ok(()),
                         Reason::Moved => {}
                         Reason::Refused(error) if is_fatal(&error) => {
-                            return Err(ConsumeError::refused(&fetch.topic, error));
+                            return Err(ConsumeError::refused(&self.topic, error));
                         }
                         Reason::Refused(_) | Reason::Lost(_) => {
-                            fetch.refresh(&mut metadata).await?;
+                            self.refresh(&mut metadata).await?;
                         }
-                    }
-                }
-                () = sleep(END_CHECK), if fetch.stops_at_end => {
-                    if fetch.batches.load(Ordering::Relaxed) == batches {
-                        fetch.tell_where_partitions_start().await;
                     }
                 }
                 () = refresh => {
-                    fetch.refresh(&mut metadata).await?;
+                    self.refresh(&mut metadata).await?;
                 }
             }
-            if fetch.follows_growth {
+            if self.follows_growth {
                 let partitions = 0..metadata.shards.len() as u32;
                 let new = partitions.filter(|partition| known.insert(*partition));
                 unserved.extend(new.map(|partition| (partition, StartAt::Beginning.into())));
@@ -238,24 +229,6 @@ impl Fetch {
             Err(error) => tracing::debug!(topic = %self.topic, %error, "cannot look for leaders"),
         }
         Ok(())
-    }
-
-    async fn tell_where_partitions_start(&self) {
-        let Ok(topic) = self
-            .client
-            .admin()
-            .describe_topic(self.topic.as_str())
-            .await
-        else {
-            return;
-        };
-        let starts = topic.partitions.iter().map(|partition| PartitionStart {
-            partition: partition.index,
-            start_offset: partition.start_offset,
-            end_offset: partition.end_offset,
-        });
-        // A consumer that is gone need not be told.
-        let _ = self.events.send(Event::Begins(starts.collect())).await;
     }
 
     fn report_disconnected(&self, since: Duration, text: String) {
@@ -426,9 +399,15 @@ impl Fetch {
                 Some(_) => return Err("the broker sent what this client does not know".to_owned()),
                 None => return Err("the broker ended the stream".to_owned()),
             };
+            let started = match &event {
+                Event::Started(starts) => starts.clone(),
+                _ => Vec::new(),
+            };
             if self.events.send(event).await.is_err() {
                 return Ok(Reason::Unwanted);
             }
+            // After the consumer heard of them, or what it hears of their ends meant nothing to it.
+            self.note_ends(&started);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where a consumer is in each partition: what it asks for after a reconnect, and which
 //! records of a batch it has seen already. Pure: offsets in, decisions out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use flumen_protocol::{
     ids::Offset,
@@ -109,46 +109,72 @@ impl Positions {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     partitions: BTreeMap<u32, Place>,
-    /// Partitions that have not reached their end.
+    /// Partitions that have not reached their end, or whose end is not known.
     open: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
     next: Offset,
-    end: Offset,
+    /// Where the partition ended when that was known first.
+    end: Option<Offset>,
+}
+
+impl Place {
+    /// Whether its end is not reached, or not known.
+    fn is_open(&self) -> bool {
+        self.end.is_none_or(|end| self.next < end)
+    }
 }
 
 impl Progress {
     /// A partition starts, for the first time or after a reconnect. The end is where it was
-    /// the first time.
+    /// when somebody knew it first.
     pub(super) fn started(&mut self, start: &PartitionStart) {
-        let new = !self.partitions.contains_key(&start.partition);
-        if new {
-            let place = Place {
+        if let Entry::Vacant(new) = self.partitions.entry(start.partition) {
+            let place = new.insert(Place {
                 next: start.start_offset,
                 end: start.end_offset,
-            };
-            self.partitions.insert(start.partition, place);
-            self.open += usize::from(place.next < place.end);
+            });
+            self.open += usize::from(place.is_open());
         } else {
-            // Retention may have removed what was to come.
-            self.reached(start.partition, start.start_offset);
+            self.described(start);
         }
+    }
+
+    /// A partition begins and ends here by now. Nothing to those that have not started.
+    pub(super) fn described(&mut self, start: &PartitionStart) {
+        self.change(start.partition, |place| {
+            // Retention may have removed what was to come.
+            place.next = place.next.max(start.start_offset);
+            place.end = place.end.or(start.end_offset);
+        });
     }
 
     /// All before `next` was handed out.
     pub(super) fn reached(&mut self, partition: u32, next: Offset) {
+        self.change(partition, |place| place.next = place.next.max(next));
+    }
+
+    /// Nothing more will come of a partition.
+    pub(super) fn given_up(&mut self, partition: u32) {
+        self.change(partition, |place| {
+            let end = *place.end.get_or_insert(place.next);
+            place.next = place.next.max(end);
+        });
+    }
+
+    fn change(&mut self, partition: u32, change: impl FnOnce(&mut Place)) {
         if let Some(place) = self.partitions.get_mut(&partition) {
-            let was_open = place.next < place.end;
-            place.next = place.next.max(next);
-            self.open -= usize::from(was_open && place.next >= place.end);
+            let was_open = place.is_open();
+            change(place);
+            self.open -= usize::from(was_open && !place.is_open());
         }
     }
 
-    /// Where the partition ended when the consumer started.
+    /// Where the partition ended when the consumer started, if that is known.
     pub(super) fn end(&self, partition: u32) -> Option<Offset> {
-        self.partitions.get(&partition).map(|place| place.end)
+        self.partitions.get(&partition)?.end
     }
 
     /// Whether every partition has reached the end that it had at the start.
@@ -170,7 +196,7 @@ mod tests {
         PartitionStart {
             partition,
             start_offset: Offset(start_offset),
-            end_offset: Offset(end_offset),
+            end_offset: Some(Offset(end_offset)),
         }
     }
 
@@ -239,6 +265,40 @@ mod tests {
         assert!(!progress.is_complete());
         progress.reached(0, Offset(12));
         progress.reached(0, Offset(13));
+        assert!(progress.is_complete());
+    }
+
+    #[test]
+    fn an_end_that_is_not_known_is_not_reached_and_stays_once_it_is_known() {
+        let mut progress = Progress::default();
+        let mut unknown = start(0, 0, 0);
+        unknown.end_offset = None;
+        progress.started(&unknown);
+        assert!(!progress.is_complete(), "a copy may be empty");
+        progress.reached(0, Offset(5));
+        progress.described(&start(7, 0, 9));
+        progress.described(&unknown);
+        assert!(!progress.is_complete());
+        assert_eq!((progress.end(0), progress.end(7)), (None, None));
+        progress.described(&start(0, 0, 8));
+        progress.described(&start(0, 0, 9));
+        assert_eq!(progress.end(0), Some(Offset(8)));
+        assert!(!progress.is_complete());
+        progress.reached(0, Offset(8));
+        assert!(progress.is_complete());
+    }
+
+    #[test]
+    fn a_partition_that_is_given_up_is_waited_for_no_more() {
+        let mut progress = Progress::default();
+        let mut unknown = start(0, 3, 0);
+        unknown.end_offset = None;
+        progress.started(&unknown);
+        progress.started(&start(1, 0, 10));
+        progress.given_up(0);
+        assert!(!progress.is_complete());
+        progress.given_up(1);
+        progress.given_up(1);
         assert!(progress.is_complete());
     }
 

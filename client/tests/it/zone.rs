@@ -77,3 +77,29 @@ async fn a_copy_that_is_gone_is_left_for_the_leader() {
     let first = timeout(Duration::from_secs(5), next_text(&mut consumer)).await;
     assert_eq!(first.expect("the leader is read instead"), "1");
 }
+
+#[tokio::test]
+async fn a_copy_whose_end_nobody_knows_is_read_and_is_not_taken_for_all_that_there_is() {
+    let cluster = Cluster::start(3).await;
+    for n in ["0", "1", "2"] {
+        append(&cluster, n);
+    }
+    cluster.set_behind(1, 2);
+    cluster.elect(None);
+    let client = cluster.builder(&[1]).zone("1").connect().await.unwrap();
+    let consumer = client.consumer::<Raw>("t").until_end().build();
+    let mut consumer = consumer.await.unwrap();
+    assert_eq!(next_text(&mut consumer).await, "0");
+    eventually("the consumer knows what it waits for", || {
+        let setback = consumer.setback();
+        setback.is_some_and(|setback| setback.reason.contains("nobody leads"))
+    })
+    .await;
+    cluster.elect(Some(2));
+    cluster.set_behind(1, 0);
+    assert_eq!(next_text(&mut consumer).await, "1");
+    assert_eq!(next_text(&mut consumer).await, "2");
+    let end = timeout(PATIENCE, consumer.next()).await;
+    assert!(end.expect("the end is known").is_none());
+    assert_eq!(consumer.setback(), None);
+}

@@ -89,7 +89,7 @@ fn main() {
         &ConsumeEvent::Started(vec![PartitionStart {
             partition: 0,
             start_offset: Offset(1),
-            end_offset: Offset(2),
+            end_offset: Some(Offset(2)),
         }]),
     );
 }

@@ -39,8 +39,8 @@ pub enum StartAt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum ConsumeEvent {
-    /// The first frame: where each partition starts and where it ended at that moment, in
-    /// the order of the request.
+    /// The first frame: where each partition starts and where it ended at that moment, as far
+    /// as that is known, in the order of the request.
     Started(Vec<PartitionStart>),
     /// The payload is one encoded batch. Its first records may lie before the offset that
     /// was asked for; the consumer passes over them.
@@ -68,6 +68,7 @@ pub struct PartitionStart {
     pub partition: u32,
     /// The first offset that will be delivered.
     pub start_offset: Offset,
-    /// The partition's end at the start.
-    pub end_offset: Offset,
+    /// The partition's end at the start, with all that was acknowledged before. Only its leader
+    /// knows it: `None` while none can be asked. A copy may be read meanwhile, and be behind.
+    pub end_offset: Option<Offset>,
 }

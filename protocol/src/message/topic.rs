@@ -43,7 +43,8 @@ pub struct PartitionDescription {
     pub index: u32,
     /// The shard that it lives in.
     pub shard: ShardId,
-    /// The broker that leads the shard.
+    /// The broker that leads the shard. Without one, what follows is said of a copy, which may be
+    /// behind.
     pub leader: Option<BrokerId>,
     /// The offset of its oldest record.
     pub start_offset: Offset,

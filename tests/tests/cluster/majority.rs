@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use flumen_client::{AdminError, Client, ErrorCode, TopicConfig};
-use flumen_tests::{cluster::Cluster, wait::until};
+use flumen_client::{AdminError, Client, ErrorCode, Offset, StartAt, TopicConfig};
+use flumen_protocol::message::{ConsumeEvent, ConsumeOpen};
+use flumen_tests::{cluster::Cluster, raw::RawClient, wait::until};
 
 /// Far less than what a request may take where nothing is known: it must not be waited for.
 const REQUEST_TIMEOUT: Duration = Duration::from_mins(10);
@@ -62,5 +63,45 @@ async fn a_broker_without_a_majority_says_who_is_missing_and_refuses_changes_for
         .create_topic("late", TopicConfig::default())
         .await
         .unwrap();
+    client.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_a_majority_lets_read_what_it_has_and_does_not_call_that_the_end() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let admin = client.admin();
+    let config = TopicConfig::default();
+    admin.create_topic("orders", config).await.unwrap();
+    let producer = client.producer::<String>("orders").build().await.unwrap();
+    producer.send("one".to_owned()).await.unwrap();
+    let profile = cluster.brokers[0].profile().unwrap();
+    let raw = RawClient::connect(&profile).await.unwrap();
+    let start = async || {
+        let open = ConsumeOpen {
+            topic: "orders".parse().unwrap(),
+            partitions: vec![(0, StartAt::Beginning)],
+        };
+        let (_writer, mut reader) = raw.consume(open).await.unwrap();
+        match reader.next::<ConsumeEvent>().await.unwrap() {
+            Some((ConsumeEvent::Started(starts), _)) => starts[0],
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(start().await.end_offset, Some(Offset(1)));
+    cluster.brokers[1].kill();
+    cluster.brokers[2].kill();
+    // Until the lease is over a leader knows the end by itself.
+    until("nobody knows the end", || async {
+        start().await.end_offset.is_none()
+    })
+    .await;
+    for broker in &mut cluster.brokers[1..] {
+        broker.restart().await;
+    }
+    until("the end is known again", || async {
+        start().await.end_offset == Some(Offset(1))
+    })
+    .await;
     client.close().await;
 }

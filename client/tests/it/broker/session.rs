@@ -169,7 +169,7 @@ impl Session {
             starts.push(PartitionStart {
                 partition: index,
                 start_offset: Offset(start_offset),
-                end_offset: Offset(end),
+                end_offset: state.end_is_known(index).then_some(Offset(end)),
             });
         }
         let mut next: BTreeMap<u32, Offset> = starts

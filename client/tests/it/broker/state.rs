@@ -125,6 +125,11 @@ impl State {
         Ok(end.saturating_sub(behind))
     }
 
+    /// Whether a broker that is asked can learn where a partition ends.
+    pub(super) fn end_is_known(&self, index: u32) -> bool {
+        self.shard(index).leader.is_some()
+    }
+
     pub(super) fn metadata(&self, names: &[Name]) -> Metadata {
         let known = |name: &Name| {
             let topic = self.topics.get(name.as_str())?;
