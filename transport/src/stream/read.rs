@@ -44,6 +44,8 @@ pub struct FrameReader {
     finished: bool,
     /// Set between a prefix and its header.
     prefix: Option<Prefix>,
+    /// Set between a header and its payload, if both are read in one call.
+    header: Option<(Bytes, usize)>,
     partial: BytesMut,
 }
 
@@ -57,6 +59,7 @@ impl FrameReader {
             at: 0,
             finished: false,
             prefix: None,
+            header: None,
             partial: BytesMut::new(),
         }
     }
@@ -115,15 +118,21 @@ impl FrameReader {
         self.payload(len).await
     }
 
-    /// Header and payload of the next frame. Unlike the other calls this one loses the
-    /// header when it is cancelled within the payload.
+    /// Header and payload of the next frame. When it is cancelled, the next call of it goes on, also
+    /// within the payload.
     pub async fn next_with_payload<H: DeserializeOwned>(
         &mut self,
     ) -> Result<Option<(H, Bytes)>, ReadError> {
-        let Some((header, len)) = self.next().await? else {
+        if self.header.is_none() {
+            self.header = self.next_bytes().await?;
+        }
+        let Some((header, len)) = self.header.clone() else {
             return Ok(None);
         };
-        Ok(Some((header, self.payload(len).await?)))
+        let header = decode_header(&header)?;
+        let payload = self.payload(len).await?;
+        self.header = None;
+        Ok(Some((header, payload)))
     }
 
     /// Tells the sender to stop.

@@ -1,6 +1,9 @@
 //! Frames over a real connection on loopback.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    task::Poll,
+};
 
 use bytes::Bytes;
 use flumen_protocol::frame::FrameError;
@@ -181,4 +184,35 @@ async fn a_cancelled_read_loses_no_byte() {
     let (header, received) = reader.next_with_payload::<u8>().await.unwrap().unwrap();
     assert_eq!((header, received), (7, payload));
     drop(pair.server.0);
+}
+
+#[tokio::test]
+async fn reads_that_are_cancelled_within_a_payload_go_on_there() {
+    let pair = pair().await;
+    let mut writer = FrameWriter::new(pair.client.0);
+    let mut reader = FrameReader::new(pair.server.1, DATA_LIMITS);
+    let payload = Bytes::from((0..3_000_001_u32).map(|n| n as u8).collect::<Vec<_>>());
+    let sent = payload.clone();
+    let sender = tokio::spawn(async move {
+        for header in 0..3_u8 {
+            writer.push(&header, Payload::Bytes(&sent));
+        }
+        writer.flush().await.unwrap();
+        writer.finish();
+        writer.stopped().await;
+    });
+    for expected in 0..3 {
+        let (header, received) = loop {
+            let mut read = std::pin::pin!(reader.next_with_payload::<u8>());
+            let polled = std::future::poll_fn(|ctx| Poll::Ready(read.as_mut().poll(ctx))).await;
+            match polled {
+                Poll::Ready(frame) => break frame.unwrap().unwrap(),
+                Poll::Pending => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(header, expected);
+        assert!(received == payload);
+    }
+    assert!(reader.next_with_payload::<u8>().await.unwrap().is_none());
+    sender.await.unwrap();
 }
