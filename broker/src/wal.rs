@@ -57,6 +57,7 @@ use crate::{disk::Disk, executor::Running};
 
 mod engine;
 mod error;
+mod moving;
 mod options;
 mod presence;
 mod queue;
@@ -275,6 +276,16 @@ impl Wal {
     /// The shards whose entries keep the older half of the segments from being recycled.
     pub fn shards_to_checkpoint(&self) -> Vec<ShardId> {
         self.0.engine.shards_to_checkpoint()
+    }
+
+    /// Writes those entries of shards again that keep the older half of the segments from being
+    /// recycled, so that these can be. For shards that take no checkpoints; does nothing while they
+    /// have more than a quarter of what the WAL may take. Blocks.
+    ///
+    /// # Errors
+    /// [`WalError::NoSpace`], worth another try later; else as a read and a write of them.
+    pub fn move_on(&self, shards: &[ShardId]) -> Result<(), WalError> {
+        self.0.engine.move_on(shards)
     }
 
     /// Becomes the error when the WAL has failed for good: the broker should then stop.

@@ -160,11 +160,14 @@ impl Work {
             .and(self.groups.checkpoint_changed().await)
     }
 
-    /// Checkpoints those shards whose entries the WAL has kept longest.
+    /// Checkpoints those shards whose entries the WAL has kept longest. What closed ones have there
+    /// goes to its end.
     async fn relieve_wal(&self) -> io::Result<()> {
         let mut done = Ok(());
+        let mut closed = Vec::new();
         for id in self.wal.shards_to_checkpoint() {
             let Some(group) = self.groups.get(id) else {
+                closed.push(id);
                 continue;
             };
             let relieved = if group.has_changed() {
@@ -174,7 +177,23 @@ impl Work {
             };
             done = done.and(relieved);
         }
+        if !closed.is_empty() {
+            self.move_on(closed).await;
+        }
         done
+    }
+
+    async fn move_on(&self, closed: Vec<ShardId>) {
+        let wal = self.wal.clone();
+        let moved = crate::executor::spawn_blocking(move || wal.move_on(&closed)).await;
+        let failed = match moved {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            "what closed shards have in the write-ahead log stays where it is: {failed}"
+        );
     }
 
     /// Looks for files that are gone, and on a full disk for what could go: partitions may have

@@ -406,14 +406,19 @@ impl Engine {
 
     /// The shards with entries in the older half of the full segments.
     pub(super) fn shards_to_checkpoint(&self) -> Vec<ShardId> {
-        let (oldest, newest) = (self.oldest_sequence(), self.head.get().sequence());
-        let before = Position::new(oldest + (newest - oldest).div_ceil(2), 0);
+        let before = self.older_half();
         let shards = self.shards.read();
         shards
             .values()
             .filter(|shard| shard.written.read().oldest().is_some_and(|at| at < before))
             .map(|shard| shard.id)
             .collect()
+    }
+
+    /// Where the older half of the full segments ends.
+    pub(super) fn older_half(&self) -> Position {
+        let (oldest, newest) = (self.oldest_sequence(), self.head.get().sequence());
+        Position::new(oldest + (newest - oldest).div_ceil(2), 0)
     }
 
     /// The segments, oldest first, that nothing needs any more.

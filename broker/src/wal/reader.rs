@@ -36,6 +36,12 @@ impl Wanted {
     }
 }
 
+/// An entry, and where it was read.
+pub(super) struct Placed {
+    pub(super) entry: WalEntry,
+    pub(super) slot: Slot,
+}
+
 /// Reads entries of a shard; see [`super::ShardLog::read`].
 pub(super) fn read(
     engine: &Engine,
@@ -43,6 +49,17 @@ pub(super) fn read(
     range: Range<u64>,
     bytes_max: usize,
 ) -> Result<Vec<WalEntry>, WalError> {
+    let placed = read_placed(engine, shard, range, bytes_max)?;
+    Ok(placed.into_iter().map(|placed| placed.entry).collect())
+}
+
+/// The same, with where they are.
+pub(super) fn read_placed(
+    engine: &Engine,
+    shard: &Shard,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Result<Vec<Placed>, WalError> {
     engine.wait_written(shard.queued())?;
     let mut tries = 0;
     loop {
@@ -101,7 +118,7 @@ fn locate(
     Ok(wanted)
 }
 
-fn read_located(wanted: &[Wanted]) -> Result<Vec<WalEntry>, WalError> {
+fn read_located(wanted: &[Wanted]) -> Result<Vec<Placed>, WalError> {
     let mut entries = Vec::with_capacity(wanted.len());
     let adjacent = |a: &Wanted, b: &Wanted| {
         a.segment.sequence == b.segment.sequence
@@ -122,7 +139,9 @@ fn read_located(wanted: &[Wanted]) -> Result<Vec<WalEntry>, WalError> {
             .map_err(|error| WalError::failed("read", &first.segment.path, &error))?;
         let bytes = Bytes::from(bytes);
         for wanted in run {
-            entries.push(extract(wanted, &bytes, start)?);
+            let entry = extract(wanted, &bytes, start)?;
+            let slot = wanted.slot;
+            entries.push(Placed { entry, slot });
         }
     }
     Ok(entries)
@@ -137,7 +156,7 @@ fn extract(wanted: &Wanted, bytes: &Bytes, start: u64) -> Result<WalEntry, WalEr
     let from = bytes.len().min((wanted.start() - start) as usize);
     let (header, payload) = decode(&bytes[from..], wanted.segment.tag, wanted.start())
         .map_err(|error| damaged(error.to_string()))?;
-    if header.kind != RecordKind::Entry
+    if !matches!(header.kind, RecordKind::Entry | RecordKind::Moved)
         || header.index != wanted.index
         || header.term != wanted.term
     {

@@ -55,6 +55,8 @@ pub(super) enum RecordKind {
     Seal = 8,
     /// The log of a shard is as new, but for its vote.
     Reset = 9,
+    /// An entry of a shard's log that is there already, written again: from now on it is here.
+    Moved = 10,
 }
 
 impl RecordKind {
@@ -69,6 +71,7 @@ impl RecordKind {
             7 => Self::OpeningEnd,
             8 => Self::Seal,
             9 => Self::Reset,
+            10 => Self::Moved,
             _ => return None,
         })
     }

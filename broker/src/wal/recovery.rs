@@ -400,6 +400,19 @@ impl Recovery<'_> {
                     },
                 }
             }
+            RecordKind::Moved => {
+                if index.extent.term(number) != Some(term) {
+                    return Err("the entry that moved is not there");
+                }
+                segment.live.fetch_add(1, Ordering::Relaxed);
+                Change::Moved {
+                    index: number,
+                    slot: Slot {
+                        position: Position::new(segment.sequence, header.offset.into()),
+                        payload_bytes: header.payload_bytes,
+                    },
+                }
+            }
             RecordKind::Vote => Change::Vote(bytes()),
             RecordKind::Committed => Change::Committed(bytes()),
             RecordKind::Truncate => Change::Truncate((term != 0).then_some(number)),

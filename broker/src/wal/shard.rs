@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,7 @@ use flumen_protocol::ids::ShardId;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
-use super::{LogPosition, ShardLogState, segment::Position};
+use super::{LogPosition, ShardLogState, record::record_bytes, segment::Position};
 
 /// A shard. Two views of the same log: `planned` has all that was called for, `written` what has
 /// reached the file.
@@ -187,12 +188,15 @@ pub(super) struct ShardIndex {
     pub(super) vote: Option<Bytes>,
     pub(super) committed: Option<Bytes>,
     slots: VecDeque<Slot>,
+    /// Whether entries were moved, so that the first need not be the oldest.
+    has_moved: bool,
 }
 
 /// What a record changes in the index of its shard.
 #[derive(Debug)]
 pub(super) enum Change {
     Entry { term: u64, index: u64, slot: Slot },
+    Moved { index: u64, slot: Slot },
     Vote(Bytes),
     Committed(Bytes),
     Truncate(Option<u64>),
@@ -217,6 +221,12 @@ impl ShardIndex {
                 self.extent.append(term, index);
                 self.slots.push_back(slot);
             }
+            Change::Moved { index, slot } => {
+                self.has_moved = true;
+                if let Some(place) = self.slot_mut(index) {
+                    freed(std::mem::replace(place, slot));
+                }
+            }
             Change::Vote(vote) => self.vote = Some(vote),
             Change::Committed(committed) => self.committed = Some(committed),
             Change::Truncate(index) => {
@@ -236,6 +246,7 @@ impl ShardIndex {
                 self.extent = Extent::default();
                 self.purged_log_id = None;
                 self.committed = None;
+                self.has_moved = false;
                 self.slots.drain(..).for_each(freed);
             }
         }
@@ -247,15 +258,45 @@ impl ShardIndex {
         self.slots.get(at as usize).copied()
     }
 
-    /// Where the oldest entry is.
+    fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
+        let at = index.checked_sub(self.extent.first()?)?;
+        self.slots.get_mut(at as usize)
+    }
+
+    /// Where the oldest record of an entry is.
     pub(super) fn oldest(&self) -> Option<Position> {
+        if self.has_moved {
+            return self.slots.iter().map(|slot| slot.position).min();
+        }
         self.slots.front().map(|slot| slot.position)
+    }
+
+    /// The first entries that follow each other, and whose records are before a position.
+    pub(super) fn first_run_before(&self, position: Position) -> Option<Range<u64>> {
+        let is_before = |slot: &Slot| slot.position < position;
+        let start = self.slots.iter().position(is_before)?;
+        let count = self
+            .slots
+            .iter()
+            .skip(start)
+            .take_while(|slot| is_before(slot));
+        let first = self.extent.first()? + start as u64;
+        Some(first..first + count.count() as u64)
+    }
+
+    /// What the records of all entries take.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let sizes = self
+            .slots
+            .iter()
+            .map(|slot| record_bytes(slot.payload_bytes.into()));
+        sizes.sum()
     }
 
     /// The entries that must be in segments which recovery did not find.
     pub(super) fn missing(&self) -> usize {
         let missing = |slot: &&Slot| slot.position == Position::default();
-        self.slots.iter().take_while(missing).count()
+        self.slots.iter().filter(missing).count()
     }
 
     pub(super) fn image(&self) -> ShardImage {
@@ -280,6 +321,7 @@ impl ShardIndex {
             purged_log_id: image.purged_log_id,
             vote: image.vote,
             committed: image.committed,
+            has_moved: false,
         }
     }
 }

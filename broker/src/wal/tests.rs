@@ -5,6 +5,7 @@ mod damage;
 mod everyday;
 mod faults;
 mod gone;
+mod moved;
 
 use std::{
     path::{Path, PathBuf},

@@ -12,6 +12,7 @@ use flumen_protocol::ids::ShardId;
 use super::{
     LogPosition, WalEntry, WalError,
     engine::Engine,
+    reader::Placed,
     record::{RecordBuffer, RecordHeader, RecordKind, record_bytes},
     segment::{Position, SEGMENT_HEADER_BYTES, Segment},
     shard::{Change, Shard, Slot},
@@ -27,6 +28,8 @@ const SEAL_BYTES: u64 = record_bytes(0);
 /// What an operation does to its shard's log.
 pub(super) enum Operation {
     Append(Vec<WalEntry>),
+    /// Entries that go to the end, unless they are not where they were read any more.
+    Move(Vec<Placed>),
     Vote(Bytes),
     Committed,
     Truncate(Option<u64>),
@@ -68,6 +71,7 @@ impl Writer {
                 }
                 self.add_committed(engine, shard, Some(Instant::now()))
             }
+            Operation::Move(entries) => self.add_moved(engine, shard, entries),
             Operation::Committed => self.add_committed(engine, shard, None),
             Operation::Vote(vote) => {
                 let parts = [vote.clone()];
@@ -103,19 +107,48 @@ impl Writer {
         entry: &WalEntry,
     ) -> Result<(), WalError> {
         let (term, index) = (entry.term, entry.index);
+        let slot = self.add_entry_record(engine, shard, RecordKind::Entry, entry)?;
+        self.changed(shard, Change::Entry { term, index, slot });
+        self.flush_if_large(engine)
+    }
+
+    fn add_moved(
+        &mut self,
+        engine: &Engine,
+        shard: &Arc<Shard>,
+        entries: Vec<Placed>,
+    ) -> Result<(), WalError> {
+        // The index has to have what was added before, such as a purge.
+        self.flush(engine)?;
+        for Placed { entry, slot: from } in entries {
+            let index = entry.index;
+            let now = shard.written.read().slot(index);
+            if now.is_some_and(|now| now.position == from.position) {
+                let slot = self.add_entry_record(engine, shard, RecordKind::Moved, &entry)?;
+                self.changed(shard, Change::Moved { index, slot });
+                self.flush_if_large(engine)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry_record(
+        &mut self,
+        engine: &Engine,
+        shard: &Shard,
+        kind: RecordKind,
+        entry: &WalEntry,
+    ) -> Result<Slot, WalError> {
+        let numbers = (entry.term, entry.index);
         let payload_bytes = entry.payload.iter().map(Bytes::len).sum::<usize>() as u32;
-        let position = self.add_record(
-            engine,
-            shard,
-            RecordKind::Entry,
-            (term, index),
-            &entry.payload,
-        )?;
-        let slot = Slot {
+        let position = self.add_record(engine, shard, kind, numbers, &entry.payload)?;
+        Ok(Slot {
             position,
             payload_bytes,
-        };
-        self.changed(shard, Change::Entry { term, index, slot });
+        })
+    }
+
+    fn flush_if_large(&mut self, engine: &Engine) -> Result<(), WalError> {
         if self.buffer.bytes() >= WRITE_BYTES {
             self.flush(engine)?;
         }
@@ -286,7 +319,7 @@ impl Writer {
         let head = Position::new(self.active.sequence, self.offset);
         let mut freed = false;
         for (shard, change) in self.changes.drain(..) {
-            if let Change::Entry { slot, .. } = &change
+            if let Change::Entry { slot, .. } | Change::Moved { slot, .. } = &change
                 && let Some(segment) = segment_of(slot.position)
             {
                 segment.live.fetch_add(1, Ordering::Relaxed);

@@ -254,10 +254,14 @@ async fn a_broker_that_cannot_take_checkpoints_says_that_it_takes_records_until_
     broker.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_shard_keeps_its_part_of_the_log_and_is_named_when_that_is_full() {
-    let disk = Arc::new(SimulatedDisk::new());
-    let broker = Broker::start_with(&disk, 2, |_, wal| {
+/// A broker with a small log and two shards: one with records in the log, which is then closed as
+/// one whose last checkpoint could not be taken, and another.
+async fn with_a_closed_shard(
+    disk: &Arc<SimulatedDisk>,
+    records: usize,
+    record: &[u8],
+) -> (Broker, DataShard, DataShard) {
+    let broker = Broker::start_with(disk, 2, |_, wal| {
         wal.segment_bytes = 256 << 10;
         wal.bytes_max = 2 << 20;
     })
@@ -268,12 +272,48 @@ async fn a_closed_shard_keeps_its_part_of_the_log_and_is_named_when_that_is_full
         let created = shard.create_partitions(TOPIC, vec![index], &config);
         created.await.unwrap();
     }
-    let kept = closed.append(partition(0), batch(&[b"kept"])).await;
-    assert!(kept.is_ok());
-    // Closed as one whose last checkpoint could not be taken: no later one is.
+    for _ in 0..records {
+        let kept = closed.append(partition(0), batch(&[record])).await;
+        assert!(kept.is_ok());
+    }
     let shared = &broker.shards.shared;
     shared.unrepaired.lock().insert(closed.id());
     shared.data.write().remove(&closed.id());
+    (broker, closed, open)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_closed_shard_has_in_the_log_is_out_of_the_way_of_others_and_kept() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let (broker, closed, open) = with_a_closed_shard(&disk, 20, b"kept").await;
+    let wal = broker.shards.shared.parts.raft.wal.clone();
+    let entries = |wal: &Wal| {
+        let log = wal.shard(closed.id());
+        let state = log.state();
+        let all = state.first.unwrap()..state.last.unwrap().index + 1;
+        log.read(all, usize::MAX).unwrap()
+    };
+    let before = entries(&wal);
+    assert!(before.len() >= 20);
+    // The log several times over.
+    let large = vec![7; 20_000];
+    for _ in 0..500 {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while open.append(partition(1), batch(&[&large])).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "the log stays full");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert!(wal.usage().bytes <= 3 << 20, "{:?}", wal.usage());
+    assert_eq!(entries(&wal), before);
+    closed.close().await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_shard_with_a_large_part_of_the_log_is_named_when_that_is_full() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let (broker, closed, open) = with_a_closed_shard(&disk, 30, &vec![7; 20_000]).await;
     let large = vec![7; 20_000];
     let mut acknowledged = 0;
     while open.append(partition(1), batch(&[&large])).await.is_ok() {

@@ -20,6 +20,7 @@ enum Step {
     Purge { shard: u32, ahead: i64 },
     Reset { shard: u32 },
     Vote { shard: u32 },
+    Move { shard: u32 },
     Sync,
     WaitForAll,
     Read { shard: u32 },
@@ -195,6 +196,12 @@ impl History {
                 log.save_vote(vote, self.promise(true));
                 log.save_committed(Bytes::from_static(b"commit"));
             }
+            Step::Move { shard } => {
+                // Wherever they are, they are the same.
+                let moved = wal.move_on(&[ShardId(shard)]);
+                let is_down = disk.is_down() || wal.failed().borrow().is_some();
+                assert!(moved.is_ok() || is_down, "{moved:?}");
+            }
             Step::Sync => {
                 let kept = self.states.len() - 1;
                 if wal.sync().is_ok() {
@@ -325,6 +332,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (shard.clone(), -4..3i64).prop_map(|(shard, ahead)| Step::Purge { shard, ahead }),
         1 => shard.clone().prop_map(|shard| Step::Reset { shard }),
         1 => shard.clone().prop_map(|shard| Step::Vote { shard }),
+        3 => shard.clone().prop_map(|shard| Step::Move { shard }),
         1 => Just(Step::Sync),
         1 => Just(Step::WaitForAll),
         1 => shard.prop_map(|shard| Step::Read { shard }),

@@ -6,17 +6,21 @@ use crate::disk::read_file;
 const SHARD: ShardId = ShardId(5);
 const SEGMENT: &str = "/wal/0000000000000001.wal";
 
-fn copy(files: &[(PathBuf, Vec<u8>)]) -> SimulatedDisk {
+pub(super) fn copy(files: &[(PathBuf, Vec<u8>)]) -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     disk.create_dir_all(Path::new("/wal")).unwrap();
     for (path, bytes) in files {
         let file = disk.create(path).unwrap();
         file.write_all_at(bytes, 0).unwrap();
+        file.sync_data().unwrap();
+    }
+    for dir in ["/", "/wal"] {
+        disk.sync_dir(Path::new(dir)).unwrap();
     }
     disk
 }
 
-fn contents(disk: &SimulatedDisk) -> Vec<(PathBuf, Vec<u8>)> {
+pub(super) fn contents(disk: &SimulatedDisk) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = disk.list(Path::new("/wal")).unwrap();
     let read = |path: PathBuf| {
         let bytes = read_file(disk, &path, usize::MAX).unwrap().unwrap();
