@@ -223,11 +223,12 @@ impl Topics {
     }
 
     /// Brings the shards to what the catalog says: a crash may have come in between. For the
-    /// broker that leads the catalog.
+    /// broker that leads the catalog. `made` are the topics with which an earlier try was done.
     ///
     /// # Errors
     /// When this broker may not know all of the catalog: what it does not know would be removed.
-    pub async fn reconcile(&self) -> Result<(), WireError> {
+    /// When a shard cannot be reached; what the others need is done all the same.
+    pub async fn reconcile(&self, made: &mut BTreeSet<TopicId>) -> Result<(), WireError> {
         // First what is held: a topic that is made meanwhile is in the catalog before it is there.
         // The catalog's leader is asked after that, since its news may be elsewhere already.
         let partitions = self.shards.all_data().into_iter();
@@ -236,14 +237,22 @@ impl Topics {
         self.catalog.catch_up().await?;
         let state = self.catalog.snapshot();
         let known: BTreeSet<TopicId> = state.topics.values().map(|topic| topic.id).collect();
+        let mut done = Ok(());
         for topic in held.difference(&known) {
-            self.shards.delete_partitions(*topic).await?;
+            let deleted = self.shards.delete_partitions(*topic).await;
+            done = done.and(deleted.map_err(WireError::from));
         }
         for topic in state.topics.values() {
-            self.create_partitions(topic, 0..topic.config.partitions)
-                .await?;
+            if made.contains(&topic.id) {
+                continue;
+            }
+            let partitions = 0..topic.config.partitions;
+            match self.create_partitions(topic, partitions).await {
+                Ok(()) => drop(made.insert(topic.id)),
+                Err(error) => done = done.and(Err(error)),
+            }
         }
-        Ok(())
+        done
     }
 
     /// Makes partitions that the catalog has now. What fails is done later, and is no reason to
@@ -281,7 +290,8 @@ impl Topics {
         }
     }
 
-    /// Makes those of the partitions that do not exist, all shards at once.
+    /// Makes those of the partitions that do not exist, all shards at once. The topic is what the
+    /// catalog said some time ago: what was changed or deleted meanwhile is so here, too.
     async fn create_partitions(&self, topic: &Topic, indexes: Range<u32>) -> Result<(), WireError> {
         let mut by_shard: BTreeMap<_, Vec<u32>> = BTreeMap::new();
         for index in indexes {
@@ -292,11 +302,25 @@ impl Topics {
                 by_shard.entry(shard).or_default().push(index);
             }
         }
+        if by_shard.is_empty() {
+            return Ok(());
+        }
         let creations = by_shard.into_iter().map(|(shard, indexes)| {
             let shards = &self.shards;
             shards.create_partitions(shard, topic.id, indexes, &topic.config)
         });
         try_join_all(creations).await?;
+        // Who changes the topic from now on tells the shards after this.
+        self.catalog.catch_up().await?;
+        let state = self.catalog.snapshot();
+        match state.topics.values().find(|now| now.id == topic.id) {
+            None => self.shards.delete_partitions(topic.id).await?,
+            Some(now) if now.config != topic.config => {
+                let config = &now.config;
+                self.shards.configure_partitions(topic.id, config).await?;
+            }
+            Some(_) => {}
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A node's part in its cluster: it makes itself known, follows the catalog, and brings the shards
 //! to what the catalog says while it leads that.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flumen_protocol::{DEFAULT_PORT, message::BrokerInfo};
 use tokio::time::{Instant, sleep};
@@ -180,13 +180,17 @@ async fn keep_registering(node: std::sync::Weak<Node>) {
 async fn reconcile_when_leading(node: std::sync::Weak<Node>) {
     let mut done_in = None;
     let mut told_in = None;
+    let mut made = (0, BTreeSet::new());
     loop {
         let Some(strong) = node.upgrade() else { return };
         let catalog = strong.catalog.clone();
         let view = catalog.group().view();
         let mut is_due = view.leads && done_in != Some(view.term);
         if is_due && catalog.group().confirm_leadership().await.is_ok() {
-            match strong.topics.reconcile().await {
+            if made.0 != view.term {
+                made = (view.term, BTreeSet::new());
+            }
+            match strong.topics.reconcile(&mut made.1).await {
                 Ok(()) => {
                     done_in = Some(view.term);
                     is_due = false;

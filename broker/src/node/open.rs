@@ -125,7 +125,10 @@ impl Node {
         // it is the only one with a vote, as one of two is, does not say that all shards are here.
         let view = catalog.group().view();
         if view.voters == BTreeSet::from([shards.broker()]) && view.learners.is_empty() {
-            topics.reconcile().await.map_err(StartError::Reconcile)?;
+            topics
+                .reconcile(&mut BTreeSet::new())
+                .await
+                .map_err(StartError::Reconcile)?;
         }
         let engine = PluginEngine::new(&dir.join("plugins"))?;
         let hooks = Hooks::new(metrics.plugin.clone());

@@ -98,7 +98,7 @@ impl Admission {
     async fn wait_for_room(&self, bytes: usize) -> Result<Reservation, AppendError> {
         let started = Instant::now();
         loop {
-            self.shared.checkpoint_wanted.notify_one();
+            self.want_checkpoints();
             sleep(ROOM_WAIT_STEP).await;
             if let Some(reservation) = self.try_reserve(bytes)? {
                 return Ok(reservation);
@@ -131,7 +131,7 @@ impl Admission {
                 Ok(None) | Err(AppendError::NoSpace { .. }) => {}
                 Err(error) => return Err(error),
             }
-            self.shared.checkpoint_wanted.notify_one();
+            self.want_checkpoints();
             sleep(ENTRIES_WAIT_STEP).await;
         }
     }
@@ -168,6 +168,11 @@ impl Admission {
             Err(WalError::Full { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Has the log made shorter, and what waits in memory written.
+    pub(crate) fn want_checkpoints(&self) {
+        self.shared.checkpoint_wanted.notify_one();
     }
 }
 

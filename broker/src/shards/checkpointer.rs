@@ -29,6 +29,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long to wait after a checkpoint has failed before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// What closed shards have in the log is moved when this part of what it may take is in use: below,
+/// it is in nobody's way. Half of this and the quarter that is moved at most are less: what was moved
+/// is not moved again before as much was written by others.
+const MOVED_FROM: (u64, u64) = (5, 8);
+
 pub(super) struct Checkpointer {
     groups: Groups,
     /// Why no checkpoints are taken, if so.
@@ -164,10 +169,8 @@ impl Work {
     /// goes to its end.
     async fn relieve_wal(&self) -> io::Result<()> {
         let mut done = Ok(());
-        let mut closed = Vec::new();
         for id in self.wal.shards_to_checkpoint() {
             let Some(group) = self.groups.get(id) else {
-                closed.push(id);
                 continue;
             };
             let relieved = if group.has_changed() {
@@ -177,13 +180,20 @@ impl Work {
             };
             done = done.and(relieved);
         }
-        if !closed.is_empty() {
-            self.move_on(closed).await;
+        let usage = self.wal.usage();
+        if usage.bytes * MOVED_FROM.1 >= usage.bytes_max * MOVED_FROM.0 {
+            self.move_on().await;
         }
         done
     }
 
-    async fn move_on(&self, closed: Vec<ShardId>) {
+    /// Moves what closed shards have in the log, all of them: the log must know how much that is.
+    async fn move_on(&self) {
+        let is_closed = |id: &ShardId| self.groups.get(*id).is_none();
+        let closed: Vec<_> = self.wal.shards().into_iter().filter(is_closed).collect();
+        if closed.is_empty() {
+            return;
+        }
         let wal = self.wal.clone();
         let moved = crate::executor::spawn_blocking(move || wal.move_on(&closed)).await;
         let failed = match moved {

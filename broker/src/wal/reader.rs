@@ -86,15 +86,17 @@ fn locate(
     range: Range<u64>,
     bytes_max: usize,
 ) -> Result<Vec<Wanted>, WalError> {
-    let index = shard.written.read();
+    // In the order in which the one who writes the log takes them: it must not wait for this index
+    // while this waits for the segments, behind somebody who waits to change them.
     let segments = engine.segments.read();
+    let index = shard.written.read();
     let oldest = segments.front().map_or(0, |segment| segment.sequence);
     let first = index.extent.first().unwrap_or(index.extent.end());
     if range.start < first && range.start < range.end {
         return Err(WalError::Purged { first });
     }
-    let mut wanted = Vec::new();
-    let mut bytes = 0;
+    let mut wanted: Vec<Wanted> = Vec::new();
+    let (mut bytes, mut gaps) = (0, 0);
     for number in range.start..range.end.min(index.extent.end()) {
         let (Some(slot), Some(term)) = (index.slot(number), index.extent.term(number)) else {
             break;
@@ -108,25 +110,32 @@ fn locate(
         let Some(segment) = at.and_then(|at| segments.get(at as usize)) else {
             break;
         };
-        wanted.push(Wanted {
+        let next = Wanted {
             index: number,
             term,
             slot,
             segment: Arc::clone(segment),
-        });
+        };
+        // What is read along is in memory, too.
+        gaps += wanted.last().and_then(|last| gap(last, &next)).unwrap_or(0) as usize;
+        if gaps > bytes_max {
+            break;
+        }
+        wanted.push(next);
     }
     Ok(wanted)
 }
 
+/// Bytes between two records that are read together, if they are.
+fn gap(a: &Wanted, b: &Wanted) -> Option<u64> {
+    let same = a.segment.sequence == b.segment.sequence;
+    let gap = b.start().checked_sub(a.end()).filter(|_| same);
+    gap.filter(|gap| *gap <= GAP_BYTES_MAX)
+}
+
 fn read_located(wanted: &[Wanted]) -> Result<Vec<Placed>, WalError> {
     let mut entries = Vec::with_capacity(wanted.len());
-    let adjacent = |a: &Wanted, b: &Wanted| {
-        a.segment.sequence == b.segment.sequence
-            && b.start()
-                .checked_sub(a.end())
-                .is_some_and(|gap| gap <= GAP_BYTES_MAX)
-    };
-    for run in wanted.chunk_by(adjacent) {
+    for run in wanted.chunk_by(|a, b| gap(a, b).is_some()) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             continue;
         };

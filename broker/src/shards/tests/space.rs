@@ -1,5 +1,7 @@
 //! A full disk, and a failing one.
 
+use std::path::Path;
+
 use super::*;
 use crate::disk::FaultPlan;
 
@@ -306,6 +308,29 @@ async fn what_a_closed_shard_has_in_the_log_is_out_of_the_way_of_others_and_kept
     }
     assert!(wal.usage().bytes <= 3 << 20, "{:?}", wal.usage());
     assert_eq!(entries(&wal), before);
+    closed.close().await.unwrap();
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_closed_shard_has_stays_where_it_is_while_the_log_is_short() {
+    let disk = Arc::new(SimulatedDisk::new());
+    // Nearly a quarter of the log, in two segments and a half.
+    let (broker, closed, _open) = with_a_closed_shard(&disk, 24, &vec![7; 20_000]).await;
+    let shared = &broker.shards.shared;
+    let oldest_segment = || {
+        let files = disk.list(Path::new("/wal")).unwrap().into_iter();
+        let mut paths = files.map(|file| file.path);
+        paths.find(|path| path.extension().is_some_and(|extension| extension == "wal"))
+    };
+    let before = oldest_segment();
+    assert!(before.is_some());
+    for _ in 0..50 {
+        // As a producer does that waits for room elsewhere.
+        shared.parts.admission.want_checkpoints();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(oldest_segment(), before);
     closed.close().await.unwrap();
     broker.stop().await;
 }
