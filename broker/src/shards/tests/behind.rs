@@ -90,6 +90,8 @@ async fn a_broker_that_was_cut_off_cannot_tell_and_one_that_is_back_asks_first()
     let cluster = cluster_with_topic().await;
     let leader = cluster.catalog_leader().await;
     let cut_off = (leader + 1) % BROKERS.len();
+    // It has heard of this topic, and of none that comes after.
+    assert_eq!(cluster.knows_topic(cut_off).await, Ok(true));
     cluster.network.isolate(id(cut_off), BROKERS.map(id));
     let maker = cluster.topics(leader);
     let added: TopicName = "added".parse().unwrap();
