@@ -62,12 +62,11 @@ async fn a_broker_that_is_asked_to_remove_itself_is_known_to_be_removed() {
     joined.assert_ends_as_removed(0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back() {
-    let (founder, mut joined, _) = pair().await;
+/// Kills a broker, and removes it while it is away.
+async fn remove_while_away(founder: &Broker, joined: &mut Broker) {
     let client = founder.client().await;
     let admin = client.admin();
-    let id = id_of(&joined).await;
+    let id = id_of(joined).await;
     drain(&admin, id).await;
     joined.kill();
     until("the broker that is away is removed", || async {
@@ -77,6 +76,12 @@ async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back(
         status.is_ok_and(|status| status.broker(id).is_none())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back() {
+    let (founder, mut joined, _) = pair().await;
+    remove_while_away(&founder, &mut joined).await;
 
     let before = joined.log().len();
     joined.spawn();
@@ -87,17 +92,7 @@ async fn a_broker_that_was_removed_while_it_was_away_is_told_when_it_comes_back(
 async fn a_broker_that_was_removed_while_it_was_away_is_told_at_a_seed_address_where_the_others_moved_to()
  {
     let (mut founder, mut joined, _) = pair().await;
-    let client = founder.client().await;
-    let admin = client.admin();
-    let id = id_of(&joined).await;
-    drain(&admin, id).await;
-    joined.kill();
-    until("the broker that is away is removed", || async {
-        let _ = admin.remove_broker(id).await;
-        let status = admin.cluster_status().await;
-        status.is_ok_and(|status| status.broker(id).is_none())
-    })
-    .await;
+    remove_while_away(&founder, &mut joined).await;
     founder.kill();
     founder.move_away();
     founder.restart().await;
