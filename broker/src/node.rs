@@ -24,6 +24,7 @@ mod health;
 mod lead;
 mod majority;
 mod members;
+mod newcomers;
 mod open;
 mod open_files;
 mod overview;

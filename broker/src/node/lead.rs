@@ -4,9 +4,16 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flumen_protocol::{DEFAULT_PORT, message::BrokerInfo};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
-use super::{Node, StartError, members, remote::Remote};
+use super::{
+    Node, StartError, members,
+    newcomers::{self, Told},
+    remote::Remote,
+};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     cluster::Steward,
@@ -42,11 +49,15 @@ impl Node {
         );
         *self.steward.lock() = Some(steward);
         let membership = self.identity.membership();
+        let (told, heard) = watch::channel(Told::default());
         self.in_background(members::follow(
             self.peers.clone(),
             self.catalog.clone(),
             membership,
+            heard,
         ));
+        let ask = newcomers::ask_about(self.peers.clone(), self.catalog.clone(), told);
+        self.in_background(ask);
         self.fail_when_removed();
         self.in_background(Arc::clone(&self.plugins).follow());
         self.in_background(reconcile_when_leading(Arc::downgrade(self)));

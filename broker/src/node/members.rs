@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Weak};
 
 use flumen_protocol::ids::BrokerId;
+use tokio::sync::watch;
 
-use super::Node;
+use super::{Node, newcomers::Told};
 use crate::{
     catalog::{Catalog, CatalogState},
     identity::Membership,
@@ -23,11 +24,12 @@ pub(super) fn introduce(peers: &Peers, membership: &Membership) {
     }
 }
 
-/// Tells the network whenever brokers come, go or move. Ends with the catalog.
+/// Tells the network whenever brokers come, go or move, or are heard of. Ends with the catalog.
 pub(super) fn follow(
     peers: Peers,
     catalog: Catalog,
     membership: &Membership,
+    mut heard: watch::Receiver<Told>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let joined_with: BTreeMap<_, _> = match membership {
         Membership::Bootstrap => BTreeMap::new(),
@@ -41,10 +43,14 @@ pub(super) fn follow(
         loop {
             states.borrow_and_update();
             peers.set_removed(catalog.snapshot().removed_brokers.clone());
-            peers.set_members(members(&catalog, &joined_with));
+            let told = heard.borrow_and_update().clone();
+            peers.set_members(members(&catalog, &joined_with, told));
             peers.set_starting(false);
-            if states.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() {
+                    return;
+                },
+                Ok(()) = heard.changed() => {}
             }
         }
     }
@@ -120,13 +126,22 @@ pub(super) fn removed(
 }
 
 /// All that may be members. What is applied may be old after a start, and the news comes from
-/// members only: so those count, too, that the log names, and those that this broker joined with.
-fn members(catalog: &Catalog, joined_with: &BTreeMap<BrokerId, String>) -> Vec<(BrokerId, String)> {
+/// members only: so those count, too, that the log names, those that this broker joined with, and
+/// those that another one told of by a newer catalog.
+fn members(
+    catalog: &Catalog,
+    joined_with: &BTreeMap<BrokerId, String>,
+    told: Told,
+) -> Vec<(BrokerId, String)> {
     let state = catalog.snapshot();
     let mut members = joined_with.clone();
     members.extend(catalog.group().nodes());
     let brokers = state.brokers.values();
     members.extend(brokers.map(|broker| (broker.id, broker.address.clone())));
+    if told.version > state.version {
+        let told = told.members.into_iter();
+        members.extend(told.map(|broker| (broker.id, broker.address)));
+    }
     members.retain(|broker, address| !state.is_removed(*broker) && !address.is_empty());
     members.into_iter().collect()
 }

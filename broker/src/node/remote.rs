@@ -15,7 +15,7 @@ use flumen_protocol::{
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Node;
+use super::{Node, newcomers::Told};
 use crate::peer::{
     PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream, encode,
 };
@@ -42,6 +42,8 @@ enum Question {
         indexes: Vec<u32>,
         time_ms: i64,
     },
+    /// Who the members are by the catalog of the broker.
+    Members,
 }
 
 /// Serves other brokers once the node is there.
@@ -83,6 +85,9 @@ impl PeerHandler for Remote {
                         .offsets_for_time(&topic, &indexes, time_ms)
                         .await,
                 ),
+                Question::Members => {
+                    encode(&Ok::<_, WireError>(Told::by(&node.catalog.snapshot())))
+                }
             })
         })
     }
@@ -196,6 +201,14 @@ pub(super) async fn offsets_for_time(
     ask(network, leader, &question, ANSWER_TIMEOUT).await
 }
 
+/// Who the members are, as another one of them knows it.
+pub(super) fn members(
+    network: &dyn PeerNetwork,
+    broker: BrokerId,
+) -> impl Future<Output = Result<Told, WireError>> + use<> {
+    ask(network, broker, &Question::Members, ANSWER_TIMEOUT)
+}
+
 fn ask<R: DeserializeOwned>(
     network: &dyn PeerNetwork,
     broker: BrokerId,
@@ -239,6 +252,7 @@ pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
     schema.add::<Result<(), WireError>>();
     schema.add::<Result<Vec<PartitionDescription>, WireError>>();
     schema.add::<Result<Vec<Offset>, WireError>>();
+    schema.add::<Result<Told, WireError>>();
     schema.add::<Request>();
     schema.add::<Reply>();
 }

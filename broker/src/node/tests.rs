@@ -48,9 +48,13 @@ async fn join(founder: &Broker, dir: &Path) -> Broker {
 
 /// Starts a broker on a directory that the last one may not have let go yet: its tasks end soon.
 async fn start_again(dir: &Path) -> Result<Broker, StartError> {
+    start_with(config(dir)).await
+}
+
+async fn start_with(config: BrokerConfig) -> Result<Broker, StartError> {
     let starting = async {
         loop {
-            match Broker::start(config(dir)).await {
+            match Broker::start(config.clone()).await {
                 Err(StartError::Identity(IdentityError::InUse { .. })) => {
                     sleep(Duration::from_millis(20)).await;
                 }
@@ -163,6 +167,41 @@ async fn a_broker_that_was_removed_stops_with_what_to_do_and_does_so_at_every_st
     }
     assert!(founder.node().not_ready().is_none());
     founder.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_was_away_hears_of_one_that_joined_meanwhile_and_leads_the_catalog() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let three = tempfile::tempdir().unwrap();
+    let (founder, away) = pair(one.path(), two.path()).await;
+    eventually("the founder leads alone", || {
+        let view = founder.node().catalog.group().view();
+        view.leads && view.voters.len() == 1 && !view.changing
+    })
+    .await;
+    let again = BrokerConfig {
+        listen: away.local_addr(),
+        ..config(two.path())
+    };
+    away.stop().await;
+    let newcomer = join(&founder, three.path()).await;
+    let id = newcomer.node().status().id;
+    let made_leader = timeout(LONG, async {
+        while !newcomer.node().catalog.group().view().leads {
+            let group = founder.node().catalog.group();
+            let _ = group.set_voters(&[id].into(), true).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    made_leader.await.unwrap();
+    let back = start_with(again).await.unwrap();
+    eventually("the one that was away knows all three", || {
+        back.node().brokers().len() == 3
+    })
+    .await;
+    for broker in [back, newcomer, founder] {
+        broker.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use flumen_transport::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     /// Whether there may be members that were not named yet.
     starting: AtomicBool,
     pub(super) refusals: Refusals,
+    /// Somebody came who is neither a member nor removed.
+    stranger: Notify,
     serving: TaskTracker,
 }
 
@@ -67,6 +70,7 @@ impl Peers {
                 removed: RwLock::default(),
                 starting: AtomicBool::new(false),
                 refusals: Refusals::default(),
+                stranger: Notify::new(),
                 serving: TaskTracker::new(),
             }),
         }
@@ -96,6 +100,12 @@ impl Peers {
     /// one it was; for ever if none does.
     pub(crate) fn removed(&self) -> impl Future<Output = BrokerId> + Send + use<> {
         self.shared.dialer.removed()
+    }
+
+    /// Waits until a broker of the cluster has come that is neither a member nor removed, by what
+    /// this one was told.
+    pub(crate) async fn stranger(&self) {
+        self.shared.stranger.notified().await;
     }
 
     /// The brokers of the cluster and their addresses, `host:port`. Connections to and from others
@@ -288,7 +298,11 @@ impl Shared {
             return Err(Refusal::new(reason));
         }
         if !links.contains_key(&broker) {
-            return Err(self.refusal_of(broker));
+            let refusal = self.refusal_of(broker);
+            if refusal.is_of_stranger() {
+                self.stranger.notify_one();
+            }
+            return Err(refusal);
         }
         Ok(broker)
     }

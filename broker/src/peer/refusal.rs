@@ -45,6 +45,11 @@ impl Refusal {
         }
     }
 
+    /// Whether the broker may have become a member without this one having heard of it.
+    pub(super) fn is_of_stranger(&self) -> bool {
+        self.code == CLOSE_REFUSED
+    }
+
     /// Whether an operator should hear of it.
     pub(super) fn is_notable(&self) -> bool {
         self.code != CLOSE_STARTING
