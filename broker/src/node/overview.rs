@@ -81,7 +81,7 @@ impl Node {
         let at_leader = leader.and_then(|leader| replica_at(words, leader, shard));
         let members = led.map_or_else(
             || self.members_without_leader(state, shard),
-            |led| led.members.clone(),
+            |led| led.members.iter().copied().collect(),
         );
         let replicas = members.iter().map(|broker| {
             let behind = at_leader.zip(replica_at(words, *broker, shard));
@@ -108,11 +108,14 @@ impl Node {
     }
 
     /// The replicas of a shard of which no leader tells: by the log here, or where they should be.
-    fn members_without_leader(&self, state: &CatalogState, shard: ShardId) -> Vec<BrokerId> {
+    /// What a broker that is drained has may not be elsewhere yet; only a leader could say that it
+    /// is, and who removes the broker relies on that.
+    fn members_without_leader(&self, state: &CatalogState, shard: ShardId) -> BTreeSet<BrokerId> {
         if shard == CATALOG_SHARD {
-            return self.catalog.group().view().voters.into_iter().collect();
+            return self.catalog.group().view().voters;
         }
-        state.placement.get(&shard).cloned().unwrap_or_default()
+        let placed = state.placement.get(&shard).into_iter().flatten();
+        placed.chain(&state.draining).copied().collect()
     }
 
     fn broker_overview(
@@ -127,13 +130,16 @@ impl Node {
         let copies = shards.iter().flat_map(|shard| &shard.replicas);
         let copies: Vec<_> = copies.filter(|replica| replica.broker == broker).collect();
         let data = shards.iter().filter(|shard| shard.id != CATALOG_SHARD);
-        let has = data.clone().filter(|shard| {
-            shard
-                .replicas
-                .iter()
-                .any(|replica| replica.broker == broker)
-        });
         let is_draining = state.draining.contains(&broker);
+        let is_reachable = word.is_some_and(|(heard, _)| *heard);
+        let has = data.clone().filter(|shard| {
+            let mut replicas = shard.replicas.iter();
+            // A leader leaves a broker out of its members before that is committed; the broker
+            // gives its replica up after it.
+            let keeps = is_draining && is_reachable;
+            replicas.any(|replica| replica.broker == broker)
+                || keeps && replica_at(words, broker, shard.id).is_some()
+        });
         BrokerOverview {
             id: broker,
             address: info.map(|info| info.address.clone()).unwrap_or_default(),
@@ -143,7 +149,7 @@ impl Node {
             } else {
                 BrokerState::Active
             },
-            reachable: word.is_some_and(|(heard, _)| *heard),
+            reachable: is_reachable,
             version: word.map(|(_, report)| report.version.clone()),
             leaders: data.filter(|shard| shard.leader == Some(broker)).count() as u32,
             replicas: has.count() as u32,

@@ -205,6 +205,31 @@ async fn a_broker_that_was_away_hears_of_one_that_joined_meanwhile_and_leads_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_not_called_drained_while_no_leader_says_that_its_replicas_are_elsewhere() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let (drained, other) = (founder.node(), joined.node());
+    let (broker, to) = (drained.status().id, other.status().id);
+    // Nothing is moved, and nothing is told.
+    drained.steward.lock().take().unwrap().abort();
+    drained.catalog.drain_broker(broker, true).await.unwrap();
+    let placement = drained.catalog.snapshot().placement.clone();
+    let elsewhere = placement.into_keys().map(|shard| (shard, vec![to]));
+    drained.catalog.place(elsewhere.collect()).await.unwrap();
+    let overview = || {
+        let status = other.cluster_status();
+        status.broker(broker).cloned().unwrap()
+    };
+    eventually("the founder is not heard", || !overview().reachable).await;
+    let shards = other.catalog.snapshot().shard_count;
+    assert_eq!(overview().replicas, shards);
+    assert!(!overview().is_drained());
+    for broker in [joined, founder] {
+        broker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;

@@ -192,9 +192,11 @@ impl Operator {
     }
 }
 
-/// Whether every shard stands where it should, so that one disk may be lost.
+/// Whether every shard stands where it should, so that one disk may be lost. Of a shard without a
+/// leader the status says where it should be, which need not be so.
 fn is_spread(status: &ClusterStatus) -> bool {
     let voters = |shard: &ShardOverview| shard.replicas.iter().filter(|copy| copy.voter).count();
     let mut shards = status.shards.iter();
-    status.moves_left == 0 && shards.all(|shard| voters(shard) >= BROKERS_MIN)
+    let is_spread = |shard: &ShardOverview| shard.leader.is_some() && voters(shard) >= BROKERS_MIN;
+    status.moves_left == 0 && shards.all(is_spread)
 }
