@@ -101,9 +101,7 @@ impl Admin {
 
     /// One topic, with its partitions and the plugins bound to it.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminError> {
-        let name = Name::new(name)?;
-        let request = Request::DescribeTopic { name };
-        call!(self, true, None, request, Response::Topic(topic) => topic)
+        self.client.describe(&Name::new(name)?).await
     }
 
     /// The offset of the first record at or after `time_ms` (milliseconds since the epoch) in

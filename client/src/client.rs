@@ -1,6 +1,7 @@
 //! The client: where everything starts.
 
 mod builder;
+mod describe;
 mod requests;
 
 use std::{

@@ -85,5 +85,5 @@ pub use crate::{
     },
     profile::{Profile, ProfileError, Profiles},
     request::RequestError,
-    setback::Setback,
+    setback::{Setback, SetbackWatch},
 };

@@ -110,6 +110,7 @@ async fn ask_around(client: Client) {
     let started = Instant::now();
     let mut asked = HashSet::new();
     let mut answers = JoinSet::new();
+    let mut first = 0;
     loop {
         {
             let mut state = client.searchers().state.lock();
@@ -123,7 +124,12 @@ async fn ask_around(client: Client) {
                 asked.remove(&address);
             }
         }
-        let brokers = client.candidates();
+        let mut brokers = client.candidates();
+        if brokers.len() > ASKED_MAX {
+            // Those that always answer must not keep the others from being asked.
+            first = (first + ASKED_MAX) % brokers.len();
+            brokers.rotate_left(first);
+        }
         // A broker that is alone cannot tell of others.
         for broker in brokers.iter().filter(|_| brokers.len() > 1) {
             let address = broker.address().to_owned();

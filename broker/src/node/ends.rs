@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Node, remote};
 use crate::catalog::Topic;
 
-/// How long the leaders of partitions are asked for the ends. It outlasts most changes of leaders.
-const ENDS_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long the leaders of partitions are asked for the ends. A client that is not told asks again,
+/// and is not to be kept for longer than it is willing to wait, which may be a second.
+const ENDS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// How long to wait before who did not answer, or leads by now, is asked.
 const ENDS_RETRY_AFTER: Duration = Duration::from_millis(50);

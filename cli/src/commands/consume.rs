@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use flumen_client::{ConsumeError, Consumer, Raw, StartAt};
+use flumen_client::{ConsumeError, Consumer, ConsumerBuilder, Raw, StartAt};
 use flumen_protocol::topic::TopicName;
 use indicatif::ProgressBar;
 use tokio::{
@@ -71,7 +71,8 @@ pub(crate) struct Arguments {
     /// Stop after so many records
     #[arg(long, value_name = "N", value_parser = whole(0..=u64::MAX))]
     count: Option<u64>,
-    /// Stop at the end of the topic as it is now
+    /// Stop at the end of the topic as it is now; while a partition has no leader, its end is not
+    /// known, and is waited for
     #[arg(long)]
     until_end: bool,
     /// How records are printed; default: value, or json with --output json
@@ -103,8 +104,9 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     if arguments.until_end {
         builder = builder.until_end();
     }
-    let outcome = match builder.with_tombstones().build().await {
-        Ok(mut consumer) => print_until_stopped(&mut consumer, format, &arguments).await,
+    let mut waiting = Waiting::new("records can be read");
+    let outcome = match build(builder.with_tombstones(), &mut waiting).await {
+        Ok(mut consumer) => print_until_stopped(&mut consumer, waiting, format, &arguments).await,
         Err(ConsumeError::Setup(error)) => {
             let named = Named::topic(&arguments.topic);
             Err(named.explain(&client, error).await)
@@ -115,9 +117,26 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     outcome
 }
 
+/// Builds the consumer, and tells why that takes long.
+async fn build<T>(
+    builder: ConsumerBuilder<T>,
+    waiting: &mut Waiting,
+) -> Result<Consumer<T>, ConsumeError> {
+    let setbacks = builder.setbacks();
+    let mut building = pin!(builder.build());
+    let mut look = interval(waiting::POLL);
+    loop {
+        tokio::select! {
+            built = &mut building => return built,
+            _ = look.tick() => waiting.look(setbacks.setback(), &ProgressBar::hidden()),
+        }
+    }
+}
+
 /// A signal is the usual end of consuming without an end, and an error before any other end.
 async fn print_until_stopped(
     consumer: &mut Consumer<Option<Raw>>,
+    waiting: Waiting,
     format: RecordFormat,
     arguments: &Arguments,
 ) -> Result<()> {
@@ -127,6 +146,7 @@ async fn print_until_stopped(
         count_max: arguments.count.unwrap_or(u64::MAX),
         count: 0,
         progress: progress.clone(),
+        waiting,
     };
     let stop = watch::Sender::new(false);
     let mut is_read = true;
@@ -171,6 +191,7 @@ struct Printer {
     count_max: u64,
     count: u64,
     progress: ProgressBar,
+    waiting: Waiting,
 }
 
 impl Printer {
@@ -181,7 +202,6 @@ impl Printer {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<()> {
         let mut passed_over = 0;
-        let mut waiting = Waiting::new("records come again");
         let mut look = interval(waiting::POLL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut lines = Vec::new();
@@ -190,7 +210,7 @@ impl Printer {
                 biased;
                 _ = stopped.wait_for(|stopped| *stopped) => break,
                 _ = look.tick() => {
-                    waiting.look(consumer.setback(), &self.progress);
+                    self.waiting.look(consumer.setback(), &self.progress);
                     continue;
                 }
                 batch = consumer.next_batch() => batch,

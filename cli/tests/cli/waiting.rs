@@ -148,7 +148,7 @@ fn a_consumer_says_for_which_broker_it_waits_and_that_it_does_no_more() {
         assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
     }
     broker.signal("CONT");
-    while !said.contains("records come again") {
+    while !said.contains("records can be read") {
         assert!(stderr.read_line(&mut said).unwrap() > 0, "{said}");
     }
     user.run_with_input(&["produce", "live"], "second\n").ok();

@@ -28,7 +28,7 @@ use crate::{
 
 /// What is known of a request by the attempts so far.
 #[derive(Default)]
-struct Progress {
+pub(super) struct Progress {
     /// Why the last attempt failed that is over; a broker's own words before those about one that
     /// cannot be reached.
     last: Mutex<Option<RequestError>>,
@@ -71,7 +71,7 @@ impl Progress {
 }
 
 /// What became of an attempt.
-enum Attempt {
+pub(super) enum Attempt {
     /// Another one may succeed.
     Again(RequestError),
     Final(RequestError),
@@ -234,7 +234,7 @@ impl Client {
         brokers
     }
 
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         broker: &Broker,
         request: &Request,

@@ -24,8 +24,11 @@ use super::{
     position::Progress,
 };
 use crate::{
-    client::Client, connection::backoff::Backoff, payload::Format, request::RequestError,
-    setback::Setbacks,
+    client::Client,
+    connection::backoff::Backoff,
+    payload::Format,
+    request::RequestError,
+    setback::{Cause, SetbackWatch, Setbacks},
 };
 
 /// Bytes of batches that may wait for the consumer, in memory and checked, besides those
@@ -47,6 +50,7 @@ pub struct ConsumerBuilder<T> {
     read_value: ReadValue<T>,
     stops_at_end: bool,
     buffer_bytes: usize,
+    setbacks: Arc<Setbacks>,
 }
 
 impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
@@ -63,6 +67,7 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             read_value: read_value::<T>,
             stops_at_end: false,
             buffer_bytes: BUFFER_BYTES,
+            setbacks: Arc::default(),
         }
     }
 
@@ -88,6 +93,7 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             read_value: read_optional_value::<T>,
             stops_at_end: self.stops_at_end,
             buffer_bytes: self.buffer_bytes,
+            setbacks: self.setbacks,
         }
     }
 }
@@ -119,7 +125,7 @@ impl<T> ConsumerBuilder<T> {
 
     /// Stops at the end of each partition as it is when the consumer is built. Where nobody knows
     /// it then, since a partition has no leader, it is where the next leader finds it: until then
-    /// the consumer hands out what a copy has, and does not end.
+    /// the consumer hands out what a copy has, looks for a leader, and does not end.
     pub fn until_end(mut self) -> Self {
         self.stops_at_end = true;
         self
@@ -144,6 +150,12 @@ impl<T> ConsumerBuilder<T> {
         self
     }
 
+    /// Tells what [`ConsumerBuilder::build`] waits for, while it does, and after it
+    /// [`Consumer::setback`].
+    pub fn setbacks(&self) -> SetbackWatch {
+        SetbackWatch(Arc::clone(&self.setbacks))
+    }
+
     /// Looks the topic up, starts reading, and waits until every partition has started.
     ///
     /// # Errors
@@ -151,20 +163,23 @@ impl<T> ConsumerBuilder<T> {
     /// reached within the client's request time-out.
     pub async fn build(self) -> Result<Consumer<T>, ConsumeError> {
         let topic = Name::new(self.topic.clone()).map_err(RequestError::from)?;
+        let setbacks = Arc::clone(&self.setbacks);
+        let first = self.chosen.first().map_or(0, |(partition, _)| *partition);
+        let nobody = format!("no broker has said yet where topic {topic} is");
+        setbacks.note(Cause::Start, first, nobody);
         let Some(metadata) = self.client.topic(&topic).await? else {
             return Err(RequestError::UnknownTopic { topic }.into());
         };
         let starts = self.starts(&topic, &metadata)?;
         let partitions: BTreeSet<u32> = starts.iter().map(|(partition, _)| *partition).collect();
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let setbacks = Arc::<Setbacks>::default();
         let fetch = Fetch {
             client: self.client.clone(),
             topic: topic.clone(),
             events: sender,
             buffer: Buffer::new(self.buffer_bytes),
             follows_growth: self.chosen.is_empty(),
-            ends: self.stops_at_end.then(Ends::default),
+            ends: Ends::new(self.stops_at_end),
             batches: AtomicU64::new(0),
             places: Places::new(self.client.clone()),
             outage: Mutex::new(Outage::new(Backoff::new(
@@ -186,13 +201,16 @@ impl<T> ConsumerBuilder<T> {
             early: VecDeque::new(),
             current: None,
             progress: Progress::default(),
-            setbacks,
+            setbacks: Arc::clone(&setbacks),
             stops_at_end: self.stops_at_end,
             ended: false,
         };
         let after = self.client.config().request_timeout;
         match tokio::time::timeout(after, consumer.start(partitions)).await {
-            Ok(started) => started.map(|()| consumer),
+            Ok(started) => {
+                setbacks.clear(Cause::Start, first);
+                started.map(|()| consumer)
+            }
             Err(_) => {
                 let setback = consumer.setback();
                 Err(ConsumeError::NotStarted {

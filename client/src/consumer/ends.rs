@@ -1,93 +1,170 @@
-//! What a consumer that stops at the end asks the cluster meanwhile: whether what it waits for was
-//! removed by retention, and where partitions end, when nobody knew that at their start.
+//! What a consumer asks the cluster beside reading: who leads, while it is read from a broker that
+//! does not know where partitions end, and, if it stops at the end, where that is, and whether what
+//! it waits for was removed by retention.
+//!
+//! A broker that does not know an end is cut off from the leader, or there is none. What it has may
+//! be old, and stay so.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::atomic::Ordering, time::Duration};
 
-use flumen_protocol::message::{PartitionDescription, PartitionStart};
+use flumen_protocol::{
+    ids::BrokerId,
+    message::{PartitionDescription, PartitionStart, TopicDescription},
+};
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 use super::fetch::{Event, Fetch};
+use crate::setback::Cause;
 
-/// A consumer that got nothing for this long, or does not know an end, asks this often.
+/// A consumer that got nothing for this long, or is read from a broker that does not know an end,
+/// asks this often.
 const END_CHECK: Duration = Duration::from_secs(1);
 
-/// The partitions that have started, and whether their end is known.
-#[derive(Debug, Default)]
-pub(super) struct Ends(Mutex<BTreeMap<u32, bool>>);
+/// What is known of the ends of partitions that have started.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Whether the consumer stops there.
+    pub(super) are_waited_for: bool,
+    partitions: Mutex<BTreeMap<u32, End>>,
+    /// A partition has started at a broker that does not know its end.
+    doubts: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// Whether anybody has said it.
+    is_known: bool,
+    /// Whether the broker that the partition is read from is in touch with its leader.
+    is_in_touch: bool,
+    reader: Option<BrokerId>,
+}
 
 impl Ends {
-    /// Partitions start, for the first time or again.
-    fn started(&self, starts: &[PartitionStart]) {
-        let mut known = self.0.lock();
-        for start in starts {
-            *known.entry(start.partition).or_default() |= start.end_offset.is_some();
+    pub(super) fn new(are_waited_for: bool) -> Self {
+        Self {
+            are_waited_for,
+            partitions: Mutex::default(),
+            doubts: Notify::new(),
         }
     }
 
-    /// Partitions, started or not, were described by whoever leads them.
-    fn described(&self, starts: &[PartitionStart]) {
-        let mut known = self.0.lock();
+    /// Partitions start at a broker, for the first time or again.
+    fn started(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
+        let mut partitions = self.partitions.lock();
         for start in starts {
-            if let Some(known) = known.get_mut(&start.partition) {
-                *known |= start.end_offset.is_some();
+            let is_in_touch = start.end_offset.is_some();
+            let before = partitions.get(&start.partition);
+            let end = End {
+                is_known: is_in_touch || before.is_some_and(|end| end.is_known),
+                is_in_touch,
+                reader,
+            };
+            partitions.insert(start.partition, end);
+            if !is_in_touch {
+                self.doubts.notify_one();
             }
         }
     }
 
+    /// Partitions, started or not, were described. Returns the brokers that some are read from
+    /// though somebody else leads them, and which did not know of that.
+    fn described(&self, topic: &TopicDescription) -> Vec<BrokerId> {
+        let mut partitions = self.partitions.lock();
+        let mut cut_off = Vec::new();
+        for described in &topic.partitions {
+            let Some(leader) = described.leader else {
+                continue;
+            };
+            let Some(end) = partitions.get_mut(&described.index) else {
+                continue;
+            };
+            end.is_known = true;
+            match end.reader {
+                Some(reader) if !end.is_in_touch && reader != leader => cut_off.push(reader),
+                _ => end.is_in_touch = true,
+            }
+        }
+        cut_off
+    }
+
+    /// Nothing more comes of a partition.
+    pub(super) fn given_up(&self, partition: u32) {
+        if let Some(end) = self.partitions.lock().get_mut(&partition) {
+            end.is_known = true;
+            end.is_in_touch = true;
+        }
+    }
+
+    fn of(&self, wanted: impl Fn(&End) -> bool) -> Vec<u32> {
+        let partitions = self.partitions.lock();
+        let found = partitions.iter().filter(|(_, end)| wanted(end));
+        found.map(|(partition, _)| *partition).collect()
+    }
+
     fn unknown(&self) -> Vec<u32> {
-        let known = self.0.lock();
-        let unknown = known.iter().filter(|(_, known)| !**known);
-        unknown.map(|(partition, _)| *partition).collect()
+        self.of(|end| !end.is_known)
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        !self.of(|end| !end.is_in_touch).is_empty()
     }
 }
 
 impl Fetch {
-    /// Partitions have started.
-    pub(super) fn note_ends(&self, starts: &[PartitionStart]) {
-        if let Some(ends) = &self.ends {
-            ends.started(starts);
-        }
+    /// Partitions have started at a broker.
+    pub(super) fn note_ends(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
+        self.ends.started(reader, starts);
     }
 
     /// Asks for what the consumer has to know of the end, for as long as it lives.
     pub(super) async fn look_after_ends(&self) -> Infallible {
-        let Some(ends) = &self.ends else {
-            return std::future::pending().await;
-        };
+        let ends = &self.ends;
+        let mut search = None;
         loop {
             let batches = self.batches.load(Ordering::Relaxed);
-            sleep(END_CHECK).await;
+            let looks_again = ends.are_waited_for || ends.is_in_doubt();
+            tokio::select! {
+                () = ends.doubts.notified() => {}
+                () = sleep(END_CHECK), if looks_again => {}
+            }
             let is_idle = self.batches.load(Ordering::Relaxed) == batches;
-            let unknown = ends.unknown();
-            if is_idle || !unknown.is_empty() {
-                self.ask_for_ends(ends, unknown).await;
+            let is_in_doubt = ends.is_in_doubt();
+            // Whom the streams are to go to is heard by them.
+            search = is_in_doubt.then(|| search.unwrap_or_else(|| self.client.search()));
+            if is_in_doubt || is_idle && ends.are_waited_for {
+                self.ask_for_ends().await;
             }
         }
     }
 
     /// Tells the consumer where partitions begin and end by now.
-    async fn ask_for_ends(&self, ends: &Ends, before: Vec<u32>) {
-        let admin = self.client.admin();
-        let obstacle = match admin.describe_topic(self.topic.as_str()).await {
+    async fn ask_for_ends(&self) {
+        let before = self.ends.unknown();
+        let obstacle = match self.client.describe(&self.topic).await {
             Ok(topic) => {
-                let starts: Vec<_> = topic.partitions.iter().map(described).collect();
-                ends.described(&starts);
+                for broker in self.ends.described(&topic) {
+                    self.places.avoid(broker);
+                }
+                let starts = topic.partitions.iter().map(described).collect();
                 // A consumer that is gone need not be told.
                 let _ = self.events.send(Event::Described(starts)).await;
                 "nobody leads it".to_owned()
             }
             Err(error) => error.to_string(),
         };
-        let unknown = ends.unknown();
+        if !self.ends.are_waited_for {
+            return;
+        }
+        let unknown = self.ends.unknown();
         for partition in before {
             if unknown.binary_search(&partition).is_err() {
-                self.setbacks.clear(partition);
+                self.setbacks.clear(Cause::End, partition);
             }
         }
         for partition in unknown {
             let reason = format!("where partition {partition} ends is not known: {obstacle}");
-            self.setbacks.note(partition, reason);
+            self.setbacks.note(Cause::End, partition, reason);
         }
     }
 }

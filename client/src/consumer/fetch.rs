@@ -34,7 +34,11 @@ use super::{
     place::{Leave, Places},
     position::{Arrival, Positions, Start},
 };
-use crate::{client::Client, request::RequestError, setback::Setbacks};
+use crate::{
+    client::Client,
+    request::RequestError,
+    setback::{Cause, Setbacks},
+};
 
 /// Events that may wait for the consumer.
 pub(super) const EVENTS_MAX: usize = 256;
@@ -86,8 +90,8 @@ pub(super) struct Fetch {
     pub(super) buffer: Arc<Buffer>,
     /// Whether partitions that the topic gets later are consumed, too.
     pub(super) follows_growth: bool,
-    /// What a consumer that stops at the end has to know of it.
-    pub(super) ends: Option<Ends>,
+    /// What is known of the ends of partitions.
+    pub(super) ends: Ends,
     /// Batches that came so far.
     pub(super) batches: AtomicU64,
     pub(super) places: Places,
@@ -311,7 +315,7 @@ impl Fetch {
     fn note_loss(&self, positions: &Positions, text: String) -> Duration {
         tracing::debug!(topic = %self.topic, text, "consume stream lost");
         for partition in positions.partitions() {
-            self.setbacks.note(partition, text.clone());
+            self.setbacks.note(Cause::Attempts, partition, text.clone());
         }
         let Lost {
             since,
@@ -327,7 +331,7 @@ impl Fetch {
     /// The partitions of a stream are read again.
     fn clear_setbacks(&self, positions: &Positions) {
         for partition in positions.partitions() {
-            self.setbacks.clear(partition);
+            self.setbacks.clear(Cause::Attempts, partition);
         }
     }
 
@@ -338,7 +342,15 @@ impl Fetch {
         ended: &mut Ended,
     ) -> Result<Reason, String> {
         let has_started = AtomicBool::new(ended.positions.all_confirmed());
+        // The broker that is tried may be one that knows no leader, again and again.
+        let mut search = self.outage.lock().is_on().then(|| self.client.search());
         let mut left = std::pin::pin!(self.places.left(broker, starts, &has_started));
+        if let Some(partition) = ended.positions.partitions().next() {
+            let address = self.client.broker(broker).address().to_owned();
+            let silent =
+                format!("broker {address} has not said yet where partition {partition} starts");
+            self.setbacks.renew(Cause::Start, partition, silent);
+        }
         let (mut writer, mut reader) = tokio::select! {
             biased;
             opened = self.open(broker, &ended.positions) => opened?,
@@ -367,6 +379,7 @@ impl Fetch {
                     ended.positions.started(&starts);
                     has_started.store(true, Ordering::Relaxed);
                     is_taken = true;
+                    drop(search.take());
                     holds
                         .as_mut()
                         .reset(tokio::time::Instant::now() + HOLDS_AFTER);
@@ -386,6 +399,7 @@ impl Fetch {
                 }
                 Some((ConsumeEvent::PartitionFailed { partition, error }, _)) => {
                     let offset = ended.positions.expected(partition).unwrap_or_default();
+                    self.ends.given_up(partition);
                     Event::Unreadable {
                         partition,
                         error: ConsumeError::Unreadable {
@@ -407,7 +421,7 @@ impl Fetch {
                 return Ok(Reason::Unwanted);
             }
             // After the consumer heard of them, or what it hears of their ends meant nothing to it.
-            self.note_ends(&started);
+            self.note_ends(broker, &started);
         }
     }
 

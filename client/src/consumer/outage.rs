@@ -37,6 +37,11 @@ impl Outage {
         }
     }
 
+    /// Whether a stream was lost, and nothing has come since.
+    pub(super) fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Something came.
     pub(super) fn over(&mut self) {
         self.backoff.reset();

@@ -34,7 +34,7 @@ use tokio::{sync::Notify, time::sleep};
 use self::outgoing::{Outgoing, Waiter};
 pub(super) use self::shared::Shared;
 use super::delivery::{Delivery, DeliveryOptions};
-use crate::{config::LEADER_STALL, connection::backoff::Backoff};
+use crate::{config::LEADER_STALL, connection::backoff::Backoff, setback::Cause};
 
 /// An answer that takes longer than this is a setback to be told of.
 const ANSWER_OVERDUE: Duration = Duration::from_secs(2);
@@ -251,13 +251,15 @@ impl Worker {
 
     fn note_setback(&self, reason: String) {
         self.is_set_back.store(true, Ordering::Relaxed);
-        self.shared.setbacks.note(self.partition, reason);
+        let setbacks = &self.shared.setbacks;
+        setbacks.note(Cause::Attempts, self.partition, reason);
     }
 
     fn clear_setback(&self) {
         if self.is_set_back.load(Ordering::Relaxed) {
             self.is_set_back.store(false, Ordering::Relaxed);
-            self.shared.setbacks.clear(self.partition);
+            let setbacks = &self.shared.setbacks;
+            setbacks.clear(Cause::Attempts, self.partition);
         }
     }
 }

@@ -67,6 +67,8 @@ struct Shared {
     stuck: watch::Sender<bool>,
     /// While true, no new stream is answered.
     mute: watch::Sender<bool>,
+    /// While true, no consume stream is answered.
+    stalled: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -76,6 +78,10 @@ impl Shared {
 
     async fn until_not_mute(&self) {
         let _ = self.mute.subscribe().wait_for(|mute| !mute).await;
+    }
+
+    async fn until_not_stalled(&self) {
+        let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
     }
 
     fn note_reader(&self) {
@@ -133,6 +139,7 @@ impl Broker {
             held: watch::channel(false).0,
             stuck: watch::channel(false).0,
             mute: watch::channel(false).0,
+            stalled: watch::channel(false).0,
         });
         tokio::spawn(accept(Arc::clone(&shared), endpoint.clone()));
         Self {
@@ -236,6 +243,11 @@ impl Broker {
     /// Answers no new stream, or does so again.
     pub(crate) fn go_mute(&self, mute: bool) {
         self.shared.mute.send_replace(mute);
+    }
+
+    /// Answers no consume stream, or does so again.
+    pub(crate) fn stall_readers(&self, stall: bool) {
+        self.shared.stalled.send_replace(stall);
     }
 
     /// How many consume streams were opened here.

@@ -6,6 +6,7 @@ mod admin;
 mod broker;
 mod connect;
 mod consume;
+mod cut_off;
 mod follow;
 mod produce;
 mod reach;

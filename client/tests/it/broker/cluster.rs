@@ -82,6 +82,17 @@ impl Cluster {
         self.world.appended.send_modify(|count| *count += 1);
     }
 
+    /// This broker hears nothing of the others from now on; clients reach it.
+    pub(crate) fn isolate(&self, at: usize) {
+        let id = self.brokers[at].id();
+        self.world.state.lock().isolate(id);
+    }
+
+    /// How often clients have asked what a topic is like.
+    pub(crate) fn descriptions(&self) -> usize {
+        self.world.state.lock().descriptions
+    }
+
     /// This broker gets another address, and the old one leads nowhere.
     pub(crate) async fn move_broker(&mut self, at: usize) {
         self.cut(at);

@@ -44,6 +44,7 @@ impl Session {
             Ok(Some((StreamOpen::Produce(open), _))) => self.produce(open).await,
             Ok(Some((StreamOpen::Consume(open), _))) => {
                 self.shared.note_reader();
+                self.shared.until_not_stalled().await;
                 if let Err(error) = self.consume(open).await {
                     let failed = ConsumeEvent::Failed(error);
                     let _ = self.writer.send(&failed, Payload::None).await;
@@ -70,7 +71,9 @@ impl Session {
             ));
         }
         match request {
-            Request::Metadata { topics } => Ok(Response::Metadata(state.metadata(&topics))),
+            Request::Metadata { topics } => {
+                Ok(Response::Metadata(state.metadata(self.shared.id, &topics)))
+            }
             Request::CreateTopic { name, config } => {
                 if state.topics.contains_key(name.as_str()) {
                     let text = format!("topic {name} exists already");
@@ -84,7 +87,9 @@ impl Session {
                 None => Err(WireError::new(ErrorCode::UnknownTopic, "no such topic")),
             },
             Request::ListTopics => Ok(Response::Topics(state.list())),
-            Request::DescribeTopic { name } => state.describe(name).map(Response::Topic),
+            Request::DescribeTopic { name } => {
+                state.describe(self.shared.id, name).map(Response::Topic)
+            }
             Request::DeployPlugin { name, .. } => Err(WireError::new(
                 ErrorCode::InvalidPlugin,
                 format!("{name}: {} bytes are no component", payload.len()),
@@ -169,7 +174,9 @@ impl Session {
             starts.push(PartitionStart {
                 partition: index,
                 start_offset: Offset(start_offset),
-                end_offset: state.end_is_known(index).then_some(Offset(end)),
+                end_offset: state
+                    .end_is_known(self.shared.id, index)
+                    .then_some(Offset(end)),
             });
         }
         let mut next: BTreeMap<u32, Offset> = starts

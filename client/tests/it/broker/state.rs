@@ -43,6 +43,10 @@ pub(super) struct State {
     pub(super) shards: Vec<ShardMetadata>,
     /// Records at the ends of partitions that a broker does not have yet.
     pub(super) behind: BTreeMap<BrokerId, u64>,
+    /// Brokers that hear of nobody: they know no leader, of any later term either.
+    pub(super) isolated: BTreeMap<BrokerId, Vec<ShardMetadata>>,
+    /// How often a topic was described.
+    pub(super) descriptions: usize,
 }
 
 impl State {
@@ -99,6 +103,24 @@ impl State {
         &self.shards[(partition % SHARDS) as usize]
     }
 
+    /// From now on this broker hears nothing of the others.
+    pub(super) fn isolate(&mut self, broker: BrokerId) {
+        let mut shards = self.shards.clone();
+        for shard in &mut shards {
+            shard.leader = None;
+        }
+        self.isolated.insert(broker, shards);
+    }
+
+    /// The shards as a broker knows them.
+    fn shards_at(&self, broker: BrokerId) -> &[ShardMetadata] {
+        self.isolated.get(&broker).unwrap_or(&self.shards)
+    }
+
+    fn leader_at(&self, broker: BrokerId, partition: u32) -> Option<BrokerId> {
+        self.shards_at(broker)[(partition % SHARDS) as usize].leader
+    }
+
     /// Why this broker takes nothing for a partition, if it does not lead it.
     pub(super) fn refusal(&self, broker: BrokerId, partition: u32) -> Option<WireError> {
         let shard = self.shard(partition);
@@ -126,11 +148,11 @@ impl State {
     }
 
     /// Whether a broker that is asked can learn where a partition ends.
-    pub(super) fn end_is_known(&self, index: u32) -> bool {
-        self.shard(index).leader.is_some()
+    pub(super) fn end_is_known(&self, broker: BrokerId, index: u32) -> bool {
+        self.leader_at(broker, index).is_some()
     }
 
-    pub(super) fn metadata(&self, names: &[Name]) -> Metadata {
+    pub(super) fn metadata(&self, broker: BrokerId, names: &[Name]) -> Metadata {
         let known = |name: &Name| {
             let topic = self.topics.get(name.as_str())?;
             let partitions = 0..topic.partitions.len() as u32;
@@ -144,7 +166,7 @@ impl State {
         Metadata {
             version: self.version,
             brokers: self.brokers.clone(),
-            shards: self.shards.clone(),
+            shards: self.shards_at(broker).to_vec(),
             topics: names.iter().filter_map(known).collect(),
             batch_bytes_max: BATCH_BYTES_MAX as u32,
         }
@@ -159,14 +181,19 @@ impl State {
         topics.collect()
     }
 
-    pub(super) fn describe(&self, name: Name) -> Result<TopicDescription, WireError> {
+    pub(super) fn describe(
+        &mut self,
+        broker: BrokerId,
+        name: Name,
+    ) -> Result<TopicDescription, WireError> {
+        self.descriptions += 1;
         let Some(topic) = self.topics.get(name.as_str()) else {
             return Err(WireError::new(ErrorCode::UnknownTopic, "no such topic"));
         };
         let describe = |(index, partition): (usize, &Partition)| PartitionDescription {
             index: index as u32,
             shard: self.shard(index as u32).id,
-            leader: self.shard(index as u32).leader,
+            leader: self.leader_at(broker, index as u32),
             start_offset: Offset(partition.start),
             end_offset: Offset(partition.end),
             size_bytes: 0,
