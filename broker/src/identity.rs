@@ -15,7 +15,7 @@
 //! Everything is made on the first start, and what is missing later is missed. What is damaged is
 //! refused, unless it can be made anew: `client.toml`, and the broker's certificate with its key,
 //! which nobody knows the broker by. Deleting `client.toml` makes the next start issue a new
-//! operator's token in place of the old one. A directory `tls/` with certificates of another
+//! operator's token in place of the old one; damage to it revokes nothing. A directory `tls/` with certificates of another
 //! authority, and without `ca.key`, is used as it is.
 
 mod certificates;

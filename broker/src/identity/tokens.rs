@@ -19,7 +19,7 @@ use super::{
 /// The file that keeps them, in the data directory.
 pub(super) const TOKENS_FILE: &str = "tokens";
 
-/// The name of the operator's line in the file.
+/// The name of the operator's lines in the file.
 const OPERATOR: &str = "operator";
 
 /// Random bytes of a token.
@@ -48,9 +48,10 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Reads the accepted tokens. The operator's own is in `client.toml`; without it, or when
-    /// it is no longer accepted, a new one takes the place of the old. A damaged `client.toml` is
-    /// written anew, and its token stays what it was if it can still be read.
+    /// Reads the accepted tokens. What is accepted stands in `tokens` alone; `client.toml` is a copy
+    /// of the operator's token for those who use it. Where that cannot be read, or is not what was
+    /// accepted, the operator gets another one beside the first, which others may still show. Only
+    /// who removes `client.toml` revokes what the operator had.
     pub(super) fn load_or_issue(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(TOKENS_FILE);
         let mut accepted = match read_private(&path)? {
@@ -64,14 +65,19 @@ impl Tokens {
         if let Some(operator) = operator_in(&profile_path, &accepted)? {
             return Ok(Self { accepted, operator });
         }
-        if profile_path.exists() {
+        let is_removed = !profile_path
+            .try_exists()
+            .map_err(failed("look at", &profile_path))?;
+        if is_removed {
+            accepted.retain(|accepted| accepted.name != OPERATOR);
+        } else {
             tracing::warn!(
                 path = %profile_path.display(),
-                "the profile holds no token that is accepted: a new one takes the operator's place"
+                "the profile holds no token that is accepted: it gets a new one, and the operator's \
+                 earlier token stays accepted until the profile is removed"
             );
         }
         let operator = hex(&rand::random::<[u8; TOKEN_BYTES]>());
-        accepted.retain(|accepted| accepted.name != OPERATOR);
         accepted.push(Accepted {
             name: OPERATOR.to_owned(),
             digest: sha256(&operator),

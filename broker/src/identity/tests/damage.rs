@@ -94,9 +94,12 @@ impl Used {
                 assert_eq!(named, Some(self.who.id), "{what}");
                 let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
                 tls::check_signed(identity.ca_pem(), &certificates.broker_pem, now).unwrap();
-                if !["client.toml", "tokens"].contains(&file) {
-                    assert!(identity.accepts_token(&self.token), "{what}");
+                let is_revoked = file == "client.toml" && bytes.is_none();
+                if file != "tokens" {
+                    assert_eq!(identity.accepts_token(&self.token), !is_revoked, "{what}");
                 }
+                let operators = identity.profile(&[]).token.unwrap();
+                assert!(identity.accepts_token(&operators), "{what}");
                 identity.write_profile(&addresses()).unwrap();
                 None
             }
@@ -183,6 +186,32 @@ fn a_profile_that_is_damaged_keeps_the_token_that_can_still_be_read_in_it() {
     assert_eq!(identity.profile(&[]).token, Some(used.token));
     identity.write_profile(&addresses()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), text);
+}
+
+#[test]
+fn a_profile_whose_token_is_damaged_gets_another_and_revokes_none_until_it_is_removed() {
+    let used = Used::new(false);
+    let path = used.dir.path().join("client.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut digits = used.token.clone().into_bytes();
+    digits[0] ^= 1;
+    let flipped = String::from_utf8(digits).unwrap();
+    fs::write(&path, text.replace(&used.token, &flipped)).unwrap();
+    let identity = open(used.dir.path()).unwrap();
+    let second = identity.profile(&[]).token.unwrap();
+    assert!(identity.accepts_token(&used.token) && identity.accepts_token(&second));
+    assert!(!identity.accepts_token(&flipped));
+    identity.write_profile(&addresses()).unwrap();
+    drop(identity);
+
+    let identity = open(used.dir.path()).unwrap();
+    assert_eq!(identity.profile(&[]).token.as_ref(), Some(&second));
+    assert!(identity.accepts_token(&used.token));
+    drop(identity);
+
+    fs::remove_file(&path).unwrap();
+    let identity = open(used.dir.path()).unwrap();
+    assert!(!identity.accepts_token(&used.token) && !identity.accepts_token(&second));
 }
 
 #[test]
