@@ -167,4 +167,17 @@ pub enum OpenError {
         /// The newest version known here.
         supported: u32,
     },
+    /// A record is whole, and of a kind that only a later version knows.
+    #[error(
+        "the write-ahead log segment {path} has at byte {position} a record of kind {kind}, which \
+         this broker does not know: it was written by a newer version; start that one"
+    )]
+    NewerRecord {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins.
+        position: u64,
+        /// The number of its kind.
+        kind: u8,
+    },
 }

@@ -103,8 +103,9 @@ pub(super) enum DecodeError {
     Checksum,
     #[error("the record was written for another place in the file")]
     Misplaced,
-    #[error("the kind of the record is unknown")]
-    Kind,
+    /// Nothing is wrong with it, but for that.
+    #[error("the kind {kind} of the record is unknown")]
+    Kind { kind: u8, durable: Position },
 }
 
 /// The size of a record in the file.
@@ -127,11 +128,15 @@ impl RecordHeader {
         bytes
     }
 
-    /// Reads the header without looking at the checksum. Tells by the tag whether it is one at all.
+    /// How much payload follows a header, if it is one by its tag. The checksum is not looked at.
     ///
     /// # Panics
     /// If `bytes` is shorter than a header.
-    pub(super) fn peek(bytes: &[u8], tag: u64, offset: u64) -> Result<Self, DecodeError> {
+    pub(super) fn payload_bytes_in(
+        bytes: &[u8],
+        tag: u64,
+        offset: u64,
+    ) -> Result<u32, DecodeError> {
         let header = &bytes[..RECORD_HEADER_BYTES];
         let found = u64_at(header, TAG_OFFSET);
         if found != tag {
@@ -145,14 +150,20 @@ impl RecordHeader {
         if u64::from(u32_at(header, 44)) != offset {
             return Err(DecodeError::Misplaced);
         }
+        Ok(u32_at(header, 4))
+    }
+
+    /// Reads the header of a record whose checksum is right.
+    fn from_bytes(header: &[u8]) -> Result<Self, DecodeError> {
+        let (kind, durable) = (header[48], Position(u64_at(header, 16)));
         Ok(Self {
-            kind: RecordKind::from_byte(header[48]).ok_or(DecodeError::Kind)?,
+            kind: RecordKind::from_byte(kind).ok_or(DecodeError::Kind { kind, durable })?,
             shard: ShardId(u32_at(header, 40)),
             term: u64_at(header, 24),
             index: u64_at(header, 32),
-            tag,
-            durable: Position(u64_at(header, 16)),
-            offset: offset as u32,
+            tag: u64_at(header, TAG_OFFSET),
+            durable,
+            offset: u32_at(header, 44),
             payload_bytes: u32_at(header, 4),
         })
     }
@@ -167,12 +178,13 @@ pub(super) fn decode(
     if bytes.len() < RECORD_HEADER_BYTES {
         return Err(DecodeError::TooLong);
     }
-    let header = RecordHeader::peek(bytes, tag, offset)?;
-    let end = RECORD_HEADER_BYTES + header.payload_bytes as usize;
+    let payload_bytes = RecordHeader::payload_bytes_in(bytes, tag, offset)?;
+    let end = RECORD_HEADER_BYTES + payload_bytes as usize;
     let record = bytes.get(..end).ok_or(DecodeError::TooLong)?;
     if crc32_iscsi(&record[4..]) != u32_at(record, 0) {
         return Err(DecodeError::Checksum);
     }
+    let header = RecordHeader::from_bytes(record)?;
     Ok((header, &record[RECORD_HEADER_BYTES..]))
 }
 

@@ -351,6 +351,14 @@ impl Recovery<'_> {
         loop {
             let (header, payload) = match window.record(offset)? {
                 Ok(record) => record,
+                // No crash has left that, and what follows may be the same.
+                Err(DecodeError::Kind { kind, .. }) => {
+                    return Err(OpenError::NewerRecord {
+                        path: segment.path.clone(),
+                        position: offset,
+                        kind,
+                    });
+                }
                 Err(error) => return Ok(End::Open(offset, error)),
             };
             self.durable_seen = self.durable_seen.max(header.durable);

@@ -37,11 +37,11 @@ impl<'a> Window<'a> {
         if bytes.len() < RECORD_HEADER_BYTES {
             return Ok(Err(DecodeError::TooLong));
         }
-        let header = match RecordHeader::peek(bytes, tag, offset) {
-            Ok(header) => header,
+        let payload_bytes = match RecordHeader::payload_bytes_in(bytes, tag, offset) {
+            Ok(payload_bytes) => payload_bytes,
             Err(error) => return Ok(Err(error)),
         };
-        let len = RECORD_HEADER_BYTES as u64 + u64::from(header.payload_bytes);
+        let len = RECORD_HEADER_BYTES as u64 + u64::from(payload_bytes);
         if offset + len > self.segment.len {
             return Ok(Err(DecodeError::TooLong));
         }
@@ -102,12 +102,14 @@ pub(super) fn search_remains(segment: &Segment, start: u64) -> Result<Remains, O
             else {
                 continue;
             };
-            if let Ok((header, _)) = Window::new(segment).record(offset)?
-                && remains
-                    .witness
-                    .is_none_or(|(durable, _)| durable < header.durable)
-            {
-                remains.witness = Some((header.durable, offset));
+            // One of an unknown kind says that, too.
+            let (Ok((RecordHeader { durable, .. }, _)) | Err(DecodeError::Kind { durable, .. })) =
+                Window::new(segment).record(offset)?
+            else {
+                continue;
+            };
+            if remains.witness.is_none_or(|(before, _)| before < durable) {
+                remains.witness = Some((durable, offset));
             }
         }
         at += count as u64;

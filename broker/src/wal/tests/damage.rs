@@ -151,6 +151,39 @@ fn a_log_of_a_newer_version_is_refused_with_both_versions() {
     assert!(error.to_string().contains("version 2"), "{error}");
 }
 
+/// Makes a whole record into one of a kind that nobody knows.
+fn of_an_unknown_kind(record: &mut [u8]) {
+    record[48] = 200;
+    let crc = crc_fast::crc32_iscsi(&record[4..]);
+    record[..4].copy_from_slice(&crc.to_le_bytes());
+}
+
+#[test]
+fn a_whole_record_of_an_unknown_kind_is_refused_by_file_and_position_and_not_cut() {
+    let (files, starts) = sample();
+    for (number, start) in starts[..10].iter().enumerate() {
+        let mut files = files.clone();
+        let end = *start as usize + 56 + 30 + number;
+        of_an_unknown_kind(&mut files[0].1[*start as usize..end]);
+        let disk = copy(&files);
+        let error = try_open(&disk, ALWAYS).map(|_| ()).unwrap_err();
+        match &error {
+            OpenError::NewerRecord {
+                path,
+                position,
+                kind: 200,
+            } => assert_eq!((path.as_path(), position), (Path::new(SEGMENT), start)),
+            other => panic!("{other:?}"),
+        }
+        assert!(error.to_string().contains("newer version"), "{error}");
+        assert_eq!(
+            contents(&disk),
+            files,
+            "a log of a newer version is not touched"
+        );
+    }
+}
+
 /// A log of several segments; nothing purged.
 fn long_sample() -> Vec<(PathBuf, Vec<u8>)> {
     let disk = SimulatedDisk::new();
