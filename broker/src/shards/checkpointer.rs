@@ -65,6 +65,7 @@ impl Checkpointer {
             wal,
             logs,
             wanted,
+            unmoved: parking_lot::Mutex::default(),
             checkpoint_interval: options.checkpoint_interval,
             retention_interval: options.retention_interval,
         };
@@ -113,6 +114,8 @@ struct Work {
     wal: Wal,
     logs: LogStore,
     wanted: Arc<Notify>,
+    /// Why what closed shards have in the log could not be moved last, if so.
+    unmoved: parking_lot::Mutex<Option<String>>,
     checkpoint_interval: Duration,
     retention_interval: Duration,
 }
@@ -191,19 +194,21 @@ impl Work {
     async fn move_on(&self) {
         let is_closed = |id: &ShardId| self.groups.get(*id).is_none();
         let closed: Vec<_> = self.wal.shards().into_iter().filter(is_closed).collect();
-        if closed.is_empty() {
-            return;
-        }
-        let wal = self.wal.clone();
-        let moved = crate::executor::spawn_blocking(move || wal.move_on(&closed)).await;
-        let failed = match moved {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+        let failed = if closed.is_empty() {
+            None
+        } else {
+            let wal = self.wal.clone();
+            let moved = crate::executor::spawn_blocking(move || wal.move_on(&closed)).await;
+            match moved {
+                Ok(moved) => moved.err().map(|error| error.to_string()),
+                Err(error) => Some(error.to_string()),
+            }
         };
-        tracing::warn!(
-            "what closed shards have in the write-ahead log stays where it is: {failed}"
-        );
+        if let Some(failed) = news(&mut self.unmoved.lock(), failed) {
+            tracing::warn!(
+                "what closed shards have in the write-ahead log stays where it is: {failed}"
+            );
+        }
     }
 
     /// Looks for files that are gone, and on a full disk for what could go: partitions may have
@@ -334,6 +339,14 @@ impl Groups {
     }
 }
 
+/// Takes note of a failure, or of none, and returns it if it is not the one that was noted last: what
+/// is tried again with every segment that is filled is told once.
+fn news(noted: &mut Option<String>, failed: Option<String>) -> Option<&str> {
+    let is_new = *noted != failed;
+    *noted = failed;
+    noted.as_deref().filter(|_| is_new)
+}
+
 /// Says what keeps checkpoints from being taken: once, however often it is tried again, and on a
 /// full disk whatever of it finds no room.
 fn tell_of_change(before: Option<&io::Error>, now: Option<&io::Error>) {
@@ -354,4 +367,25 @@ fn timer(period: Duration) -> tokio::time::Interval {
     let mut timer = interval_at(Instant::now() + period, period);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     timer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_once_and_again_when_it_was_over_or_is_another_one() {
+        let mut noted = None;
+        let mut told = |failed: Option<&str>| {
+            let news = news(&mut noted, failed.map(str::to_owned));
+            news.map(str::to_owned)
+        };
+        let full = Some("no room");
+        assert_eq!(told(None), None);
+        assert_eq!(told(full).as_deref(), full);
+        assert_eq!(told(full), None);
+        assert_eq!(told(Some("damaged")).as_deref(), Some("damaged"));
+        assert_eq!(told(None), None);
+        assert_eq!(told(full).as_deref(), full);
+    }
 }

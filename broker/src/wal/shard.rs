@@ -188,8 +188,9 @@ pub(super) struct ShardIndex {
     pub(super) vote: Option<Bytes>,
     pub(super) committed: Option<Bytes>,
     slots: VecDeque<Slot>,
-    /// Whether entries were moved, so that the first need not be the oldest.
-    has_moved: bool,
+    /// From this index on, the entries lie in the file in their order, behind all others: those
+    /// before it were there when some were moved last.
+    ordered_from: u64,
 }
 
 /// What a record changes in the index of its shard.
@@ -222,7 +223,7 @@ impl ShardIndex {
                 self.slots.push_back(slot);
             }
             Change::Moved { index, slot } => {
-                self.has_moved = true;
+                self.ordered_from = self.extent.end();
                 if let Some(place) = self.slot_mut(index) {
                     freed(std::mem::replace(place, slot));
                 }
@@ -246,7 +247,7 @@ impl ShardIndex {
                 self.extent = Extent::default();
                 self.purged_log_id = None;
                 self.committed = None;
-                self.has_moved = false;
+                self.ordered_from = 0;
                 self.slots.drain(..).for_each(freed);
             }
         }
@@ -265,10 +266,11 @@ impl ShardIndex {
 
     /// Where the oldest record of an entry is.
     pub(super) fn oldest(&self) -> Option<Position> {
-        if self.has_moved {
-            return self.slots.iter().map(|slot| slot.position).min();
-        }
-        self.slots.front().map(|slot| slot.position)
+        let first = self.extent.first()?;
+        // With the first of those that are in order.
+        let candidates = self.ordered_from.saturating_sub(first) as usize + 1;
+        let positions = self.slots.iter().map(|slot| slot.position);
+        positions.take(candidates).min()
     }
 
     /// The first entries that follow each other, and whose records are before a position.
@@ -321,7 +323,99 @@ impl ShardIndex {
             purged_log_id: image.purged_log_id,
             vote: image.vote,
             committed: image.committed,
-            has_moved: false,
+            ordered_from: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_entry_is_the_oldest_again_once_all_are_gone_that_were_there_at_a_move() {
+        let slot = |offset| Slot {
+            position: Position::new(1, offset),
+            payload_bytes: 0,
+        };
+        let mut index = ShardIndex::default();
+        let apply = |index: &mut ShardIndex, change| index.apply(change, |_| {});
+        for n in 0..4 {
+            let slot = slot(100 * n);
+            apply(
+                &mut index,
+                Change::Entry {
+                    term: 1,
+                    index: n,
+                    slot,
+                },
+            );
+        }
+        apply(
+            &mut index,
+            Change::Moved {
+                index: 0,
+                slot: slot(400),
+            },
+        );
+        for n in 4..6 {
+            let slot = slot(100 * n + 100);
+            apply(
+                &mut index,
+                Change::Entry {
+                    term: 1,
+                    index: n,
+                    slot,
+                },
+            );
+        }
+        let oldest = |index: &ShardIndex| index.oldest().map(Position::offset);
+        assert_eq!(oldest(&index), Some(100));
+        let purge = |index| Change::Purge(LogPosition { term: 1, index }, Bytes::new());
+        for (up_to, left) in [(1, 200), (3, 500), (4, 600)] {
+            apply(&mut index, purge(up_to));
+            assert_eq!(oldest(&index), Some(left), "{up_to}");
+        }
+        apply(&mut index, purge(5));
+        assert_eq!(oldest(&index), None);
+    }
+
+    #[test]
+    fn entries_that_replace_others_behind_a_move_are_looked_at_too() {
+        let slot = |offset| Slot {
+            position: Position::new(1, offset),
+            payload_bytes: 0,
+        };
+        let mut index = ShardIndex::default();
+        for change in [
+            Change::Entry {
+                term: 1,
+                index: 0,
+                slot: slot(0),
+            },
+            Change::Entry {
+                term: 1,
+                index: 1,
+                slot: slot(100),
+            },
+            Change::Moved {
+                index: 0,
+                slot: slot(200),
+            },
+            Change::Truncate(Some(0)),
+            Change::Entry {
+                term: 2,
+                index: 1,
+                slot: slot(300),
+            },
+            Change::Entry {
+                term: 2,
+                index: 2,
+                slot: slot(400),
+            },
+        ] {
+            index.apply(change, |_| {});
+        }
+        assert_eq!(index.oldest(), Some(Position::new(1, 200)));
     }
 }

@@ -84,6 +84,29 @@ fn a_shard_with_much_of_the_log_stays_where_it_is() {
 }
 
 #[test]
+fn nothing_moves_while_the_oldest_segment_has_to_stay_for_a_shard_that_is_open() {
+    let disk = SimulatedDisk::new();
+    let wal = open(&disk, ALWAYS);
+    let log = wal.shard(COMES);
+    append_range(&log, 0..1, 10);
+    append(&wal.shard(STAYS), expected()).unwrap();
+    append_range(&log, 1..31, 10_000);
+    let before = wal.usage();
+    wal.move_on(&[STAYS]).unwrap();
+    assert_eq!(wal.usage(), before, "it would only grow");
+    assert_eq!(read_all(&wal.shard(STAYS)), expected());
+
+    log.purge(position(1, 20), Bytes::new());
+    wal.sync().unwrap();
+    wal.move_on(&[STAYS]).unwrap();
+    wal.sync().unwrap();
+    until("there is more room than before", || {
+        wal.usage().bytes < before.bytes
+    });
+    assert_eq!(read_all(&wal.shard(STAYS)), expected());
+}
+
+#[test]
 fn a_crash_at_any_operation_of_the_disk_keeps_what_moves() {
     let prepared = SimulatedDisk::new();
     let wal = open(&prepared, ALWAYS);
@@ -126,6 +149,8 @@ fn a_log_cut_at_any_byte_of_what_moved_has_all_entries() {
     append_range(&log, 0..SMALL, 40);
     // Far enough on for the first segments to be the older half.
     append_range(&wal.shard(COMES), 0..25, 10_000);
+    wal.shard(COMES).purge(position(1, 24), Bytes::new());
+    wal.sync().unwrap();
     let start = wal.usage().bytes % SEGMENT_BYTES_MIN;
     wal.move_on(&[STAYS]).unwrap();
     let end = wal.usage().bytes % SEGMENT_BYTES_MIN;
