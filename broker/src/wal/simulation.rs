@@ -122,7 +122,12 @@ pub(super) fn write_until(engine: &Engine, number: u64) {
             queue.take()
         };
         let written = engine.write_unsynced(batch);
-        engine.unfinished.lock().push(written);
+        if written.result.is_err() {
+            // Nothing is written any more, and who waits for it is to hear that from the queue.
+            engine.finish(written);
+        } else {
+            engine.unfinished.lock().push(written);
+        }
     }
     engine.work.ring();
 }
@@ -136,5 +141,40 @@ pub(super) fn finish(engine: &Engine) {
             written.result = engine.sync_written();
         }
         engine.finish(written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::ids::ShardId;
+
+    use super::super::{Wal, WalEntry, WalError, WalOptions};
+    use super::*;
+    use crate::{
+        disk::{FaultPlan, SimulatedDisk},
+        executor::simulation::{Latencies, enter},
+    };
+
+    #[tokio::test]
+    async fn who_waits_for_a_write_that_fails_is_told_and_does_not_wait_for_the_writer() {
+        enter(Latencies::default());
+        let disk = SimulatedDisk::new();
+        let options = WalOptions::new("/wal");
+        let wal = Wal::open(Arc::new(disk.clone()), options, Arc::new(())).unwrap();
+        let log = wal.shard(ShardId(1));
+        disk.set_faults(FaultPlan {
+            crash_in: Some(0),
+            ..FaultPlan::default()
+        });
+        let entry = WalEntry {
+            term: 1,
+            index: 0,
+            payload: vec![vec![7; 100].into()],
+        };
+        let (tx, rx) = std::sync::mpsc::channel();
+        log.append(vec![entry], move |result| drop(tx.send(result)));
+        // On the only thread there is: the writer's task has not had its turn.
+        assert!(matches!(wal.sync(), Err(WalError::Failed { .. })));
+        assert!(matches!(rx.try_recv(), Ok(Err(WalError::Failed { .. }))));
     }
 }
