@@ -66,9 +66,13 @@ impl Arguments {
     }
 }
 
-/// The commands without the variables that are set to nothing: these are not set.
+/// The commands without the variables that are set to nothing, or to white space alone: these are
+/// not set.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    let is_empty = |name: &OsStr| {
+        let value = env::var_os(name);
+        value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))
+    };
     command
         .mut_args(|argument| match argument.get_env() {
             Some(name) if is_empty(name) => argument.env(Resettable::Reset),

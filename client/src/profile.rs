@@ -121,7 +121,8 @@ impl Profile {
     /// the default profile. Either may be the name of a profile or the path of a file; a text
     /// with a `/` or that ends in `.toml` is a path.
     pub fn load(wanted: Option<&str>) -> Result<Self, ProfileError> {
-        let from_environment = env::var(PROFILE_VARIABLE).ok().filter(|v| !v.is_empty());
+        let from_environment = env::var(PROFILE_VARIABLE).ok();
+        let from_environment = from_environment.filter(|value| !value.trim().is_empty());
         match wanted.or(from_environment.as_deref()) {
             Some(wanted) if is_path(wanted) => Self::read(Path::new(wanted)),
             Some(name) => Profiles::of_user()?.load(name),

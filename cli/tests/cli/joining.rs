@@ -37,14 +37,16 @@ fn a_broker_joins_with_a_token_and_may_keep_the_flag() {
         fs::read_to_string(theirs).unwrap()
     );
     // A variable that is set to nothing says nothing.
-    let mut bootstrap = user.command();
-    bootstrap
-        .args(["serve", "--bootstrap", "--data-dir"])
-        .arg(&dir);
-    let output = bootstrap.env("FLUMEN_JOIN", "").output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("--bootstrap"), "{said}");
+    for nothing in ["", " ", " \t\n"] {
+        let mut bootstrap = user.command();
+        bootstrap
+            .args(["serve", "--bootstrap", "--data-dir"])
+            .arg(&dir);
+        let output = bootstrap.env("FLUMEN_JOIN", nothing).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{nothing:?}: {said}");
+        assert!(said.contains("--bootstrap"), "{nothing:?}: {said}");
+    }
 }
 
 #[test]
