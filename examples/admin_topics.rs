@@ -26,10 +26,13 @@ async fn main() -> anyhow::Result<()> {
     admin.alter_topic("example.temporary", changes).await?;
     let topic = admin.describe_topic("example.temporary").await?;
     for partition in &topic.partitions {
-        println!(
-            "partition {}: offsets {} to {}, {} bytes",
-            partition.index, partition.start_offset, partition.end_offset, partition.size_bytes
-        );
+        match partition.extent {
+            Some(extent) => println!(
+                "partition {}: offsets {} to {}, {} bytes",
+                partition.index, extent.start_offset, extent.end_offset, extent.size_bytes
+            ),
+            None => println!("partition {}: its leader does not answer", partition.index),
+        }
     }
     admin.delete_topic("example.temporary").await?;
 

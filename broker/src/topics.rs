@@ -19,11 +19,11 @@ use std::{
 use flumen_protocol::{
     error::{ErrorCode, LeaderHint, WireError},
     ids::{BrokerId, Offset, PartitionId, TopicId},
-    message::{PartitionDescription, TopicMetadata, TopicSummary},
+    message::{PartitionDescription, PartitionExtent, TopicMetadata, TopicSummary},
     topic::{NoSuchPartition, TopicChanges, TopicConfig, TopicName},
 };
-use futures_util::future::try_join_all;
-use tokio::time::{Instant, sleep};
+use futures_util::future::{join_all, try_join_all};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use self::{
     consume::{ConsumeSource, Fetched},
@@ -40,6 +40,9 @@ const CREATE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How long partitions are tried to be made before that is left to the next leader of the catalog.
 const CREATE_LATER_MAX: Duration = Duration::from_mins(5);
+
+/// How long it may take to see that this broker leads a shard, where others are told without it.
+const CONFIRM_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// Topics and their partitions. Cheap to clone: all clones are the same.
 #[derive(Clone)]
@@ -136,24 +139,36 @@ impl Topics {
         by_leader
     }
 
-    /// Partitions of a topic as the replicas here have them now.
-    pub(crate) fn describe(&self, topic: &Topic, indexes: &[u32]) -> Vec<PartitionDescription> {
-        let indexes = indexes.iter();
-        indexes
-            .map(|index| self.describe_one(topic, *index))
-            .collect()
-    }
-
-    /// As [`Topics::describe`], if this broker really leads them: what was acknowledged by anyone
-    /// before is in it.
+    /// Partitions of a topic, each with its extent if this broker really leads it: what was
+    /// acknowledged by anyone before is in it. One that it does not lead keeps no other from being
+    /// told.
     pub(crate) async fn describe_led(
         &self,
         name: &TopicName,
         indexes: &[u32],
     ) -> Result<Vec<PartitionDescription>, WireError> {
         let topic = self.find_with(name, indexes).await?;
-        self.confirm_leadership(&topic, indexes).await?;
-        Ok(self.describe(&topic, indexes))
+        let mut by_shard: BTreeMap<_, Vec<u32>> = BTreeMap::new();
+        for index in indexes {
+            let shard = self.shards.shard_of(partition(&topic, *index));
+            by_shard.entry(shard).or_default().push(*index);
+        }
+        let confirmed = by_shard.into_values().map(|indexes| async {
+            let confirming = self.confirm_leadership(&topic, &indexes);
+            let leads = matches!(timeout(CONFIRM_WAIT_MAX, confirming).await, Ok(Ok(())));
+            (indexes, leads)
+        });
+        let confirmed = join_all(confirmed).await.into_iter();
+        let described = confirmed.flat_map(|(indexes, leads)| {
+            let one = |index| self.describe_one(&topic, index, leads);
+            indexes.into_iter().map(one).collect::<Vec<_>>()
+        });
+        Ok(described.collect())
+    }
+
+    /// A partition of which nobody says what there is.
+    pub(crate) fn describe_unknown(&self, topic: &Topic, index: u32) -> PartitionDescription {
+        self.describe_one(topic, index, false)
     }
 
     /// Makes sure that this broker leads the shards of partitions, and has applied all that was
@@ -189,19 +204,20 @@ impl Topics {
         })
     }
 
-    fn describe_one(&self, topic: &Topic, index: u32) -> PartitionDescription {
+    fn describe_one(&self, topic: &Topic, index: u32, leads: bool) -> PartitionDescription {
         let partition = partition(topic, index);
         let shard = self.shards.shard_of(partition);
-        let replica = self.shards.data(shard);
+        let replica = self.shards.data(shard).filter(|_| leads);
         let reader = replica.and_then(|replica| replica.reader(partition));
-        let of = |f: fn(&PartitionReader) -> u64| reader.as_ref().map_or(0, f);
         PartitionDescription {
             index,
             shard,
             leader: self.shards.leader_of(shard),
-            start_offset: Offset(of(|reader| reader.start_offset().0)),
-            end_offset: Offset(of(|reader| reader.end_offset().0)),
-            size_bytes: of(PartitionReader::size_bytes),
+            extent: reader.map(|reader| PartitionExtent {
+                start_offset: reader.start_offset(),
+                end_offset: reader.end_offset(),
+                size_bytes: reader.size_bytes(),
+            }),
         }
     }
 

@@ -73,9 +73,10 @@ struct PartitionRow {
     partition: u32,
     shard: ShardId,
     leader: Option<BrokerId>,
-    start_offset: Offset,
-    end_offset: Offset,
-    size_bytes: u64,
+    /// Null while its leader does not answer, as what follows.
+    start_offset: Option<Offset>,
+    end_offset: Option<Offset>,
+    size_bytes: Option<u64>,
 }
 
 impl From<&PartitionDescription> for PartitionRow {
@@ -84,9 +85,9 @@ impl From<&PartitionDescription> for PartitionRow {
             partition: partition.index,
             shard: partition.shard,
             leader: partition.leader,
-            start_offset: partition.start_offset,
-            end_offset: partition.end_offset,
-            size_bytes: partition.size_bytes,
+            start_offset: partition.extent.map(|extent| extent.start_offset),
+            end_offset: partition.extent.map(|extent| extent.end_offset),
+            size_bytes: partition.extent.map(|extent| extent.size_bytes),
         }
     }
 }

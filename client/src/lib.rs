@@ -65,8 +65,8 @@ pub use flumen_protocol::{
     error::ErrorCode,
     ids::{BrokerId, Offset, ShardId, TopicId},
     message::{
-        BindingStatus, BrokerStatus, PartitionDescription, PluginDescription, ShardStatus, StartAt,
-        TopicDescription, TopicSummary,
+        BindingStatus, BrokerStatus, PartitionDescription, PartitionExtent, PluginDescription,
+        ShardStatus, StartAt, TopicDescription, TopicSummary,
     },
     plugin::{BindingConfig, Digest, ErrorPolicy, HookPoint, PluginInfo, World},
     topic::{Cleanup, Name, NoSuchPartition, TopicChanges, TopicConfig, TopicName},

@@ -26,7 +26,7 @@ pub use self::{
     plugin::{BindingStatus, PluginDescription},
     produce::{ProduceAcks, ProduceBatch, ProduceOpen, ProduceOutcome, ProduceReceipt},
     status::{BrokerStatus, ShardStatus},
-    topic::{PartitionDescription, TopicDescription, TopicSummary},
+    topic::{PartitionDescription, PartitionExtent, TopicDescription, TopicSummary},
 };
 
 /// The first frame of every stream that a client opens.

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use flumen_client::{
-    Cleanup, Client, Message, PartitionDescription, Received, StartAt, TopicConfig,
-};
+use flumen_client::{Cleanup, Client, Message, PartitionExtent, Received, StartAt, TopicConfig};
 use flumen_tests::{broker::Broker, wait::until};
 
 const BY_SIZE: &str = "by-size";
@@ -76,9 +74,9 @@ async fn read(client: &Client, topic: &str, written: &Written) -> Vec<Received<O
     read
 }
 
-async fn describe(client: &Client, topic: &str) -> PartitionDescription {
+async fn describe(client: &Client, topic: &str) -> PartitionExtent {
     let described = client.admin().describe_topic(topic).await.unwrap();
-    described.partitions[0].clone()
+    described.partitions[0].extent.expect("its leader answers")
 }
 
 /// Nothing is missing from the start of the log on.

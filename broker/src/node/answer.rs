@@ -8,7 +8,7 @@ use bytes::Bytes;
 use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::{BrokerId, Offset},
-    message::{Reply, Request, Response, TopicDescription},
+    message::{Reply, Request, Response},
     topic::TopicName,
 };
 use tokio::time::{Instant, sleep};
@@ -184,41 +184,6 @@ impl Node {
         let topic = self.topics.delete(name).await?;
         self.plugins.topic_deleted(topic);
         Ok(Response::Done)
-    }
-
-    /// A topic with its partitions and bindings, as the leaders of its partitions know them.
-    async fn describe_topic(&self, name: &TopicName) -> Result<TopicDescription, WireError> {
-        let topic = self.topics.find(name).await?;
-        let mut partitions = Vec::with_capacity(topic.config.partitions as usize);
-        for (leader, indexes) in self.topics.by_leader(&topic) {
-            let described = match leader {
-                Some(leader) if leader != self.shards.broker() => {
-                    self.expect_answer(leader)?;
-                    remote::describe(&*self.network, leader, name, &indexes).await?
-                }
-                // Led until a moment ago is not enough: another may have gone on since.
-                Some(_) => self.topics.describe_led(name, &indexes).await?,
-                // Nobody takes anything at the moment: what the replica here has is the news, and
-                // is not what somebody who leads says, even if there is one by now.
-                None => {
-                    let mut described = self.topics.describe(&topic, &indexes);
-                    for partition in &mut described {
-                        partition.leader = None;
-                    }
-                    described
-                }
-            };
-            partitions.extend(described);
-        }
-        partitions.sort_by_key(|partition| partition.index);
-        Ok(TopicDescription {
-            name: name.clone(),
-            id: topic.id,
-            partitions,
-            bindings: self.plugins.bindings_of(name),
-            created_ms: topic.created_ms,
-            config: topic.config.clone(),
-        })
     }
 
     async fn offsets_for_time(

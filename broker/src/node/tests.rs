@@ -287,6 +287,17 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     let ends = founder.node().ends(&name, wanted).await.unwrap();
     expected.retain(|index, _| !elsewhere.contains(index));
     assert_eq!(ends, expected);
+    // Those whose leader is gone keep nobody from hearing of the others.
+    let request = Request::DescribeTopic { name };
+    let described = match founder.node().answer(request, Bytes::new()).await {
+        Ok(Response::Topic(described)) => described,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(described.partitions.len(), 4);
+    for partition in described.partitions {
+        let end = partition.extent.map(|extent| extent.end_offset);
+        assert_eq!(end, expected.get(&partition.index).copied());
+    }
     founder.stop().await;
 }
 

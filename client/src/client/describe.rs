@@ -52,7 +52,7 @@ impl Client {
 }
 
 fn is_complete(topic: &TopicDescription) -> bool {
-    topic.partitions.iter().all(|p| p.leader.is_some())
+    topic.partitions.iter().all(|p| p.extent.is_some())
 }
 
 /// Takes over what another broker knows, if it is about the same topic.
@@ -61,7 +61,7 @@ fn add(topic: &mut TopicDescription, other: TopicDescription) {
         return;
     }
     for (known, other) in topic.partitions.iter_mut().zip(other.partitions) {
-        if known.leader.is_none() && other.leader.is_some() {
+        if known.extent.is_none() && other.extent.is_some() {
             *known = other;
         }
     }

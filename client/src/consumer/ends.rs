@@ -68,20 +68,24 @@ impl Ends {
     }
 
     /// Partitions, started or not, were described. Returns the brokers that some are read from
-    /// though somebody else leads them, and which did not know of that.
-    fn described(&self, topic: &TopicDescription) -> Vec<BrokerId> {
+    /// though somebody else leads them, and which did not know of that. A broker that `is_alone` has
+    /// no others.
+    fn described(&self, topic: &TopicDescription, is_alone: bool) -> Vec<BrokerId> {
         let mut partitions = self.partitions.lock();
         let mut cut_off = Vec::new();
         for described in &topic.partitions {
-            let Some(leader) = described.leader else {
-                continue;
-            };
-            let Some(end) = partitions.get_mut(&described.index) else {
+            let known = partitions.get_mut(&described.index);
+            let Some(end) = known.filter(|_| described.extent.is_some()) else {
                 continue;
             };
             end.is_known = true;
+            if end.is_in_touch {
+                continue;
+            }
             match end.reader {
-                Some(reader) if !end.is_in_touch && reader != leader => cut_off.push(reader),
+                Some(reader) if described.leader != Some(reader) => cut_off.push(reader),
+                // Whoever it is read from, the stream moves when the leader is found.
+                None if !is_alone => {}
                 _ => end.is_in_touch = true,
             }
         }
@@ -141,18 +145,20 @@ impl Fetch {
     /// Tells the consumer where partitions begin and end by now.
     async fn ask_for_ends(&self) {
         let before = self.ends.unknown();
-        let obstacle = match self.client.describe(&self.topic).await {
-            Ok(topic) => {
-                for broker in self.ends.described(&topic) {
-                    self.places.avoid(broker);
-                }
-                let starts = topic.partitions.iter().map(described).collect();
-                // A consumer that is gone need not be told.
-                let _ = self.events.send(Event::Described(starts)).await;
-                "nobody leads it".to_owned()
+        let described = self.client.describe(&self.topic).await;
+        if let Ok(topic) = &described {
+            let is_alone = self.client.candidates().len() < 2;
+            for broker in self.ends.described(topic, is_alone) {
+                self.places.avoid(broker);
             }
-            Err(error) => error.to_string(),
-        };
+            let starts = topic
+                .partitions
+                .iter()
+                .filter_map(described_start)
+                .collect();
+            // A consumer that is gone need not be told.
+            let _ = self.events.send(Event::Described(starts)).await;
+        }
         if !self.ends.are_waited_for {
             return;
         }
@@ -163,17 +169,30 @@ impl Fetch {
             }
         }
         for partition in unknown {
+            let obstacle = match &described {
+                Ok(topic) => obstacle(topic, partition),
+                Err(error) => error.to_string(),
+            };
             let reason = format!("where partition {partition} ends is not known: {obstacle}");
             self.setbacks.note(Cause::End, partition, reason);
         }
     }
 }
 
-/// A copy does not know the end.
-fn described(partition: &PartitionDescription) -> PartitionStart {
-    PartitionStart {
-        partition: partition.index,
-        start_offset: partition.start_offset,
-        end_offset: partition.leader.map(|_| partition.end_offset),
+/// Why nobody says where a partition ends.
+fn obstacle(topic: &TopicDescription, partition: u32) -> String {
+    let described = topic.partitions.get(partition as usize);
+    match described.and_then(|described| described.leader) {
+        Some(leader) => format!("broker {leader}, which leads it, does not answer"),
+        None => "nobody leads it".to_owned(),
     }
+}
+
+fn described_start(partition: &PartitionDescription) -> Option<PartitionStart> {
+    let extent = partition.extent?;
+    Some(PartitionStart {
+        partition: partition.index,
+        start_offset: extent.start_offset,
+        end_offset: Some(extent.end_offset),
+    })
 }

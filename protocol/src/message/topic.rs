@@ -43,9 +43,15 @@ pub struct PartitionDescription {
     pub index: u32,
     /// The shard that it lives in.
     pub shard: ShardId,
-    /// The broker that leads the shard. Without one, what follows is said of a copy, which may be
-    /// behind.
+    /// The broker that leads the shard, as far as that is known.
     pub leader: Option<BrokerId>,
+    /// What the leader has of it. Not known while nobody leads it, or the leader does not answer.
+    pub extent: Option<PartitionExtent>,
+}
+
+/// What there is of a partition, with all that was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionExtent {
     /// The offset of its oldest record.
     pub start_offset: Offset,
     /// The offset that the next record gets.

@@ -1,14 +1,21 @@
 //! `flumen topic describe`.
 
+use std::io::Write;
+
 use anyhow::Result;
-use flumen_protocol::topic::TopicName;
+use flumen_protocol::{
+    message::{PartitionDescription, TopicDescription},
+    topic::TopicName,
+};
 
 use super::settings::{cleanup_text, retention_text};
 use crate::{
     commands::plugin::bindings_table,
     connect::Connection,
     hint::Named,
-    output::{OutputFormat, bytes, count, or_dash, table, time, write_fields, write_table},
+    output::{
+        OutputFormat, bytes, count, counted, or_dash, table, time, write_fields, write_table,
+    },
     view,
 };
 
@@ -34,42 +41,111 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
             admin.describe_topic(arguments.name.as_str()).await
         })
         .await?;
-    output.print(&view::TopicDetails::from(&topic), |out| {
-        let partitions = &topic.partitions;
-        let records: u64 = partitions
-            .iter()
-            .map(|p| p.end_offset.0.saturating_sub(p.start_offset.0))
-            .sum();
-        let size: u64 = partitions.iter().map(|p| p.size_bytes).sum();
-        write_fields(
-            out,
-            &[
-                ("topic", &topic.name),
-                ("created", &time(topic.created_ms as i64)),
-                ("records", &format!("{} in {}", count(records), bytes(size))),
-                ("retention", &retention_text(&topic.config)),
-                ("cleanup", &cleanup_text(topic.config.cleanup)),
-                ("compression", &topic.config.compression),
-                ("segment size", &bytes(topic.config.segment_bytes)),
-            ],
-        )?;
+    output.print(&view::TopicDetails::from(&topic), |out| write(out, &topic))
+}
+
+fn write(out: &mut dyn Write, topic: &TopicDescription) -> Result<()> {
+    write_fields(
+        out,
+        &[
+            ("topic", &topic.name),
+            ("created", &time(topic.created_ms as i64)),
+            ("records", &records_text(&topic.partitions)),
+            ("retention", &retention_text(&topic.config)),
+            ("cleanup", &cleanup_text(topic.config.cleanup)),
+            ("compression", &topic.config.compression),
+            ("segment size", &bytes(topic.config.segment_bytes)),
+        ],
+    )?;
+    writeln!(out)?;
+    let mut table = table(["PARTITION", "SHARD", "LEADER", "START", "END", "SIZE"]);
+    for partition in &topic.partitions {
+        let extent = partition.extent;
+        table.add_row([
+            partition.index.to_string(),
+            partition.shard.to_string(),
+            or_dash(partition.leader),
+            or_dash(extent.map(|extent| extent.start_offset)),
+            or_dash(extent.map(|extent| extent.end_offset)),
+            or_dash(extent.map(|extent| bytes(extent.size_bytes))),
+        ]);
+    }
+    write_table(out, &table)?;
+    if !topic.bindings.is_empty() {
         writeln!(out)?;
-        let mut table = table(["PARTITION", "SHARD", "LEADER", "START", "END", "SIZE"]);
-        for partition in partitions {
-            table.add_row([
-                partition.index.to_string(),
-                partition.shard.to_string(),
-                or_dash(partition.leader),
-                partition.start_offset.to_string(),
-                partition.end_offset.to_string(),
-                bytes(partition.size_bytes),
-            ]);
-        }
-        write_table(out, &table)?;
-        if !topic.bindings.is_empty() {
-            writeln!(out)?;
-            write_table(out, &bindings_table(&topic.bindings))?;
-        }
-        Ok(())
-    })
+        write_table(out, &bindings_table(&topic.bindings))?;
+    }
+    Ok(())
+}
+
+/// How much there is, and of how many partitions that is not known.
+fn records_text(partitions: &[PartitionDescription]) -> String {
+    let extents = || partitions.iter().filter_map(|partition| partition.extent);
+    let records = extents().map(|extent| extent.end_offset.0.saturating_sub(extent.start_offset.0));
+    let (records, size) = (
+        records.sum(),
+        extents().map(|extent| extent.size_bytes).sum(),
+    );
+    let text = format!("{} in {}", count(records), bytes(size));
+    match partitions.len() - extents().count() {
+        0 => text,
+        unknown => format!(
+            "{text}, and those of {} whose leader does not answer",
+            counted(unknown as u64, "partition")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::{
+        ids::{BrokerId, Offset, ShardId, TopicId},
+        message::PartitionExtent,
+        topic::TopicConfig,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_partition_is_a_dash_and_null() {
+        let partition = |index, extent| PartitionDescription {
+            index,
+            shard: ShardId(1),
+            leader: Some(BrokerId(7)),
+            extent,
+        };
+        let known = PartitionExtent {
+            start_offset: Offset(2),
+            end_offset: Offset(12),
+            size_bytes: 100,
+        };
+        let topic = TopicDescription {
+            name: "orders".parse().unwrap(),
+            id: TopicId(1),
+            config: TopicConfig::default(),
+            created_ms: 0,
+            partitions: vec![partition(0, Some(known)), partition(1, None)],
+            bindings: Vec::new(),
+        };
+        let mut text = Vec::new();
+        write(&mut text, &topic).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(
+            text.contains("10 in 100 B, and those of 1 partition whose leader does not answer"),
+            "{text}"
+        );
+        let rows = text.lines().map(|line| line.split_whitespace().collect());
+        let rows: Vec<Vec<_>> = rows.collect();
+        assert!(
+            rows.contains(&vec!["0", "1", "7", "2", "12", "100", "B"]),
+            "{text}"
+        );
+        assert!(rows.contains(&vec!["1", "1", "7", "-", "-", "-"]), "{text}");
+
+        let json = serde_json::to_value(view::TopicDetails::from(&topic)).unwrap();
+        let ends: Vec<_> = [0, 1]
+            .map(|at| &json["partitions"][at]["end_offset"])
+            .into();
+        assert_eq!(ends, [&serde_json::json!(12), &serde_json::Value::Null]);
+    }
 }

@@ -8,8 +8,8 @@ use flumen_protocol::{
     ids::{BrokerId, Offset, ShardId, TopicId},
     limits::BATCH_BYTES_MAX,
     message::{
-        BrokerInfo, Metadata, PartitionDescription, ShardMetadata, TopicDescription, TopicMetadata,
-        TopicSummary,
+        BrokerInfo, Metadata, PartitionDescription, PartitionExtent, ShardMetadata,
+        TopicDescription, TopicMetadata, TopicSummary,
     },
     topic::Name,
 };
@@ -194,9 +194,13 @@ impl State {
             index: index as u32,
             shard: self.shard(index as u32).id,
             leader: self.leader_at(broker, index as u32),
-            start_offset: Offset(partition.start),
-            end_offset: Offset(partition.end),
-            size_bytes: 0,
+            extent: self
+                .leader_at(broker, index as u32)
+                .map(|_| PartitionExtent {
+                    start_offset: Offset(partition.start),
+                    end_offset: Offset(partition.end),
+                    size_bytes: 0,
+                }),
         };
         Ok(TopicDescription {
             name,
