@@ -197,9 +197,6 @@ impl Catalog {
 
     /// Says where a broker can be reached.
     pub async fn register_broker(&self, broker: BrokerInfo) -> Result<(), CatalogError> {
-        if self.snapshot().brokers.get(&broker.id) == Some(&broker) {
-            return Ok(());
-        }
         self.change(CatalogCommand::RegisterBroker { broker }, Bytes::new())
             .await
             .map(|_| ())

@@ -28,6 +28,7 @@ mod newcomers;
 mod open;
 mod open_files;
 mod overview;
+mod registration;
 mod remote;
 #[cfg(test)]
 mod schema;
@@ -103,6 +104,8 @@ pub(crate) struct Node {
     catalog: Catalog,
     /// Whether all plugins run that should have when the broker started.
     filters: AtomicBool,
+    /// Whether the cluster knows where this broker is.
+    registered: AtomicBool,
     /// The way to the other brokers.
     network: Arc<dyn PeerNetwork>,
     peers: Peers,

@@ -172,6 +172,8 @@ struct Shared {
     /// Held by the one that opens or closes a replica.
     opening: tokio::sync::Mutex<()>,
     clustered: AtomicBool,
+    /// Why others do not reach this broker, as far as they have said.
+    unreachable: Mutex<Option<String>>,
 }
 
 /// The data shards of a broker, as they come and go.
@@ -267,6 +269,7 @@ impl Shards {
                 unrepaired: Mutex::new(known.unrepaired),
                 opening: tokio::sync::Mutex::new(()),
                 clustered: AtomicBool::new(false),
+                unreachable: Mutex::default(),
             }),
         })
     }

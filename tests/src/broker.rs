@@ -241,6 +241,11 @@ impl Broker {
         self.listen = free_address();
     }
 
+    /// Has later starts listen on this address.
+    pub fn move_to(&mut self, address: SocketAddr) {
+        self.listen = address;
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()

@@ -44,6 +44,20 @@ pub(super) fn next_step(
     }
 }
 
+/// Who had better lead the catalog where nobody gets to the broker that does.
+pub(super) fn heir(
+    view: &GroupView,
+    reachable: &BTreeSet<BrokerId>,
+    degraded: &BTreeSet<BrokerId>,
+) -> Option<BrokerId> {
+    let is_fit = |broker: &&BrokerId| {
+        view.leader != Some(**broker)
+            && !degraded.contains(broker)
+            && is_ready(view, reachable, **broker)
+    };
+    view.voters.iter().find(is_fit).copied()
+}
+
 fn voters(state: &CatalogState, view: &GroupView) -> BTreeSet<BrokerId> {
     let active: BTreeSet<_> = state.active_brokers().collect();
     let count = catalog_voters(active.len(), state.replication_goal() as usize);

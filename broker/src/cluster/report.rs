@@ -34,7 +34,7 @@ pub(crate) struct BrokerReport {
     pub(crate) leads: Vec<LedShard>,
     /// The replicas that it has.
     pub(crate) replicas: Vec<ReplicaReport>,
-    /// That it takes no records, or soon will not, and why.
+    /// That it takes no records, or soon will not, or that nobody gets to it, and why.
     pub(crate) degraded: Option<String>,
     /// Those of its shards that have damaged files, open or not.
     pub(crate) damaged: Vec<ShardId>,

@@ -36,7 +36,8 @@ pub(super) struct Situation<'a> {
     pub(super) led_for: Duration,
     /// Brokers that were heard of lately, and have a replica that nothing is wrong with.
     pub(super) present: &'a BTreeSet<BrokerId>,
-    /// Brokers that take no records, such as one whose disk is full; this one may be among them.
+    /// Brokers that take no records, such as one whose disk is full, or that nobody gets to; this one
+    /// may be among them.
     pub(super) degraded: &'a BTreeSet<BrokerId>,
 }
 

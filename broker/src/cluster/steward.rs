@@ -214,7 +214,7 @@ impl Shared {
         }
     }
 
-    /// Those of the brokers that take no records.
+    /// Those of the brokers that take no records, or that nobody gets to.
     fn degraded(&self, brokers: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
         let is_degraded = |broker: &BrokerId| {
             if *broker == self.broker {
@@ -246,9 +246,16 @@ impl Shared {
         if !view.leads {
             return;
         }
-        let step = catalog_steps::next_step(state, &view, &self.reachable(state));
+        let reachable = self.reachable(state);
+        let step = catalog_steps::next_step(state, &view, &reachable);
         if step != Step::None {
             return self.take(memory, CATALOG_SHARD, step);
+        }
+        // Others could not pass on to it what clients ask them for.
+        if self.shards.unreachable().is_some()
+            && let Some(heir) = catalog_steps::heir(&view, &reachable, &self.degraded(&reachable))
+        {
+            return self.take(memory, CATALOG_SHARD, Step::TransferLeadership(heir));
         }
         let replaced = catalog_steps::replaced(state);
         if replaced.is_empty() {

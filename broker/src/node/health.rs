@@ -32,7 +32,8 @@ impl Health for Node {
     fn not_ready(&self) -> Option<String> {
         let no_majority = || self.no_majority();
         let degraded = self.shards.degraded().or_else(no_majority);
-        degraded.or_else(|| self.leaderless())
+        let leaderless = || self.leaderless();
+        degraded.or_else(leaderless).or_else(|| self.unregistered())
     }
 
     fn refresh(&self, metrics: &Metrics) {
@@ -57,7 +58,7 @@ impl Health for Node {
 
 impl Node {
     /// Why nothing can be decided at the moment, if so.
-    fn leaderless(&self) -> Option<String> {
+    pub(super) fn leaderless(&self) -> Option<String> {
         let me = self.shards.broker();
         match self.shards.leader_of(CATALOG_SHARD) {
             Some(leader) if leader == me => {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use flumen_protocol::{DEFAULT_PORT, message::BrokerInfo};
+use flumen_protocol::DEFAULT_PORT;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -14,15 +14,7 @@ use super::{
     newcomers::{self, Told},
     remote::Remote,
 };
-use crate::{
-    catalog::{CATALOG_SHARD, Catalog},
-    cluster::Steward,
-    config::BrokerConfig,
-    peer::PeerService,
-};
-
-/// How long to wait before the cluster is told again where this broker is, after it was not heard.
-const REGISTER_RETRY_AFTER: Duration = Duration::from_millis(500);
+use crate::{catalog::CATALOG_SHARD, cluster::Steward, config::BrokerConfig, peer::PeerService};
 
 /// How long to wait before the shards are brought to what the catalog says, after that failed.
 const RECONCILE_RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -61,12 +53,10 @@ impl Node {
         self.fail_when_removed();
         self.in_background(Arc::clone(&self.plugins).follow());
         self.in_background(reconcile_when_leading(Arc::downgrade(self)));
-        let leads = self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker());
-        if leads {
-            self.register().await;
+        self.make_known().await;
+        if self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker()) {
             return Ok(());
         }
-        self.in_background(keep_registering(Arc::downgrade(self)));
         tokio::select! {
             () = self.wait_for_the_catalog() => Ok(()),
             failure = self.shards.failed() => Err(StartError::Failed(failure)),
@@ -144,44 +134,6 @@ impl Node {
                 );
             }
         }
-    }
-
-    /// Tells the cluster where this broker can be reached.
-    async fn register(&self) {
-        tell(&self.catalog, self.info()).await;
-    }
-
-    fn info(&self) -> BrokerInfo {
-        BrokerInfo {
-            id: self.identity.broker_id(),
-            address: self.address.read().clone(),
-            zone: self.zone.clone(),
-        }
-    }
-}
-
-/// Tells the cluster of a broker; true if that is known now.
-async fn tell(catalog: &Catalog, broker: BrokerInfo) -> bool {
-    match catalog.register_broker(broker).await {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::debug!(%error, "the cluster does not know yet where this broker is");
-            false
-        }
-    }
-}
-
-async fn keep_registering(node: std::sync::Weak<Node>) {
-    // An answer may take long: the node must not be kept by it.
-    while let Some((catalog, info)) = node
-        .upgrade()
-        .map(|node| (node.catalog.clone(), node.info()))
-    {
-        if tell(&catalog, info).await {
-            return;
-        }
-        drop(catalog);
-        sleep(REGISTER_RETRY_AFTER).await;
     }
 }
 

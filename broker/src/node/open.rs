@@ -156,6 +156,7 @@ impl Node {
             shards,
             catalog,
             filters: AtomicBool::new(false),
+            registered: AtomicBool::new(false),
         })
     }
 }

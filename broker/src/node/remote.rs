@@ -9,13 +9,17 @@ use bytes::Bytes;
 use flumen_protocol::{
     error::{ErrorCode, WireError},
     ids::{BrokerId, Offset},
-    message::{PartitionDescription, Reply, Request},
+    message::{BrokerInfo, PartitionDescription, Reply, Request},
     topic::TopicName,
 };
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Node, newcomers::Told};
+use super::{
+    Node,
+    newcomers::Told,
+    registration::{self, Tried},
+};
 use crate::peer::{
     PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream, encode,
 };
@@ -25,6 +29,9 @@ pub(super) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a broker may take to tell what it knows.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a broker may take to try an address and have it registered by the catalog's leader.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a request may take at the broker that it was passed on to: plugins are compiled there.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,6 +51,10 @@ enum Question {
     },
     /// Who the members are by the catalog of the broker.
     Members,
+    /// Whether the broker that asks can be dialed at an address.
+    Try { address: String },
+    /// The same, and if so, the catalog is to say that it is there.
+    Register { broker: BrokerInfo },
 }
 
 /// Serves other brokers once the node is there.
@@ -65,7 +76,7 @@ impl Remote {
 }
 
 impl PeerHandler for Remote {
-    fn call(&self, _: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn call(&self, from: BrokerId, request: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let node = self.node();
         Box::pin(async move {
             let node = node?;
@@ -87,6 +98,15 @@ impl PeerHandler for Remote {
                 ),
                 Question::Members => {
                     encode(&Ok::<_, WireError>(Told::by(&node.catalog.snapshot())))
+                }
+                Question::Try { address } => {
+                    encode(&Ok::<_, WireError>(node.try_address(from, &address).await))
+                }
+                Question::Register { broker } => {
+                    encode(&match registration::check_own(from, &broker) {
+                        Ok(()) => node.register_other(broker).await,
+                        Err(error) => Err(error),
+                    })
                 }
             })
         })
@@ -209,6 +229,31 @@ pub(super) fn members(
     ask(network, broker, &Question::Members, ANSWER_TIMEOUT)
 }
 
+/// Whether another broker gets to this one at an address.
+pub(super) fn try_address(
+    network: &dyn PeerNetwork,
+    broker: BrokerId,
+    address: &str,
+) -> impl Future<Output = Result<Tried, WireError>> + use<> {
+    let address = address.to_owned();
+    ask(network, broker, &Question::Try { address }, ANSWER_TIMEOUT)
+}
+
+/// Has another broker tell the catalog's leader where this one is, if it gets there.
+pub(super) fn register(
+    network: &dyn PeerNetwork,
+    by: BrokerId,
+    broker: &BrokerInfo,
+) -> impl Future<Output = Result<Tried, WireError>> + use<> {
+    let broker = broker.clone();
+    ask(
+        network,
+        by,
+        &Question::Register { broker },
+        REGISTER_TIMEOUT,
+    )
+}
+
 fn ask<R: DeserializeOwned>(
     network: &dyn PeerNetwork,
     broker: BrokerId,
@@ -253,6 +298,7 @@ pub(super) fn add_messages(schema: &mut flumen_schema::Schema) {
     schema.add::<Result<Vec<PartitionDescription>, WireError>>();
     schema.add::<Result<Vec<Offset>, WireError>>();
     schema.add::<Result<Told, WireError>>();
+    schema.add::<Result<Tried, WireError>>();
     schema.add::<Request>();
     schema.add::<Reply>();
 }

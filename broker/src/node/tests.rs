@@ -205,6 +205,62 @@ async fn a_broker_that_was_away_hears_of_one_that_joined_meanwhile_and_leads_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_of_the_catalog_whom_nobody_reaches_at_its_address_stays_known_by_the_last_one() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let (id, address) = (founder.node().status().id, founder.local_addr());
+    let is_known = || joined.node().brokers().contains_key(&id);
+    eventually("the founder is known", is_known).await;
+    founder.stop().await;
+    let misled = BrokerConfig {
+        listen: address,
+        advertise: Some("127.0.0.1:9".parse().unwrap()),
+        ..config(one.path())
+    };
+    let founder = start_with(misled).await.unwrap();
+    eventually("it is not ready, and says why", || {
+        let reason = founder.node().not_ready().unwrap_or_default();
+        reason.contains("127.0.0.1:9") && reason.contains("--advertise")
+    })
+    .await;
+    for broker in [&founder, &joined] {
+        assert_eq!(broker.node().brokers()[&id].address, address.to_string());
+    }
+    founder.stop().await;
+
+    let founder = start_with(BrokerConfig {
+        listen: address,
+        ..config(one.path())
+    });
+    let founder = founder.await.unwrap();
+    eventually("it is ready again", || founder.node().not_ready().is_none()).await;
+    for broker in [joined, founder] {
+        broker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_broker_that_is_left_is_registered_though_nobody_is_there_to_try_its_address() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    eventually("the founder leads alone", || {
+        let view = founder.node().catalog.group().view();
+        view.leads && view.voters.len() == 1 && !view.changing
+    })
+    .await;
+    let id = founder.node().status().id;
+    joined.stop().await;
+    founder.stop().await;
+    let moved = start_again(one.path()).await.unwrap();
+    let address = moved.local_addr().to_string();
+    eventually("it is known by its new address, and ready", || {
+        moved.node().brokers()[&id].address == address && moved.node().not_ready().is_none()
+    })
+    .await;
+    moved.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_is_not_called_drained_while_no_leader_says_that_its_replicas_are_elsewhere() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;

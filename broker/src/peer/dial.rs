@@ -79,10 +79,32 @@ impl Dialer {
 
     /// Connects to a broker at `address`, `host:port`; the error says why it did not answer.
     pub(super) async fn dial(&self, to: BrokerId, address: &str) -> Result<Dialed, String> {
+        self.first(address, |address| self.dial_address(to, address))
+            .await
+    }
+
+    /// Asks which broker of the cluster is at `address`. One that says that this broker was removed
+    /// is heard.
+    pub(super) async fn who_is_at(&self, address: &str) -> Result<BrokerId, String> {
+        self.first(address, |address| self.ask_who(address)).await
+    }
+
+    /// Makes sure that a broker can be dialed at `address`, by a connection that is closed at once.
+    pub(super) async fn try_address(&self, broker: BrokerId, address: &str) -> Result<(), String> {
+        self.first(address, |address| self.knock(broker, address))
+            .await
+    }
+
+    /// What comes of the first of a host's addresses where something does.
+    async fn first<T, F: Future<Output = Result<T, String>>>(
+        &self,
+        address: &str,
+        attempt: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, String> {
         let mut reason = format!("{address} is no address that this broker can reach");
         for address in self.resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
-            match tokio::time::timeout(DIAL_TIMEOUT, self.dial_address(to, address)).await {
-                Ok(Ok(dialed)) => return Ok(dialed),
+            match tokio::time::timeout(DIAL_TIMEOUT, attempt(address)).await {
+                Ok(Ok(found)) => return Ok(found),
                 Ok(Err(error)) => reason = format!("{address}: {error}"),
                 Err(_) => reason = format!("{address} did not answer within {DIAL_TIMEOUT:?}"),
             }
@@ -90,18 +112,11 @@ impl Dialer {
         Err(reason)
     }
 
-    /// Asks which broker of the cluster is at `address`. One that says that this broker was removed
-    /// is heard.
-    pub(super) async fn who_is_at(&self, address: &str) -> Result<BrokerId, String> {
-        let mut reason = format!("{address} is no address that this broker can reach");
-        for address in self.resolve(address).await?.into_iter().take(ADDRESSES_MAX) {
-            match tokio::time::timeout(DIAL_TIMEOUT, self.ask_who(address)).await {
-                Ok(Ok(broker)) => return Ok(broker),
-                Ok(Err(error)) => reason = format!("{address}: {error}"),
-                Err(_) => reason = format!("{address} did not answer within {DIAL_TIMEOUT:?}"),
-            }
-        }
-        Err(reason)
+    async fn knock(&self, broker: BrokerId, address: SocketAddr) -> Result<(), String> {
+        let connecting = self.connect(self.credentials.tls_towards(broker), address)?;
+        let connection = connecting.await.map_err(|error| reason_of(&error))?;
+        connection.close(VarInt::from_u32(0), b"only tried whether it is there");
+        Ok(())
     }
 
     async fn ask_who(&self, address: SocketAddr) -> Result<BrokerId, String> {

@@ -198,6 +198,18 @@ impl Peers {
         }
     }
 
+    /// Tries whether a broker is at `address`, beside the connection to it if there is one. Where
+    /// there is none, it is dialed there next.
+    pub(crate) async fn try_address(&self, broker: BrokerId, address: &str) -> Result<(), String> {
+        self.shared.dialer.try_address(broker, address).await?;
+        if let Ok(link) = self.link(broker)
+            && link.round_trip().is_none()
+        {
+            link.seen_at(address);
+        }
+        Ok(())
+    }
+
     /// The other members, and the time to each and back where there is a connection to it.
     pub(crate) fn round_trips(&self) -> Vec<(BrokerId, Option<Duration>)> {
         let links = self.shared.links.read();

@@ -76,6 +76,28 @@ async fn to_ask_who_is_at_an_address_breaks_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_tried_without_a_connection_being_broken_and_only_the_broker_meant_counts() {
+    let (one, two) = pair().await;
+    ask(&one, TWO, b"connect").await.unwrap();
+    let call = Bytes::from_static(b"sleep");
+    let slow = tokio::spawn(one.peers.call(TWO, PeerService::Raft, call));
+    let its_own = two.address.to_string();
+    assert_eq!(one.peers.try_address(TWO, &its_own).await, Ok(()));
+    let another = one.peers.try_address(BrokerId(3), &its_own).await;
+    assert!(
+        another.clone().unwrap_err().contains("it is broker 2"),
+        "{another:?}"
+    );
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap().to_string();
+    let silent = one.peers.try_address(TWO, &nobody).await;
+    assert!(silent.clone().unwrap_err().contains(&nobody), "{silent:?}");
+    assert_eq!(ask(&one, TWO, b"quick").await.unwrap(), "quick");
+    assert!(!slow.is_finished(), "{:?}", slow.await);
+    slow.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_call_holds_up_no_other_and_a_broken_handler_is_no_silence() {
     let (one, _two) = pair().await;
     let slow = tokio::spawn(

@@ -6,8 +6,8 @@ use super::Shards;
 use crate::wal::Wal;
 
 impl Shards {
-    /// That no records are taken at the moment, or soon will not be, and why; `None` if all is
-    /// well. Others had better lead meanwhile.
+    /// That no records are taken at the moment, or soon will not be, or that nobody gets here with
+    /// any, and why; `None` if all is well. Others had better lead meanwhile.
     pub fn degraded(&self) -> Option<String> {
         let wal = &self.shared.parts.raft.wal;
         let wal_trouble = || wal.trouble().map(|trouble| trouble.to_string());
@@ -17,6 +17,17 @@ impl Shards {
             .map(|reason| format!("takes no records: {reason}"))
             .or_else(|| self.without_checkpoints())
             .or_else(|| self.full_of_closed_shards())
+            .or_else(|| self.unreachable())
+    }
+
+    /// Why others do not reach this broker, if so, as the rest of a sentence about it.
+    pub(crate) fn unreachable(&self) -> Option<String> {
+        self.shared.unreachable.lock().clone()
+    }
+
+    /// Says why others do not reach this broker, or that they do, and gives what was said before.
+    pub(crate) fn set_unreachable(&self, reason: Option<String>) -> Option<String> {
+        std::mem::replace(&mut *self.shared.unreachable.lock(), reason)
     }
 
     /// What it means that no checkpoints can be taken, if so.

@@ -27,8 +27,8 @@ pub struct BrokerStatus {
     pub partitions: u64,
     /// Open client connections.
     pub connections: u64,
-    /// That it takes no records at the moment, or soon will not, and why, as the rest of a sentence
-    /// about it: `takes no records: the disk is full`.
+    /// That it takes no records at the moment, or soon will not, or that no other broker reaches it,
+    /// and why, as the rest of a sentence about it: `takes no records: the disk is full`.
     pub degraded: Option<String>,
     /// Why the broker should get no traffic at the moment, as `/readyz` has it: what `degraded`
     /// says, or that it does not reach a majority or a leader of the catalog.
