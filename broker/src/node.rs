@@ -52,7 +52,7 @@ use flumen_protocol::{
     message::{BrokerStatus, Metadata, ShardStatus},
     topic::TopicName,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 pub use self::start_error::StartError;
 use self::{enrol::Enrolments, open::listen};
@@ -82,6 +82,7 @@ pub struct Broker {
     server: Server,
     admin: Option<Admin>,
     profile: PathBuf,
+    profile_changes: watch::Receiver<()>,
     shutdown_grace: std::time::Duration,
 }
 
@@ -199,7 +200,9 @@ impl Broker {
         server.serve_clients(Arc::clone(&node));
         let addresses = node.profile_addresses();
         let profile = node.identity.write_profile(&addresses)?;
-        node.in_background(members::keep_profile(Arc::downgrade(&node), addresses));
+        let (changed, profile_changes) = watch::channel(());
+        let keep = members::keep_profile(Arc::downgrade(&node), addresses, changed);
+        node.in_background(keep);
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
         tracing::info!(
@@ -213,6 +216,7 @@ impl Broker {
             server,
             admin,
             profile,
+            profile_changes,
             shutdown_grace: config.shutdown_grace.into(),
         })
     }
@@ -235,6 +239,11 @@ impl Broker {
     /// The profile for clients that the broker wrote.
     pub fn profile(&self) -> &std::path::Path {
         &self.profile
+    }
+
+    /// Told whenever that profile was written again, as the brokers of the cluster have changed.
+    pub fn profile_changes(&self) -> watch::Receiver<()> {
+        self.profile_changes.clone()
     }
 
     /// Waits for a failure after which the broker cannot go on, and says what it is. Nothing

@@ -1,6 +1,7 @@
 //! From flags, variables and profiles to a connected client.
 
 mod flags;
+mod named;
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use anyhow::{Result, anyhow};
 use flumen_broker::config::Interval;
 use flumen_client::{Admin, AdminError, Client, ConnectError, Profile, ProfileError, Profiles};
 
-use self::flags::Flags;
+use self::{flags::Flags, named::NamedProfile};
 use crate::{
     failure::usage,
     hint::{Named, similar},
@@ -101,11 +102,17 @@ impl Connection {
         } = &self.0;
         self.0.check()?;
         let mut builder = Client::builder();
-        if let (Some(brokers), Some(ca)) = (brokers, ca) {
+        let mut named = None;
+        let tried = if let (Some(brokers), Some(ca)) = (brokers, ca) {
             builder = builder.brokers(brokers.iter().cloned()).ca_file(ca)?;
+            brokers.clone()
         } else {
-            builder = builder.profile(load_profile(profile.as_deref())?);
-        }
+            let loaded = load_profile(profile.as_deref())?;
+            let tried = loaded.contents().brokers.clone();
+            builder = builder.profile(loaded.clone());
+            named = NamedProfile::of(profile.as_deref(), loaded);
+            tried
+        };
         if let (Some(cert), Some(key)) = (cert, key) {
             builder = builder.certificate_files(cert, key)?;
         }
@@ -122,15 +129,26 @@ impl Connection {
             return Err(usage(format!("--brokers: {error}")));
         }
         match self.unless_late(Instant::now(), builder.connect()).await {
-            Ok(Ok(client)) => Ok(client),
+            Ok(Ok(client)) => {
+                if let Some(named) = named {
+                    named.keep_up_with(&client);
+                }
+                Ok(client)
+            }
+            Ok(Err(error @ (ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. }))) => {
+                Err(named::explain_silence(&error, &tried, named.as_ref()))
+            }
             Ok(Err(error @ ConnectError::Unauthenticated { .. })) => {
                 Err(anyhow!("{error}; {OTHER_CREDENTIALS}"))
             }
             Ok(Err(error)) => Err(error.into()),
-            Err(after) => Err(anyhow!(
-                "no broker answered within {after}: is one running, and is UDP let through? \
-                 --request-timeout waits longer"
-            )),
+            Err(after) => {
+                let error = anyhow!(
+                    "no broker answered within {after}: is one running, and is UDP let through? \
+                     --request-timeout waits longer"
+                );
+                Err(named::explain_silence(&error, &tried, named.as_ref()))
+            }
         }
     }
 }

@@ -115,6 +115,25 @@ impl Client {
         }
     }
 
+    /// Where the cluster is found by now, for a profile to keep: of the addresses that the client
+    /// was given those that are still a broker's, or that have answered; then the other brokers'.
+    pub fn addresses(&self) -> Vec<String> {
+        let members = self.cluster().addresses();
+        if members.is_empty() {
+            return self.inner.seeds.clone();
+        }
+        let is_good = |address: &&String| {
+            members.contains(address) || self.broker_at(address).live().is_some()
+        };
+        let mut addresses: Vec<_> = self.inner.seeds.iter().filter(is_good).cloned().collect();
+        for address in members {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.inner.dialer.config
     }

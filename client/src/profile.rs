@@ -295,6 +295,27 @@ impl Profiles {
         Ok(path)
     }
 
+    /// Has a profile name other brokers. Nothing is written where it names them already, where it
+    /// is not what it was when `loaded`, or where it is a link, to a file that somebody else keeps.
+    /// Tells whether it was written.
+    pub fn refresh(
+        &self,
+        name: &str,
+        loaded: &Profile,
+        brokers: Vec<String>,
+    ) -> Result<bool, ProfileError> {
+        let path = self.path(&Name::new(name)?);
+        if brokers.is_empty() || loaded.0.brokers == brokers || path.is_symlink() {
+            return Ok(false);
+        }
+        if self.load(name)? != *loaded {
+            return Ok(false);
+        }
+        let mut profile = loaded.clone();
+        profile.0.brokers = brokers;
+        self.save(name, &profile).map(|_| true)
+    }
+
     /// The file of the profile of that name.
     fn path(&self, name: &Name) -> PathBuf {
         self.directory.join("profiles").join(format!("{name}.toml"))

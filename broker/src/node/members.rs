@@ -72,8 +72,12 @@ impl Node {
 }
 
 /// Keeps `client.toml`, which names the brokers `written`, in step with who is in the cluster, for
-/// as long as the node is there.
-pub(super) async fn keep_profile(node: Weak<Node>, mut written: Vec<String>) {
+/// as long as the node is there, and tells when it was written.
+pub(super) async fn keep_profile(
+    node: Weak<Node>,
+    mut written: Vec<String>,
+    changed: watch::Sender<()>,
+) {
     let Some(mut states) = node.upgrade().map(|node| node.catalog.watch()) else {
         return;
     };
@@ -90,7 +94,10 @@ pub(super) async fn keep_profile(node: Weak<Node>, mut written: Vec<String>) {
             move || node.identity.write_profile(&addresses).map(drop)
         };
         match crate::executor::spawn_blocking(write).await {
-            Ok(Ok(())) => written = addresses,
+            Ok(Ok(())) => {
+                written = addresses;
+                changed.send_replace(());
+            }
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the profile for clients does not name all brokers");
             }

@@ -12,6 +12,7 @@ use flumen_broker::{
 };
 use flumen_client::{Profile, Profiles, profile::is_path};
 use flumen_protocol::{limits::NAME_CHARS_MAX, topic::Name};
+use tokio::sync::watch;
 
 use super::serve;
 use crate::{arguments::Global, logging, output::OutputFormat, settings::usage};
@@ -76,6 +77,11 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
     };
     serve::serve(config, serve::Start::AsItIs, |broker| {
         let written = write_profile(&name, broker)?;
+        tokio::spawn(keep_profile(
+            name.clone(),
+            broker.profile().to_owned(),
+            broker.profile_changes(),
+        ));
         match global.output {
             OutputFormat::Text => tell(broker, &data_dir, &name, &written),
             OutputFormat::Json => serve::tell_json(broker, &data_dir, Some(&name))?,
@@ -109,6 +115,27 @@ fn write_profile(name: &Name, broker: &Broker) -> Result<Written> {
         led_to,
         default_before: default_before.filter(|before| before != name.as_str()),
     })
+}
+
+/// Has the profile name all brokers, also those that join: without one of them, the broker that
+/// it was written for would be the only way to the cluster.
+async fn keep_profile(name: Name, file: PathBuf, mut changes: watch::Receiver<()>) {
+    while changes.changed().await.is_ok() {
+        if let Err(error) = update_profile(&name, &file) {
+            tracing::warn!("profile {name} does not name all brokers: {error:#}");
+        }
+    }
+}
+
+/// Takes over the brokers that a profile's file names, if both are of the same cluster.
+fn update_profile(name: &Name, file: &Path) -> Result<()> {
+    let now = Profile::read(file)?.contents().clone();
+    let profiles = Profiles::of_user()?;
+    let before = profiles.load(name.as_str())?;
+    if before.contents().ca == now.ca {
+        profiles.refresh(name.as_str(), &before, now.brokers)?;
+    }
+    Ok(())
 }
 
 /// The profile of a data directory: each has its own, so that a second broker does not take

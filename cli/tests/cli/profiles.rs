@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{User, wait_for};
+use crate::support::{Broker, User, wait_for};
 
 #[test]
 fn a_second_data_directory_has_a_profile_of_its_own_and_takes_nothing_away() {
@@ -268,4 +268,91 @@ fn a_profile_may_be_named_before_the_command() {
         said.contains("topc") && !said.contains("--profile"),
         "{said}"
     );
+}
+
+/// Two more brokers in the cluster of the user's first one, once all three are one.
+fn grow(user: &User) -> [Broker; 2] {
+    let file = user.data_dir().join("client.toml");
+    let file = file.to_str().unwrap();
+    let others = ["two", "three"].map(|dir| {
+        let token = user.run(&["cluster", "token", "--profile", file]).ok();
+        let dir = user.path(dir);
+        let join = ["serve", "--join", token.trim()];
+        user.start_in(&dir, &join, &dir.join("client.toml"))
+    });
+    wait_for("the cluster is healthy", || {
+        let status = ["cluster", "status", "--output", "json", "--profile", file];
+        let status = user.run(&status);
+        status.code == Some(0) && status.json()["brokers"].as_array().unwrap().len() == 3
+    });
+    others
+}
+
+#[test]
+fn a_named_profile_leads_to_the_cluster_also_without_the_broker_it_was_taken_from() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    let user = User::new();
+    let first = user.start_broker();
+    let file = user.data_dir().join("client.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    for name in ["used", "unused"] {
+        user.run_with_input(&["profile", "add", name, "-"], &text)
+            .ok();
+    }
+    fs::write(user.path("copy.toml"), &text).unwrap();
+    let _others = grow(&user);
+    let saved = |name: &str| user.path(&format!(".config/flumen/profiles/{name}.toml"));
+    let brokers = |name: &str| {
+        let text = fs::read_to_string(saved(name)).unwrap();
+        let profile: toml::Table = toml::from_str(&text).unwrap();
+        profile["brokers"].as_array().unwrap().len()
+    };
+    // The profile of `flumen dev` needs no command to go through it.
+    wait_for("the profile of dev names all brokers", || {
+        brokers("dev-data") == 3
+    });
+
+    assert_eq!(brokers("used"), 1);
+    user.run(&["topic", "list", "--profile", "used"]).ok();
+    assert_eq!(brokers("used"), 3);
+    let written = fs::metadata(saved("used")).unwrap();
+    assert_eq!(written.permissions().mode() & 0o777, 0o600);
+    user.run(&["topic", "list", "--profile", "used"]).ok();
+    assert_eq!(fs::metadata(saved("used")).unwrap().ino(), written.ino());
+    user.run(&["topic", "list", "--profile", "copy.toml"]).ok();
+    assert_eq!(fs::read_to_string(user.path("copy.toml")).unwrap(), text);
+
+    first.signal("KILL");
+    first.wait();
+    for name in ["dev-data", "used"] {
+        user.run(&["topic", "list", "--profile", name]).ok();
+    }
+    let said = user.run(&["topic", "list", "--profile", "unused"]).fails(1);
+    assert!(
+        said.contains("`flumen profile add unused FILE --force`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn all_addresses_that_were_tried_are_named_when_nobody_answers() {
+    let user = User::new();
+    let broker = user.start_broker();
+    let file = user.data_dir().join("client.toml");
+    let mut profile: toml::Table = toml::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let alive = profile["brokers"][0].as_str().unwrap().to_owned();
+    drop(broker);
+    profile["brokers"] = toml::Value::from(vec![alive.as_str(), "127.0.0.1:1"]);
+    fs::write(user.path("a.toml"), toml::to_string(&profile).unwrap()).unwrap();
+    user.run(&["profile", "add", "a", "a.toml"]).ok();
+    for profile in ["a", "./a.toml"] {
+        let said = user.run(&["topic", "list", "--profile", profile]).fails(1);
+        let all = format!("None of {alive}, 127.0.0.1:1 has answered");
+        assert!(said.contains(&all), "{said}");
+        assert_eq!(
+            said.contains("profile add a FILE"),
+            profile == "a",
+            "{said}"
+        );
+    }
 }
