@@ -173,6 +173,7 @@ impl Hooks {
             plugin: plugin.to_string(),
         };
         let metrics = &self.metrics;
+        metrics.bindings.note(&label);
         let calls = now.calls.saturating_sub(before.calls);
         metrics.calls.get_or_create(&label).inc_by(calls);
         let records = now.records.saturating_sub(before.records);
@@ -191,6 +192,7 @@ impl Hooks {
                 plugin: plugin.to_string(),
                 name: name.clone(),
             };
+            metrics.own_counters.note(&label);
             let counter = metrics.counters.get_or_create(&label);
             counter.inc_by(value.saturating_sub(before));
         }

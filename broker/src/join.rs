@@ -18,6 +18,7 @@ mod tests;
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -48,6 +49,12 @@ const JOIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long one broker may take to answer.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When it is said that somebody does not answer: who waits in front of it should know for whom.
+const ATTEMPT_SLOW: Duration = Duration::from_secs(2);
+
+/// Brokers of a cluster, this one among them, that have one replica of each shard by default.
+const MEMBERS_WITH_SINGLE_COPIES: usize = 2;
 
 /// The rest between attempts.
 const RETRY_AFTER: Duration = Duration::from_millis(300);
@@ -141,6 +148,13 @@ pub(crate) async fn join(
         members = enrolled.members.len(),
         "let into the cluster"
     );
+    if enrolled.members.len() <= MEMBERS_WITH_SINGLE_COPIES {
+        tracing::warn!(
+            "two brokers keep one copy of each record, unless they were told otherwise, and lose it \
+             with the broker that has it: a third broker makes it three copies, `flumen cluster \
+             replication-factor 2` two"
+        );
+    }
     blocking(move || candidate.complete(&enrolled)).await?;
     Ok(())
 }
@@ -166,6 +180,7 @@ async fn enrol(
     while Instant::now() < deadline {
         for address in &token.addresses {
             let attempt = ask(token, address, enrolment, network);
+            let attempt = tell_if_slow(address, attempt);
             match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
                 Ok(Ok(enrolled)) if fits(&enrolled, token) => return Ok(enrolled),
                 Ok(Ok(_)) => {
@@ -187,6 +202,17 @@ async fn enrol(
         addresses: token.addresses.clone(),
         reason,
     })
+}
+
+/// Says for whom it waits when that takes long.
+async fn tell_if_slow<T>(address: &str, attempt: impl Future<Output = T>) -> T {
+    let mut attempt = pin!(attempt);
+    tokio::select! {
+        outcome = &mut attempt => return outcome,
+        () = tokio::time::sleep(ATTEMPT_SLOW) => {}
+    }
+    tracing::info!("waiting for {address} to let this broker into the cluster: no answer yet");
+    attempt.await
 }
 
 /// Whether an answer is of the cluster that the token is for.

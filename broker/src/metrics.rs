@@ -5,8 +5,12 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
+use flumen_protocol::topic::TopicName;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::{
+        EncodeLabelSet,
+        text::{encode, encode_registry},
+    },
     metrics::{
         counter::Counter,
         family::Family,
@@ -18,11 +22,15 @@ use prometheus_client::{
 
 use crate::wal::WalObserver;
 
+mod labels;
+mod process;
 #[cfg(test)]
 mod tests;
 
+use self::labels::Labels;
+
 /// A topic's name as a label.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct TopicLabel {
     /// The topic.
     pub topic: String,
@@ -45,7 +53,7 @@ pub struct ErrorLabel {
 }
 
 /// A plugin on a topic as a label.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct BindingLabel {
     /// The topic.
     pub topic: String,
@@ -54,7 +62,7 @@ pub struct BindingLabel {
 }
 
 /// A counter that a plugin keeps by itself, as a label.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct CounterLabel {
     /// The topic.
     pub topic: String,
@@ -62,6 +70,13 @@ pub struct CounterLabel {
     pub plugin: String,
     /// The plugin's name for it.
     pub name: String,
+}
+
+/// A version as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BuildLabel {
+    /// The version of the software.
+    pub version: &'static str,
 }
 
 /// Another broker as a label.
@@ -111,6 +126,32 @@ pub struct ServerMetrics {
     pub produce_latency: Histogram,
     /// Control requests.
     pub requests: Family<RequestLabel, Counter>,
+    /// The topics that have counters.
+    topics: Labels<TopicLabel>,
+}
+
+impl ServerMetrics {
+    /// The counters of what is produced to a topic: records and bytes.
+    pub fn produced(&self, topic: &TopicName) -> [Counter; 2] {
+        self.of_topic(topic, [&self.produced_records, &self.produced_bytes])
+    }
+
+    /// The counters of what is consumed from a topic: records and bytes.
+    pub fn consumed(&self, topic: &TopicName) -> [Counter; 2] {
+        self.of_topic(topic, [&self.consumed_records, &self.consumed_bytes])
+    }
+
+    fn of_topic(
+        &self,
+        topic: &TopicName,
+        families: [&Family<TopicLabel, Counter>; 2],
+    ) -> [Counter; 2] {
+        let label = TopicLabel {
+            topic: topic.to_string(),
+        };
+        self.topics.note(&label);
+        families.map(|family| family.get_or_create(&label).clone())
+    }
 }
 
 impl Default for ServerMetrics {
@@ -127,6 +168,7 @@ impl Default for ServerMetrics {
             produce_errors: Family::default(),
             produce_latency: latency_histogram(),
             requests: Family::default(),
+            topics: Labels::default(),
         }
     }
 }
@@ -189,6 +231,10 @@ pub struct PluginMetrics {
     pub call_time: Family<BindingLabel, Counter<f64, AtomicU64>>,
     /// What plugins count by themselves.
     pub counters: Family<CounterLabel, Counter>,
+    /// The bindings that have counters.
+    pub(crate) bindings: Labels<BindingLabel>,
+    /// The counters that plugins have by themselves.
+    pub(crate) own_counters: Labels<CounterLabel>,
 }
 
 /// What is kept.
@@ -204,6 +250,8 @@ pub struct StorageMetrics {
     pub partitions: Gauge,
     /// 1 while the broker takes no records, or soon will not, else 0.
     pub degraded: Gauge,
+    /// How long the broker is up, in seconds.
+    pub uptime: Gauge<f64, AtomicU64>,
 }
 
 /// The other brokers, and the replicas that this one has.
@@ -257,9 +305,34 @@ pub fn observe(histogram: &Histogram, duration: Duration) {
 impl Metrics {
     /// All metrics in the Prometheus text format.
     pub fn encode(&self) -> String {
+        const TAKES_ALL: &str = "a String takes all that is written";
         let mut out = String::new();
-        encode(&mut out, &self.registry()).expect("a String takes all that is written");
+        encode_registry(&mut out, &process::registry()).expect(TAKES_ALL);
+        encode(&mut out, &self.registry()).expect(TAKES_ALL);
         out
+    }
+
+    /// Forgets the counters of topics that are not there any more.
+    pub fn keep_topics(&self, is_there: impl Fn(&str) -> bool) {
+        let server = &self.server;
+        for gone in server.topics.take_unless(|label| is_there(&label.topic)) {
+            server.produced_records.remove(&gone);
+            server.produced_bytes.remove(&gone);
+            server.consumed_records.remove(&gone);
+            server.consumed_bytes.remove(&gone);
+        }
+        let plugin = &self.plugin;
+        for gone in plugin.bindings.take_unless(|label| is_there(&label.topic)) {
+            plugin.calls.remove(&gone);
+            plugin.failures.remove(&gone);
+            plugin.failed_records.remove(&gone);
+            plugin.records.remove(&gone);
+            plugin.call_time.remove(&gone);
+        }
+        let own = &plugin.own_counters;
+        for gone in own.take_unless(|label| is_there(&label.topic)) {
+            plugin.counters.remove(&gone);
+        }
     }
 
     fn registry(&self) -> Registry {
@@ -373,6 +446,16 @@ impl Metrics {
             "1 while no records are taken, or soon will not be",
             m.degraded,
         );
+        registry.register_with_unit(
+            "uptime",
+            "How long the broker is up",
+            Unit::Seconds,
+            m.uptime,
+        );
+        let build = Family::<BuildLabel, Gauge>::default();
+        let version = env!("CARGO_PKG_VERSION");
+        build.get_or_create(&BuildLabel { version }).set(1);
+        registry.register("build_info", "The version of the broker", build);
     }
 }
 

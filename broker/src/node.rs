@@ -206,7 +206,10 @@ impl Broker {
         // Last, so that who sees it ready finds the profile, too.
         let admin = node.show(&config).await?;
         tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
             address = %bound,
+            admin = admin.as_ref().map(|admin| tracing::field::display(admin.local_addr())),
+            data_dir = %config.data_dir.display(),
             elapsed = ?started.elapsed(),
             wal_sync = %node.wal_sync,
             "the broker is ready"

@@ -141,10 +141,12 @@ pub enum InvalidTopicConfig {
     #[error("a segment has {} to {}, not {}", Size(SEGMENT_BYTES_MIN), Size(SEGMENT_BYTES_MAX), Size(*.0))]
     SegmentBytes(u64),
     /// Records would go as soon as they come.
-    #[error("a topic that keeps its records for 0 ms keeps none; name a time, or none for ever")]
+    #[error(
+        "a topic that keeps its records for 0 ms keeps none; name a time such as 7d, or forever"
+    )]
     RetentionAge,
     /// As above.
-    #[error("a topic that keeps 0 bytes keeps no record; name a size, or none for no limit")]
+    #[error("a topic that keeps 0 bytes keeps no record; name a size such as 10GiB, or unlimited")]
     RetentionBytes,
 }
 

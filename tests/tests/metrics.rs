@@ -81,6 +81,12 @@ async fn records_bytes_syncs_and_plugin_calls_are_counted() {
         let value: f64 = line.unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         assert!(value > 0.0, "{counter}");
     }
+    assert!(metrics.contains("topic=\"measured\""));
+    administrator.delete_topic(TOPIC).await.unwrap();
+    until("nothing tells of the topic any more", || async {
+        !get(admin, "/metrics").contains("topic=\"measured\"")
+    })
+    .await;
     for path in ["/healthz", "/readyz"] {
         assert!(get(admin, path).starts_with("HTTP/1.0 200"), "{path}");
     }

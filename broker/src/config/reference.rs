@@ -23,8 +23,8 @@ bytes_max = \"1GiB\"
 ```
 
 Sizes are whole numbers with `B`, `KiB`, `MiB`, `GiB` or `TiB` (or, in powers of ten, `kB`, `MB`,
-`GB`, `TB`); durations are whole numbers with `us`, `ms`, `s`, `min`, `h` or `d`, also several in
-a row.
+`GB`, `TB`); a number alone is bytes. Durations are whole numbers with `us`, `ms`, `s`, `min`, `h`,
+`d` or `w`. Both may have several parts in a row.
 
 This page is written by a test from the settings in `broker/src/config.rs`; to bring it up to
 date, run `FLUMEN_UPDATE_DOCS=1 cargo test -p flumen-broker reference`.

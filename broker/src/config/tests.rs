@@ -114,7 +114,7 @@ fn a_bad_value_names_the_place_to_change_the_value_and_what_is_expected() {
     assert_eq!(
         text(config.set("wal.bytes_max", "lots", Source::Environment)),
         "FLUMEN_WAL_BYTES_MAX: \"lots\" is not a size; write a whole number and B, KiB, MiB, GiB \
-         or TiB, such as 10GiB"
+         or TiB, such as 10GiB, or kB, MB, GB or TB for powers of ten"
     );
     assert_eq!(
         text(config.set("wal.sync", "sometimes", Source::Flag)),
@@ -210,7 +210,17 @@ fn sizes_are_read_and_written() {
     ] {
         assert_eq!(text.parse::<ByteSize>().unwrap().as_u64(), bytes, "{text}");
     }
-    for text in ["", "GiB", "1.5GiB", "-1", "1 parsec", "99999999999TiB", "_"] {
+    for text in [
+        "",
+        "GiB",
+        "10G",
+        "64K",
+        "1.5GiB",
+        "-1",
+        "1 parsec",
+        "99999999999TiB",
+        "_",
+    ] {
         assert!(text.parse::<ByteSize>().is_err(), "{text:?}");
     }
     for bytes in [0, 1, 1_000, 1_024, 3 << 20, 5 << 40] {

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 pub struct ByteSize(u64);
 
 /// Units of sizes; the first of each factor is the one that is written.
-const SIZE_UNITS: [(&str, u64); 14] = [
+const SIZE_UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -19,10 +19,6 @@ const SIZE_UNITS: [(&str, u64); 14] = [
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
     ("kB", 1_000),
-    ("T", 1 << 40),
-    ("G", 1 << 30),
-    ("M", 1 << 20),
-    ("K", 1 << 10),
 ];
 
 /// Units of which a size is written, largest first.
@@ -65,11 +61,14 @@ impl fmt::Display for ByteSize {
 #[non_exhaustive]
 pub enum UnitError {
     /// Not a size.
-    #[error("{0:?} is not a size; write a whole number and B, KiB, MiB, GiB or TiB, such as 10GiB")]
+    #[error(
+        "{0:?} is not a size; write a whole number and B, KiB, MiB, GiB or TiB, such as 10GiB, or kB, \
+         MB, GB or TB for powers of ten"
+    )]
     Size(String),
     /// Not a duration.
     #[error(
-        "{0:?} is not a duration; write a whole number and us, ms, s, min, h or d, such as 100ms or 7d"
+        "{0:?} is not a duration; write a whole number and us, ms, s, min, h, d or w, such as 100ms or 7d"
     )]
     Duration(String),
     /// More than can be counted.

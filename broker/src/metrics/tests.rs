@@ -18,15 +18,10 @@ struct Shown {
 fn sample() -> Metrics {
     let metrics = Metrics::default();
     let text = || "x".to_owned();
-    let topic = TopicLabel { topic: text() };
+    let topic = TopicName::new("x").unwrap();
     let server = &metrics.server;
-    for family in [
-        &server.produced_records,
-        &server.produced_bytes,
-        &server.consumed_records,
-        &server.consumed_bytes,
-    ] {
-        family.get_or_create(&topic).inc();
+    for counter in [server.produced(&topic), server.consumed(&topic)].concat() {
+        counter.inc();
     }
     let code = ErrorLabel { code: text() };
     server.produce_errors.get_or_create(&code).inc();
@@ -48,12 +43,14 @@ fn sample() -> Metrics {
     ] {
         family.get_or_create(&binding).inc();
     }
+    plugin.bindings.note(&binding);
     plugin.call_time.get_or_create(&binding).inc_by(0.5);
     let counter = CounterLabel {
         topic: text(),
         plugin: text(),
         name: text(),
     };
+    plugin.own_counters.note(&counter);
     plugin.counters.get_or_create(&counter).inc();
     let broker = BrokerLabel { broker: 7 };
     metrics.cluster.round_trip.get_or_create(&broker).set(0.5);
@@ -156,4 +153,19 @@ fn what_is_counted_is_encoded_under_its_name_and_unit() {
     ] {
         assert!(text.contains(line), "{line} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn a_topic_that_is_gone_has_no_metrics_any_more() {
+    let metrics = sample();
+    let orders = TopicName::new("orders").unwrap();
+    metrics.server.produced(&orders)[0].inc();
+    metrics.keep_topics(|topic| topic == "orders");
+    let text = metrics.encode();
+    assert!(!text.contains("topic=\"x\""), "{text}");
+    assert!(text.contains("flumen_produced_records_total{topic=\"orders\"} 1"));
+    // One of the same name counts from the beginning.
+    metrics.server.produced(&TopicName::new("x").unwrap());
+    let text = metrics.encode();
+    assert!(text.contains("flumen_produced_records_total{topic=\"x\"} 0"));
 }

@@ -14,6 +14,7 @@ use super::Node;
 use crate::{
     catalog::{CatalogState, ClusterId, KnownJoinToken},
     clock::now_ms,
+    config::Interval,
     identity::equal_in_constant_time,
 };
 
@@ -53,9 +54,9 @@ impl Node {
         if !(TOKEN_TTL_MIN..=TOKEN_TTL_MAX).contains(&ttl) {
             let text = format!(
                 "a join token can be valid for {} to {}, and not for {}",
-                humantime::format_duration(TOKEN_TTL_MIN),
-                humantime::format_duration(TOKEN_TTL_MAX),
-                humantime::format_duration(ttl)
+                Interval::from(TOKEN_TTL_MIN),
+                Interval::from(TOKEN_TTL_MAX),
+                Interval::from(ttl)
             );
             return Err(WireError::new(ErrorCode::InvalidRequest, text));
         }

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use flumen_protocol::ids::{BrokerId, ShardId};
+use flumen_protocol::{
+    ids::{BrokerId, ShardId},
+    topic::Name,
+};
 use parking_lot::Mutex;
 
 use super::{Node, majority::lost_its_majority};
@@ -42,9 +45,12 @@ impl Health for Node {
         let partitions: u64 = shards.iter().map(|shard| shard.status().partitions).sum();
         let storage = &metrics.storage;
         storage.partitions.set(partitions as i64);
-        storage
-            .topics
-            .set(self.catalog.snapshot().topics.len() as i64);
+        let catalog = self.catalog.snapshot();
+        let topics = catalog.topics.keys().map(Name::as_str);
+        let topics: BTreeSet<&str> = topics.collect();
+        storage.topics.set(topics.len() as i64);
+        metrics.keep_topics(|topic| topics.contains(topic));
+        storage.uptime.set(self.started.elapsed().as_secs_f64());
         storage
             .unflushed_bytes
             .set(self.logs.unflushed_bytes() as i64);

@@ -18,7 +18,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::session::Session;
 use crate::{
-    metrics::{ServerMetrics, TopicLabel},
+    metrics::ServerMetrics,
     shard::News,
     topics::{ConsumeSource, Fetched},
 };
@@ -208,12 +208,7 @@ struct Counted {
 
 impl Counted {
     fn new(metrics: &ServerMetrics, open: &ConsumeOpen) -> Self {
-        let label = TopicLabel {
-            topic: open.topic.to_string(),
-        };
-        Self {
-            records: metrics.consumed_records.get_or_create(&label).clone(),
-            bytes: metrics.consumed_bytes.get_or_create(&label).clone(),
-        }
+        let [records, bytes] = metrics.consumed(&open.topic);
+        Self { records, bytes }
     }
 }

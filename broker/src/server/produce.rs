@@ -31,7 +31,7 @@ use self::outcome::Verdict;
 use super::{budget::Taken, session::Session};
 use crate::{
     hooks::{Processed, SideBatch},
-    metrics::{ErrorLabel, ServerMetrics, TopicLabel, observe},
+    metrics::{ErrorLabel, ServerMetrics, observe},
     node::Node,
     shard::PendingAppend,
     topics::ProduceTarget,
@@ -291,12 +291,10 @@ struct Counted {
 
 impl Counted {
     fn new(metrics: &ServerMetrics, open: &ProduceOpen) -> Self {
-        let label = TopicLabel {
-            topic: open.topic.to_string(),
-        };
+        let [records, bytes] = metrics.produced(&open.topic);
         Self {
-            records: metrics.produced_records.get_or_create(&label).clone(),
-            bytes: metrics.produced_bytes.get_or_create(&label).clone(),
+            records,
+            bytes,
             metrics: metrics.clone(),
         }
     }

@@ -10,6 +10,9 @@ pub const IN_STEP_LAG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Brokers that vote on the catalog at most. All have it.
 const CATALOG_VOTERS_MAX: usize = 5;
 
+/// Copies that most clusters should have.
+const REPLICAS_USUAL: usize = 3;
+
 /// How many of the brokers that may have replicas should vote on the catalog. An odd number: an
 /// even one may lose no more than the odd one below it. But of two both, if shards should have
 /// copies: what is acknowledged is then on both.
@@ -108,6 +111,30 @@ impl ClusterStatus {
             };
             problems.push(format!("fewer than {replicas}: {shards}{hint}"));
         }
+    }
+
+    /// Whether any shard but the catalog has fewer copies that count than it should have.
+    #[must_use]
+    pub fn lacks_replicas(&self) -> bool {
+        let factor = self.replication_factor as usize;
+        let mut data = self.shards.iter().filter(|shard| shard.id.0 != 0);
+        data.any(|shard| shard.voters() < factor)
+    }
+
+    /// What is as it was told to be, and yet not safe.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let is_member = |broker: &&BrokerOverview| broker.state != BrokerState::Removed;
+        let members = self.brokers.iter().filter(is_member).count();
+        if self.replication_factor == 1 && members > 1 {
+            return vec![format!(
+                "each record is on one of the {members} brokers only, and lost with it; `flumen \
+                 cluster replication-factor {}` makes copies; only with three or more may a broker \
+                 fail without a pause",
+                members.min(REPLICAS_USUAL),
+            )];
+        }
+        Vec::new()
     }
 
     /// Copies that are far behind, or behind for long.
@@ -229,6 +256,26 @@ mod tests {
         let voters = |factor| [1, 2, 3, 4, 5, 6, 9].map(|brokers| catalog_voters(brokers, factor));
         assert_eq!(voters(1), [1, 1, 3, 3, 5, 5, 5]);
         assert_eq!(voters(3), [1, 2, 3, 3, 5, 5, 5]);
+    }
+
+    #[test]
+    fn single_copies_are_warned_of_with_the_command_that_makes_more() {
+        let mut status = sample(3);
+        assert_eq!(status.warnings(), Vec::<String>::new());
+        status.replication_factor = 1;
+        let warnings = status.warnings();
+        assert!(
+            warnings[0].contains("one of the 3 brokers only"),
+            "{warnings:?}"
+        );
+        assert!(
+            warnings[0].contains("replication-factor 3`"),
+            "{warnings:?}"
+        );
+        status.brokers[0].state = BrokerState::Removed;
+        assert!(status.warnings()[0].contains("replication-factor 2`"));
+        status.brokers[1].state = BrokerState::Removed;
+        assert_eq!(status.warnings(), Vec::<String>::new());
     }
 
     #[test]
