@@ -62,7 +62,7 @@ impl Arguments {
 
     /// All commands with their flags.
     pub(crate) fn program() -> clap::Command {
-        with_short_timeouts(Self::command())
+        with_negative_numbers(with_short_timeouts(Self::command()))
     }
 }
 
@@ -79,6 +79,16 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
             _ => argument,
         })
         .mut_subcommands(without_empty_variables)
+}
+
+/// Takes `-1` for a value, not for a flag: who reads the value says what it may be.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| {
+            let takes_values = argument.get_action().takes_values();
+            argument.allow_negative_numbers(takes_values)
+        })
+        .mut_subcommands(with_negative_numbers)
 }
 
 /// `--timeout` for `--request-timeout`, wherever it means nothing else.

@@ -17,12 +17,15 @@ use flumen_broker::config::LogFormat;
 
 use crate::{
     arguments::{Arguments, Command, Global},
-    logging,
+    logging, variables,
 };
 
 /// Runs the command.
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let Arguments { global, command } = arguments;
+    if !matches!(command, Command::Completions(_)) {
+        variables::warn_of_unknown();
+    }
     match command {
         Command::Completions(arguments) => completions::run(&arguments),
         // A broker's log is set up with its other settings.

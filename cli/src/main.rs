@@ -10,10 +10,12 @@
 //! | `number` | numbers and lengths of time in flags |
 //! | `settings` | every setting of a broker as a flag and a variable |
 //! | `output` | results as text or JSON; data to stdout, talk to stderr |
+//! | `variables` | `FLUMEN_…` variables that nothing reads |
 //! | `view` | what JSON says of things |
 //! | `logging` | tracing, as text or JSON |
 //! | `failure` | errors and exit codes |
 //! | `stop` | Ctrl-C and SIGTERM |
+//! | `systemd` | telling systemd that a broker serves |
 //! | `waiting` | why a command waits |
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stderr)]
@@ -30,6 +32,8 @@ mod number;
 mod output;
 mod settings;
 mod stop;
+mod systemd;
+mod variables;
 mod view;
 mod waiting;
 

@@ -46,7 +46,8 @@ Formats:
   value        the value alone
   key-value    the key, a tab, the value
   json         an object with partition, offset, timestamp, key, value and headers; a value that
-               is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …}
+               is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …};
+               value_encoding says which: json, text or base64
 
 While no broker can be read from, the command tries again, and the reason is told on stderr.
 
@@ -62,7 +63,7 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Arguments {
     /// The topic
     topic: TopicName,
-    /// Where to start: beginning, end, an offset, a time such as 2026-01-31T12:00:00Z, or -1h
+    /// Where to start in each partition: beginning, end, an offset, a time such as 2026-01-31T12:00:00Z, or -1h
     #[arg(long, value_name = "START", default_value = "end", allow_hyphen_values = true, value_parser = start::parse)]
     from: StartAt,
     /// Read this partition only

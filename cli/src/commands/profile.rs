@@ -98,11 +98,17 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
         }
         Command::List => list(&profiles, output),
         Command::Remove { name } => {
+            let was_default = profiles.default_name()?.as_ref() == Some(name);
             profiles.remove(name).map_err(explain_profile)?;
+            let next = if was_default {
+                without_default(&profiles.list()?)
+            } else {
+                String::new()
+            };
             output.done(
                 "removed",
                 &json!({ "profile": name }),
-                &format!("removed profile {name}"),
+                &format!("removed profile {name}{next}"),
             )
         }
         Command::Use { name } if is_path(name) => Err(usage(format!(
@@ -118,6 +124,19 @@ pub(crate) fn run(command: &Command, output: OutputFormat) -> Result<()> {
             )
         }
     }
+}
+
+/// What to do when the default is gone.
+fn without_default(left: &[String]) -> String {
+    let how = match left {
+        [] => "`flumen dev` or `flumen profile add NAME FILE` makes a profile".to_owned(),
+        [one] => format!("`flumen profile use {one}` chooses the one that is left"),
+        several => format!(
+            "`flumen profile use NAME` chooses one of {}",
+            several.join(", ")
+        ),
+    };
+    format!(", which was the default; there is none now, and {how}")
 }
 
 /// What `flumen profile add` was given, if that is a name and a file.

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::runtime;
 use crate::{
     arguments::Global, failure::usage, logging, output::OutputFormat, settings::Settings, stop,
+    systemd,
 };
 
 const EXAMPLES: &str = "\
@@ -133,6 +134,7 @@ pub(crate) fn serve(
         };
         let broker = broker.context("cannot start the broker")?;
         started(&broker)?;
+        systemd::notify(systemd::State::Ready);
         let failure = tokio::select! {
             signal = stop::requested() => {
                 let signal = signal.context("cannot listen to signals")?;
@@ -141,6 +143,7 @@ pub(crate) fn serve(
             }
             failure = broker.failed() => Some(failure),
         };
+        systemd::notify(systemd::State::Stopping);
         broker.stop().await;
         match failure {
             Some(failure) => bail!("the broker has failed: {failure}"),

@@ -6,7 +6,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{User, wait_for};
+use crate::support::{Broker, User, wait_for};
 
 #[test]
 fn topics_are_made_shown_changed_and_deleted() {
@@ -322,4 +322,58 @@ fn the_addresses_that_dev_prints_answer() {
         answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"),
         "{answer}"
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn systemd_is_told_when_a_broker_serves_and_when_it_stops() {
+    use std::os::{
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixDatagram},
+    };
+    let user = User::new();
+    let path = user.path("notify");
+    let name = format!("flumen-test-{}", std::process::id());
+    let of_path = SocketAddr::from_pathname(&path).unwrap();
+    let of_name = SocketAddr::from_abstract_name(&name).unwrap();
+    for (variable, address) in [
+        (path.display().to_string(), of_path),
+        (format!("@{name}"), of_name),
+    ] {
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        manager
+            .set_read_timeout(Some(std::time::Duration::from_mins(1)))
+            .unwrap();
+        let told = || {
+            let mut text = [0; 64];
+            let len = manager.recv(&mut text).unwrap();
+            String::from_utf8(text[..len].to_vec()).unwrap()
+        };
+        let mut serve = user.command();
+        serve
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "none"])
+            .env("NOTIFY_SOCKET", variable)
+            .stderr(Stdio::null());
+        let broker = Broker::of(serve.spawn().unwrap());
+        assert_eq!(told(), "READY=1");
+        assert!(user.path("flumen-data/client.toml").exists());
+        broker.signal("TERM");
+        assert_eq!(told(), "STOPPING=1");
+        assert_eq!(broker.wait(), Some(0));
+    }
+}
+
+#[test]
+fn the_default_profile_that_is_removed_is_told_with_the_way_to_another() {
+    let user = User::new();
+    let _broker = user.start_broker();
+    let file = user.profile_file();
+    user.run(&["profile", "add", "other", &file]).ok();
+    let said = user.run(&["profile", "remove", "dev-data"]).ok();
+    assert!(
+        said.contains("which was the default") && said.contains("`flumen profile use other`"),
+        "{said}"
+    );
+    let said = user.run(&["profile", "remove", "other"]).ok();
+    assert_eq!(said, "removed profile other\n");
 }

@@ -1,8 +1,10 @@
 //! Brokers that join a cluster, as a user starts them.
 
-use std::fs;
+use std::{fs, net::UdpSocket};
 
-use crate::support::User;
+use flumen_protocol::join::JoinToken;
+
+use crate::support::{User, wait_for};
 
 #[test]
 fn a_broker_joins_with_a_token_and_may_keep_the_flag() {
@@ -66,4 +68,74 @@ fn a_join_token_that_cannot_be_used_is_refused_and_not_repeated() {
     let both = ["serve", "--bootstrap", "--join", "x"];
     assert!(user.run(&both).fails(2).contains("give one of them"));
     assert!(!dir.exists());
+}
+
+#[test]
+fn a_broker_whom_nobody_lets_in_says_for_whom_it_waits() {
+    let user = User::new();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let token = JoinToken {
+        cluster: 7,
+        addresses: vec![address.clone()],
+        authority: [1; 32],
+        id: 9,
+        secret: [2; 32],
+    };
+    let log = user.path("broker.log");
+    let _broker = user.start(&["serve", "--join", &token.to_string()], &log);
+    let waits = format!("waiting for {address} to let this broker in");
+    wait_for("it says so", || user.log().contains(&waits));
+    assert!(!user.log().contains("did not answer within"));
+}
+
+#[test]
+fn what_too_few_brokers_cannot_keep_is_warned_of() {
+    let user = User::new();
+    let first = user.data_dir().join("client.toml");
+    let _first = user.start(&["serve", "--bootstrap"], &first);
+    let file = user.profile_file();
+    let run = |arguments: &[&str]| {
+        let with_profile = [arguments, &["--profile", &file]].concat();
+        user.run(&with_profile)
+    };
+    let others = user.start_another("two");
+    assert!(
+        user.log().contains("replication-factor 2"),
+        "{}",
+        user.log()
+    );
+    let status = ["cluster", "status", "--output", "json"];
+    wait_for("both are one cluster", || {
+        let status = run(&status);
+        status.code == Some(0) && status.json()["brokers"].as_array().unwrap().len() == 2
+    });
+    let warnings = run(&status).json()["warnings"].to_string();
+    assert!(warnings.contains("one of the 2 brokers only"), "{warnings}");
+    let told = run(&["cluster", "status"]).ok();
+    assert!(told.contains("warning:"), "{told}");
+
+    let others = [others, user.start_another("three")];
+    wait_for("all three are one cluster", || {
+        let status = run(&status);
+        status.code == Some(0) && status.json()["brokers"].as_array().unwrap().len() == 3
+    });
+    let now = run(&status).json();
+    assert_eq!(now["warnings"], serde_json::json!([]));
+    let broker = now["brokers"][0]["broker"].to_string();
+    let short = &broker.trim_matches('"')[..3];
+    let said = run(&["cluster", "drain", short]).fails(2);
+    assert!(said.contains("4 digits of it at least"), "{said}");
+    let address = now["brokers"][1]["address"].as_str().unwrap();
+    let drained = run(&["cluster", "drain", address, "--wait"]);
+    assert!(
+        drained.stderr.contains("warning: 2 brokers are left"),
+        "{drained:?}"
+    );
+    let told = drained.ok();
+    assert!(
+        told.contains("fewer than 3 replicas complete") && !told.contains("may be stopped"),
+        "{told}"
+    );
+    drop(others);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Broker, User, wait_for};
+use crate::support::{User, wait_for};
 
 #[test]
 fn a_second_data_directory_has_a_profile_of_its_own_and_takes_nothing_away() {
@@ -270,24 +270,6 @@ fn a_profile_may_be_named_before_the_command() {
     );
 }
 
-/// Two more brokers in the cluster of the user's first one, once all three are one.
-fn grow(user: &User) -> [Broker; 2] {
-    let file = user.data_dir().join("client.toml");
-    let file = file.to_str().unwrap();
-    let others = ["two", "three"].map(|dir| {
-        let token = user.run(&["cluster", "token", "--profile", file]).ok();
-        let dir = user.path(dir);
-        let join = ["serve", "--join", token.trim()];
-        user.start_in(&dir, &join, &dir.join("client.toml"))
-    });
-    wait_for("the cluster is healthy", || {
-        let status = ["cluster", "status", "--output", "json", "--profile", file];
-        let status = user.run(&status);
-        status.code == Some(0) && status.json()["brokers"].as_array().unwrap().len() == 3
-    });
-    others
-}
-
 #[test]
 fn a_named_profile_leads_to_the_cluster_also_without_the_broker_it_was_taken_from() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -300,7 +282,7 @@ fn a_named_profile_leads_to_the_cluster_also_without_the_broker_it_was_taken_fro
             .ok();
     }
     fs::write(user.path("copy.toml"), &text).unwrap();
-    let _others = grow(&user);
+    let _others = user.grow();
     let saved = |name: &str| user.path(&format!(".config/flumen/profiles/{name}.toml"));
     let brokers = |name: &str| {
         let text = fs::read_to_string(saved(name)).unwrap();

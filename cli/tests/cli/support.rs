@@ -156,6 +156,32 @@ impl User {
         broker
     }
 
+    /// Lets a broker into the cluster of the user's first one.
+    pub(crate) fn start_another(&self, dir: &str) -> Broker {
+        let token = ["cluster", "token", "--profile", &self.profile_file()];
+        let token = self.run(&token).ok();
+        let dir = self.path(dir);
+        let join = ["serve", "--join", token.trim()];
+        self.start_in(&dir, &join, &dir.join("client.toml"))
+    }
+
+    /// Two more brokers in the cluster of the user's first one, once all three are one.
+    pub(crate) fn grow(&self) -> [Broker; 2] {
+        let others = ["two", "three"].map(|dir| self.start_another(dir));
+        let file = self.profile_file();
+        wait_for("the cluster is healthy", || {
+            let status = ["cluster", "status", "--output", "json", "--profile", &file];
+            let status = self.run(&status);
+            status.code == Some(0) && status.json()["brokers"].as_array().unwrap().len() == 3
+        });
+        others
+    }
+
+    /// The profile that the user's first broker writes.
+    pub(crate) fn profile_file(&self) -> String {
+        self.data_dir().join("client.toml").display().to_string()
+    }
+
     /// What the broker said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("broker.log")).unwrap()
@@ -166,6 +192,11 @@ impl User {
 pub(crate) struct Broker(Child);
 
 impl Broker {
+    /// A broker that was started in another way than [`User::start`].
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.0.id().to_string();

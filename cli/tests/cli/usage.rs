@@ -33,6 +33,39 @@ fn wrong_usage_ends_with_exit_code_2_and_says_what_is_wrong() {
             "such as 100ms or 7d",
         ),
         (&["topic", "alter", "a"], "nothing to change"),
+        (
+            &["topic", "create", "a", "--partitions", "-1"],
+            "a whole number from 1 to 100000",
+        ),
+        (
+            &["cluster", "replication-factor", "-1"],
+            "a whole number from 1 to 7",
+        ),
+        (
+            &["topic", "create", "a", "--retention-age", "0s"],
+            "or forever",
+        ),
+        (
+            &["topic", "create", "a", "--retention-size", "0B"],
+            "or unlimited",
+        ),
+        (&["topic", "create", "a", "--retention-size", "10G"], "GiB"),
+        (
+            &["topic", "create", "a", "--retention-age", "1y"],
+            "h, d or w",
+        ),
+        (&["cluster", "token", "--ttl", "90d"], "1s to 30d"),
+        (&["cluster", "token", "--ttl", "0s"], "1s to 30d"),
+        (&["produce", "a", "--key-json", ""], "the name of a field"),
+        (
+            &["plugin", "upgrade", "a", "a.wasm", "--version", ""],
+            "a version is not empty",
+        ),
+        (
+            &["topic", "list", "--log", "nonsense"],
+            "neither a level, which is error, warn",
+        ),
+        (&["topic", "list", "--log", "bogus="], "neither a level"),
         (&["produce", "a", "--header", "x"], "NAME=VALUE"),
         (
             &["consume", "a", "--from", "soon"],
@@ -388,4 +421,36 @@ fn subcommands(help: &str) -> Vec<String> {
 fn tidy(help: &str) -> String {
     let lines: Vec<_> = help.lines().map(str::trim_end).collect();
     lines.join("\n").trim_end().to_owned()
+}
+
+#[test]
+fn a_log_setting_that_nothing_fits_stops_the_start_wherever_it_stands() {
+    let user = User::new();
+    fs::write(user.path("c.toml"), "log = \"nonsense\"\n").unwrap();
+    let dir = user.data_dir();
+    let serve = ["serve", "--config", "c.toml", "--data-dir"];
+    let said = user
+        .run(&[&serve[..], &[dir.to_str().unwrap()]].concat())
+        .fails(2);
+    assert!(said.contains("\"nonsense\" is neither a level"), "{said}");
+    assert!(!dir.exists());
+}
+
+#[test]
+fn a_variable_that_no_command_knows_is_warned_of_with_the_one_that_was_meant() {
+    let user = User::new();
+    let mut list = user.command();
+    list.args(["profile", "list"]);
+    let said = |list: &mut std::process::Command| {
+        let output = list.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(!said(&mut list).contains("warning"));
+    let said = said(list.env("FLUMEN_WAL_SYNCH", "always"));
+    assert!(
+        said.contains("warning: the variable FLUMEN_WAL_SYNCH is set")
+            && said.contains("did you mean FLUMEN_WAL_SYNC?"),
+        "{said}"
+    );
 }

@@ -8,6 +8,9 @@ use flumen_protocol::{
 
 use crate::{failure::usage, hint::similar};
 
+/// The beginning of an id has so many characters at least: a slip must not drain a broker.
+const ID_CHARS_MIN: usize = 4;
+
 /// The broker that `name` means: its id, the beginning of its id if no other begins so, its
 /// address, or the host in it if it has a broker of its own.
 pub(super) fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a BrokerOverview> {
@@ -27,6 +30,13 @@ pub(super) fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a Brok
         .iter()
         .filter(|broker| broker.state != BrokerState::Removed);
     let found: Vec<_> = there.filter(begins).collect();
+    let is_id = name.bytes().all(|byte| byte.is_ascii_digit());
+    if is_id && name.len() < ID_CHARS_MIN && !found.is_empty() {
+        return Err(usage(format!(
+            "{name} is too little of an id; write {ID_CHARS_MIN} digits of it at least, or the \
+             broker's address"
+        )));
+    }
     match found[..] {
         [broker] => Ok(broker),
         [] => Err(unknown(status, name)),
@@ -84,6 +94,7 @@ mod tests {
             brokers: vec![
                 broker(12_345, "a.example:4650"),
                 broker(12_999, "b.example:4650"),
+                broker(12_998, "d.example:4650"),
                 broker(7, "c.example:1"),
                 broker(71, "c.example:2"),
             ],
@@ -96,8 +107,8 @@ mod tests {
         let status = status();
         for (name, id) in [
             ("12345", 12_345),
-            ("123", 12_345),
-            ("129", 12_999),
+            ("1234", 12_345),
+            ("12999", 12_999),
             ("7", 7),
             ("71", 71),
             ("a.example:4650", 12_345),
@@ -113,9 +124,11 @@ mod tests {
         let status = status();
         for (name, said) in [
             (
-                "12",
-                "12345 (a.example:4650) or 12999 (b.example:4650); write more",
+                "1299",
+                "12999 (b.example:4650) or 12998 (d.example:4650); write more",
             ),
+            ("123", "write 4 digits of it at least"),
+            ("1", "write 4 digits of it at least"),
             ("c.example", "write more"),
             ("a.exmaple:4650", "did you mean a.example:4650?"),
             ("99", "there is no broker 99"),

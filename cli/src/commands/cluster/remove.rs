@@ -21,7 +21,7 @@ back: its machine joins with an empty data directory, as a new broker.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The broker: its id, the beginning of its id, or its address
+    /// The broker: its id, four digits or more of its beginning, or its address
     broker: String,
     #[command(flatten)]
     connection: Connection,

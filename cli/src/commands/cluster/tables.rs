@@ -23,16 +23,18 @@ pub(super) fn write_summary(out: &mut dyn Write, status: &ClusterStatus) -> Resu
         left => format!("{left} leaders or replicas"),
     };
     let data_shards = status.shards.iter().filter(|shard| shard.id.0 != 0).count();
-    write_fields(
-        out,
-        &[
-            ("state", &health),
-            ("cluster", &status.cluster),
-            ("replicas of each shard", &status.replication_factor),
-            ("shards", &data_shards),
-            ("to be moved", &moving),
-        ],
-    )
+    let warnings = status.warnings().join("; ");
+    let mut fields: Vec<(&str, &dyn std::fmt::Display)> = vec![("state", &health)];
+    if !warnings.is_empty() {
+        fields.push(("warning", &warnings));
+    }
+    fields.extend_from_slice(&[
+        ("cluster", &status.cluster),
+        ("replicas of each shard", &status.replication_factor),
+        ("shards", &data_shards),
+        ("to be moved", &moving),
+    ]);
+    write_fields(out, &fields)
 }
 
 /// Fails when something is wrong, for the exit code.

@@ -23,10 +23,22 @@ like a key.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// How long the token is valid, up to 30 days
-    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
     ttl: Interval,
     #[command(flatten)]
     connection: Connection,
+}
+
+/// As brokers take it.
+const TTL_MIN: Interval = Interval::from_secs(1);
+const TTL_MAX: Interval = Interval::from_secs(30 * 24 * 60 * 60);
+
+fn parse_ttl(text: &str) -> Result<Interval, String> {
+    match text.parse::<Interval>() {
+        Ok(ttl) if (TTL_MIN..=TTL_MAX).contains(&ttl) => Ok(ttl),
+        Ok(_) => Err(format!("a token is valid for {TTL_MIN} to {TTL_MAX}")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {

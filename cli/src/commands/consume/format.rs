@@ -26,7 +26,11 @@ struct JsonRecord<'a> {
     offset: u64,
     timestamp: String,
     key: Option<Part<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_encoding: Option<&'static str>,
     value: Option<Part<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_encoding: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     headers: Vec<(&'a str, Part<'a>)>,
 }
@@ -48,6 +52,15 @@ impl<'a> Part<'a> {
             Err(_) => Self::Bytes {
                 base64: base64(bytes),
             },
+        }
+    }
+
+    /// Which form that is: a JSON text looks like any text, and a JSON object may look like base64.
+    fn encoding(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "json",
+            Self::Text(_) => "text",
+            Self::Bytes { .. } => "base64",
         }
     }
 
@@ -78,12 +91,15 @@ impl RecordFormat {
                 out.extend_from_slice(record.value.unwrap_or_default());
             }
             Self::Json => {
+                let (key, value) = (record.key.map(Part::text), record.value.map(Part::json));
                 let json = JsonRecord {
                     partition,
                     offset: offset.0,
                     timestamp: view::time(record.timestamp_ms),
-                    key: record.key.map(Part::text),
-                    value: record.value.map(Part::json),
+                    key_encoding: key.as_ref().map(Part::encoding),
+                    key,
+                    value_encoding: value.as_ref().map(Part::encoding),
+                    value,
                     headers: record
                         .headers
                         .into_iter()
@@ -149,7 +165,7 @@ mod tests {
         assert_eq!(
             line(RecordFormat::Json, Some(b"k"), Some(b"{\"a\": 1}")),
             "{\"partition\":3,\"offset\":7,\"timestamp\":\"1970-01-01T00:00:01.000Z\",\"key\":\"k\",\
-             \"value\":{\"a\": 1},\"headers\":[[\"h\",\"1\"]]}\n"
+             \"key_encoding\":\"text\",\"value\":{\"a\": 1},\"value_encoding\":\"json\",\"headers\":[[\"h\",\"1\"]]}\n"
         );
         let text = line(RecordFormat::Json, None, Some(b"a\nb"));
         assert!(text.contains("\"key\":null,\"value\":\"a\\nb\""), "{text}");
@@ -157,6 +173,28 @@ mod tests {
         assert!(binary.contains("{\"base64\":\"//4=\"}"), "{binary}");
         let tombstone = line(RecordFormat::Json, Some(b"k"), None);
         assert!(tombstone.contains("\"value\":null"), "{tombstone}");
+    }
+
+    #[test]
+    fn values_that_look_alike_are_told_apart() {
+        let encoded = |value: &[u8]| {
+            let line = line(RecordFormat::Json, None, Some(value));
+            let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+            (object["value"].clone(), object["value_encoding"].clone())
+        };
+        let (json, text) = (encoded(b"\"a\""), encoded(b"a"));
+        assert_eq!(json.0, text.0);
+        assert_eq!((json.1, text.1), ("json".into(), "text".into()));
+        let (json, binary) = (encoded(b"{\"base64\":\"/w==\"}"), encoded(&[0xff]));
+        assert_eq!(json.0, binary.0);
+        assert_eq!((json.1, binary.1), ("json".into(), "base64".into()));
+        assert_eq!(encoded(b"null").1, "json");
+        let tombstone = line(RecordFormat::Json, Some(&[0xff]), None);
+        assert!(!tombstone.contains("value_encoding"), "{tombstone}");
+        assert!(
+            tombstone.contains("\"key_encoding\":\"base64\""),
+            "{tombstone}"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) struct ComponentArguments {
     file: PathBuf,
     /// The version, as its author counts; default: 0.0.0 when it is deployed, and the one that it
     /// has when it is upgraded
-    #[arg(long, value_name = "V")]
+    #[arg(long, value_name = "V", value_parser = parse_version)]
     pub(crate) version: Option<String>,
 }
 
@@ -42,6 +42,15 @@ impl ComponentArguments {
     }
 }
 
+fn parse_version(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err(
+            "a version is not empty; write one such as 1.2.0, or leave --version away".into(),
+        );
+    }
+    Ok(text.trim().to_owned())
+}
+
 /// The bytes of a component, if they can be one by their size.
 pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>> {
     let failed = || format!("cannot read the plugin {}", path.display());
@@ -58,11 +67,10 @@ pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(failed)
 }
 
-/// `json-filter 0.1.0 (filter, 144 KiB)`.
+/// `0.1.0 (filter, 144 KiB)`.
 pub(crate) fn summary(info: &PluginInfo) -> String {
     format!(
-        "{} {} ({}, {})",
-        info.name,
+        "{} ({}, {})",
         info.version,
         info.world,
         output::bytes(info.size_bytes)

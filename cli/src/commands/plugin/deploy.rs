@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         "deployed",
         &view::PluginDetails::from(&plugin),
         &format!(
-            "deployed plugin {}{}",
+            "deployed plugin {name} {}{}",
             summary(&plugin.info),
             component.version_note("it has no version of its author's")
         ),

@@ -39,7 +39,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         "upgraded",
         &view::PluginDetails::from(&plugin),
         &format!(
-            "upgraded plugin to {}{}",
+            "upgraded plugin {name} to {}{}",
             summary(&plugin.info),
             component.version_note("it keeps its version")
         ),

@@ -16,7 +16,7 @@ pub(crate) struct KeyFlags {
     /// Lines are JSON objects, and this field of each is the record's key: a text without its
     /// quotes, a number, true or false as written. A line where it is missing, null, an object
     /// or an array ends the command
-    #[arg(long, value_name = "FIELD", conflicts_with = "key_separator")]
+    #[arg(long, value_name = "FIELD", conflicts_with = "key_separator", value_parser = parse_field)]
     pub(super) key_json: Option<String>,
     /// What stands before this text in a line is the record's key, what follows its value
     #[arg(long, value_name = "SEP", value_parser = parse_separator)]
@@ -36,6 +36,13 @@ impl KeyFlags {
             Some(name) => Ok((Some(key_of(&line, name)?), line)),
             None => Ok((None, line)),
         }
+    }
+}
+
+fn parse_field(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("write the name of a field".to_owned()),
+        name => Ok(name.to_owned()),
     }
 }
 

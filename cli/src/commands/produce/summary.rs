@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Error, Result};
+use flumen_client::SendError;
 use flumen_protocol::topic::TopicName;
 use serde::Serialize;
 
@@ -80,7 +81,8 @@ impl Summary {
         let failed = match (outcome.receipts.first, sent) {
             (Some(first), _) => {
                 let line = first.line_at_fault.unwrap_or(first.line);
-                Some(Error::from(first.error).context(format!("line {line}")))
+                let error = in_lines(first.error, first.line_at_fault.is_some());
+                Some(Error::from(error).context(format!("line {line}")))
             }
             (None, Err(error)) => Some(error),
             (None, Ok(())) => None,
@@ -148,7 +150,27 @@ impl Summary {
         }
         if let Some(line) = self.first_failed_line {
             let _ = write!(text, "; the first that is not stored is line {line}");
+            match self.line_at_fault {
+                Some(fault) if fault != line => {
+                    let _ = write!(text, ", whose batch failed because of line {fault}");
+                }
+                _ => {}
+            }
         }
         text
     }
+}
+
+/// The error without the number of the record in its batch, where the line is known instead.
+fn in_lines(mut error: SendError, line_is_known: bool) -> SendError {
+    if let SendError::Rejected {
+        record: Some(record),
+        text,
+        ..
+    } = &mut error
+        && line_is_known
+    {
+        *text = text.replacen(&format!("cannot take record {record}"), "cannot take it", 1);
+    }
+    error
 }

@@ -10,9 +10,13 @@ use crate::{connect::Connection, failure::usage, hint::Named, output::OutputForm
 const EXAMPLES: &str = "\
 Examples:
   flumen topic alter orders --retention-age 90d
-  # partitions can only be added
+  # partitions can only be added; keys move: see below
   flumen topic alter orders --partitions 8
-  flumen topic alter orders --retention-size unlimited";
+  flumen topic alter orders --retention-size unlimited
+
+A key is mapped to one of all partitions. With more of them, records of a key that come later may go
+to another partition than the earlier ones, which stay where they are: consumers see them in order
+no more, and a compacted topic may keep a record of the key in both.";
 
 /// Change the settings of a topic; what is not named stays as it is
 #[derive(Debug, clap::Args)]
@@ -35,12 +39,19 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         ));
     }
     let named = view::changes(&changes);
+    let adds_partitions = changes.partitions.is_some();
     arguments
         .connection
         .admin(Named::topic(name), async |admin| {
             admin.alter_topic(name.as_str(), changes).await
         })
         .await?;
+    if adds_partitions {
+        anstream::eprintln!(
+            "warning: new records of a key may go to another partition than the earlier ones, which \
+             stay where they are"
+        );
+    }
     output.done(
         "altered",
         &json!({ "topic": name, "config": named }),
