@@ -2,6 +2,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod control;
+mod streams;
 
 use std::{
     io,
@@ -21,7 +22,7 @@ use tokio::{
     time::{sleep_until, timeout_at},
 };
 
-use self::backoff::Backoff;
+use self::{backoff::Backoff, streams::Streams};
 use crate::config::{ClientConfig, SILENCE};
 
 /// Why a broker cannot be reached.
@@ -112,6 +113,8 @@ pub(crate) struct Broker {
     address: String,
     dialer: Arc<Dialer>,
     current: Mutex<Option<Connection>>,
+    /// Who wants a stream of it, and who has one to spare.
+    pub(crate) streams: Streams,
     /// How many datagrams had come when this was last looked at, and since when it is so many.
     heard: Mutex<(u64, Instant)>,
     /// Held while connecting, so that many who need the broker make one connection.
@@ -132,6 +135,7 @@ impl Broker {
             address,
             dialer,
             current: Mutex::new(None),
+            streams: Streams::default(),
             heard: Mutex::new((0, Instant::now())),
             connecting: tokio::sync::Mutex::new(Retry {
                 backoff,
@@ -237,7 +241,7 @@ impl Broker {
         let connection = self.dial().await?;
         if let Some(token) = self.dialer.token.clone() {
             let request = Request::Authenticate { token };
-            let reply = control::exchange(&connection, request, None).await;
+            let reply = control::exchange(&self.streams, &connection, request, None).await;
             match reply {
                 Ok(Ok(_)) => {}
                 Ok(Err(WireError { text, .. })) => {

@@ -152,7 +152,7 @@ async fn ask(client: Client, broker: Arc<Broker>) {
         return;
     };
     if let Ok(Ok(Response::Metadata(metadata))) =
-        control::exchange(&connection, request, None).await
+        control::exchange(&broker.streams, &connection, request, None).await
     {
         client.cluster().learn(&metadata);
     }

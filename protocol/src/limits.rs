@@ -40,8 +40,9 @@ pub const NAME_CHARS_MAX: usize = 200;
 /// Partitions of one topic.
 pub const PARTITIONS_PER_TOPIC_MAX: u32 = 100_000;
 
-/// Partitions that one consume stream may carry.
-pub const PARTITIONS_PER_CONSUMER_MAX: usize = 100_000;
+/// Partitions that one consume stream may carry: the places of so many fit into one frame. A
+/// consumer of more opens several streams.
+pub const PARTITIONS_PER_CONSUMER_MAX: usize = 8_192;
 
 /// Bindings on one topic.
 pub const BINDINGS_PER_TOPIC_MAX: usize = 16;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use flumen_client::{Client, StartAt, TopicConfig};
+use flumen_client::{Client, Message, StartAt, TopicConfig};
 use flumen_protocol::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
 use flumen_tests::broker::Broker;
 
@@ -84,5 +84,40 @@ async fn a_broker_of_small_batches_gets_small_batches_and_refuses_a_record_that_
         "{error}"
     );
     assert_eq!(lengths(&client).await, sizes);
+    assert!(broker.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_of_more_partitions_than_streams_reaches_them_all() {
+    const PARTITIONS: u32 = 200;
+    let mut broker = Broker::start_with(&["--limits-streams-per-connection-max=16"]).await;
+    let client = broker.client().await;
+    let config = TopicConfig {
+        partitions: PARTITIONS,
+        ..TopicConfig::default()
+    };
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    // Less than the time after which a stream that carries nothing ends anyhow.
+    let producer = client
+        .producer::<Bytes>(TOPIC)
+        .delivery_timeout(Duration::from_secs(20))
+        .build()
+        .await
+        .unwrap();
+    for round in 0..2_u8 {
+        for partition in 0..PARTITIONS {
+            let message = Message::new(Bytes::from(vec![round])).partition(partition);
+            producer.enqueue(message).await.unwrap();
+        }
+        producer.flush().await.unwrap();
+    }
+    // Nor do they keep requests and consumers out.
+    let consumer = client.consumer::<Bytes>(TOPIC).from(StartAt::Beginning);
+    let mut consumer = consumer.until_end().build().await.unwrap();
+    let mut counts = vec![0; PARTITIONS as usize];
+    while let Some(received) = consumer.next().await {
+        counts[received.unwrap().partition as usize] += 1;
+    }
+    assert!(counts.iter().all(|count| *count == 2), "{counts:?}");
     assert!(broker.stop().success());
 }

@@ -273,7 +273,7 @@ impl Client {
         repeatable: bool,
     ) -> Result<Response, Attempt> {
         let what = request.name();
-        match control::exchange(connection, request.clone(), payload).await {
+        match control::exchange(&broker.streams, connection, request.clone(), payload).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.code == ErrorCode::Timeout && !repeatable => {
                 let text = error.text;

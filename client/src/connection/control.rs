@@ -7,6 +7,8 @@ use flumen_transport::{
     stream::{FrameReader, FrameWriter, Payload, REPLY_LIMITS},
 };
 
+use super::streams::Streams;
+
 /// No reply came: the stream or its connection broke. Whether the request was carried out is
 /// not known, unless `sent` is false.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +27,12 @@ impl Broken {
 
 /// Sends a request and awaits its reply, for as long as the connection lives.
 pub(crate) async fn exchange(
+    streams: &Streams,
     connection: &Connection,
     request: Request,
     payload: Option<&Bytes>,
 ) -> Result<Reply, Broken> {
-    let opened = connection.open_bi().await;
+    let opened = streams.open(connection).await;
     let (send, receive) = opened.map_err(|error| Broken::new(false, error))?;
     let mut writer = FrameWriter::new(send);
     let payload = payload.map_or(Payload::None, Payload::Bytes);

@@ -432,7 +432,8 @@ impl Fetch {
     ) -> Result<(FrameWriter, FrameReader), String> {
         let broker = self.client.broker(broker);
         let connection = broker.connection().await.map_err(|e| e.to_string())?;
-        let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
+        let opened = broker.streams.open(&connection).await;
+        let (send, receive) = opened.map_err(|e| e.to_string())?;
         let mut writer = FrameWriter::new(send);
         let starts = positions.to_request().into_iter();
         let open = StreamOpen::Consume(ConsumeOpen {

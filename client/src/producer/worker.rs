@@ -189,7 +189,8 @@ impl Worker {
     ) -> Result<(FrameWriter, FrameReader), String> {
         let broker = self.shared.client.broker(leader);
         let connection = broker.connection().await.map_err(|e| e.to_string())?;
-        let (send, receive) = connection.open_bi().await.map_err(|e| e.to_string())?;
+        let opened = broker.streams.open(&connection).await;
+        let (send, receive) = opened.map_err(|e| e.to_string())?;
         let mut writer = FrameWriter::new(send);
         let open = StreamOpen::Produce(ProduceOpen {
             topic: self.shared.topic.clone(),
@@ -208,10 +209,11 @@ impl Worker {
         backoff: &mut Backoff,
     ) -> End {
         self.delivery.lock().stream_opened();
+        let broker = self.shared.client.broker(place.leader);
         let end = tokio::select! {
             biased;
             end = self.read(&mut reader, backoff) => end,
-            end = self.write(&mut writer) => end,
+            end = self.write(&broker, &mut writer) => end,
             end = self.watch_deadlines() => end,
             end = self.watch_leader(place) => end,
         };

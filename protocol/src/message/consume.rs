@@ -72,3 +72,38 @@ pub struct PartitionStart {
     /// knows it: `None` while none can be asked. A copy may be read meanwhile, and be behind.
     pub end_offset: Option<Offset>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{
+        FRAME_HEADER_BYTES_MAX, NAME_CHARS_MAX, PARTITIONS_PER_CONSUMER_MAX,
+        PARTITIONS_PER_TOPIC_MAX,
+    };
+
+    /// Each number as large as it can get.
+    fn largest<T>(of: impl Fn(u32, Offset) -> T) -> Vec<T> {
+        let last = PARTITIONS_PER_TOPIC_MAX - 1;
+        let each = |_| of(last, Offset(u64::MAX));
+        (0..PARTITIONS_PER_CONSUMER_MAX).map(each).collect()
+    }
+
+    #[test]
+    fn the_places_of_all_partitions_of_a_stream_fit_into_a_frame() {
+        let open = ConsumeOpen {
+            topic: TopicName::new("t".repeat(NAME_CHARS_MAX)).unwrap(),
+            partitions: largest(|partition, offset| (partition, StartAt::Offset(offset))),
+        };
+        let started = ConsumeEvent::Started(largest(|partition, offset| PartitionStart {
+            partition,
+            start_offset: offset,
+            end_offset: Some(offset),
+        }));
+        for bytes in [
+            postcard::to_stdvec(&open).unwrap(),
+            postcard::to_stdvec(&started).unwrap(),
+        ] {
+            assert!(bytes.len() <= FRAME_HEADER_BYTES_MAX, "{}", bytes.len());
+        }
+    }
+}

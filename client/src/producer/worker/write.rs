@@ -17,9 +17,12 @@ use super::{
     End, Worker,
     outgoing::{Form, Memory, Outgoing, Waiter},
 };
-use crate::producer::{
-    accumulator::{Gathered, Take, Took},
-    delivery::Next,
+use crate::{
+    connection::Broker,
+    producer::{
+        accumulator::{Gathered, Take, Took},
+        delivery::Next,
+    },
 };
 
 /// Incomplete batches of a partition that may be on their way at once. With one, a record
@@ -49,7 +52,7 @@ enum Gathers {
 }
 
 impl Worker {
-    pub(super) async fn write(&self, writer: &mut FrameWriter) -> End {
+    pub(super) async fn write(&self, broker: &Broker, writer: &mut FrameWriter) -> End {
         loop {
             if self.shared.accumulator.lock().is_gathering(self.partition) {
                 // The first record of a batch wakes this task, and tokio runs what was woken last
@@ -84,6 +87,7 @@ impl Worker {
                     self.shared.accumulator.lock().suspend_clock();
                     self.signal.notified().await;
                 }
+                () = broker.streams.wanted(), if is_idle => return End::Idle,
                 () = sleep(STREAM_IDLE), if is_idle => return End::Idle,
             }
         }
