@@ -56,6 +56,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let mut connections = Connections::default();
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -63,6 +64,9 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, from)) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("admin connections are accepted again");
+                }
                 if connections.make_room(bounds.connections_max) {
                     tracing::debug!(%from, "too many admin connections: the oldest gives way");
                 }
@@ -70,7 +74,10 @@ pub(super) async fn serve(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept admin connections; trying again");
+                // Said once, however often it is tried.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept admin connections; trying again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

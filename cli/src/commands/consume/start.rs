@@ -25,6 +25,9 @@ fn parse_at(text: &str, now_ms: i64) -> Result<StartAt, String> {
     }
     match text.parse::<Timestamp>() {
         Ok(time) => Ok(StartAt::Time(time.as_millisecond())),
+        Err(error) if text.contains(':') => Err(format!(
+            "{text:?} is no time with its zone such as 2026-01-31T12:00:00Z: {error}"
+        )),
         Err(_) => Err(format!(
             "{text:?} is no place to start; use beginning, end, an offset such as 1200, a time with \
              its zone such as 2026-01-31T12:00:00Z, or a time ago such as -1h"
@@ -60,5 +63,9 @@ mod tests {
             assert!(parse_at(text, 0).is_err(), "{text:?}");
         }
         assert!(parse_at("soon", 0).unwrap_err().contains("beginning"));
+        let too_late = parse_at("9999-12-31T23:59:59Z", 0).unwrap_err();
+        assert!(too_late.contains("range"), "{too_late}");
+        let without_zone = parse_at("2026-01-31T12:00:00", 0).unwrap_err();
+        assert!(without_zone.contains("zone"), "{without_zone}");
     }
 }

@@ -1,6 +1,9 @@
 //! A plugin's component and what it is deployed as, as arguments.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 use flumen_protocol::{limits::PLUGIN_BYTES_MAX, plugin::PluginInfo, topic::Name};
@@ -54,17 +57,20 @@ fn parse_version(text: &str) -> Result<String, String> {
 /// The bytes of a component, if they can be one by their size.
 pub(crate) fn read_component(path: &Path) -> Result<Vec<u8>> {
     let failed = || format!("cannot read the plugin {}", path.display());
-    let size = std::fs::metadata(path).with_context(failed)?.len();
-    if size > PLUGIN_BYTES_MAX as u64 {
+    let file = std::fs::File::open(path).with_context(failed)?;
+    // What a file says of its length need not be so: devices and pipes have none.
+    let bytes_max = PLUGIN_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
+    if read.with_context(failed)? as u64 > bytes_max {
         bail!(
-            "the plugin {} has {}, but at most {} are allowed; build it with --release, opt-level \
-             and strip",
+            "the plugin {} is larger than the {} that are allowed; build it with --release, \
+             opt-level and strip",
             path.display(),
-            output::bytes(size),
-            output::bytes(PLUGIN_BYTES_MAX as u64)
+            output::bytes(bytes_max)
         );
     }
-    std::fs::read(path).with_context(failed)
+    Ok(bytes)
 }
 
 /// `0.1.0 (filter, 144 KiB)`.
@@ -75,4 +81,16 @@ pub(crate) fn summary(info: &PluginInfo) -> String {
         info.world,
         output::bytes(info.size_bytes)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn what_has_no_end_is_refused_as_too_large() {
+        let error = read_component(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("16 MiB"), "{error}");
+    }
 }
