@@ -1,7 +1,11 @@
 //! Why a producer or a consumer waits, for those who want to say so: every attempt that failed is
 //! followed by another one, and meanwhile both are silent.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use parking_lot::Mutex;
 
@@ -12,7 +16,8 @@ use parking_lot::Mutex;
 pub struct Setback {
     /// The partition.
     pub partition: u32,
-    /// When the first attempt failed since the last one that did not.
+    /// Since when it waits: for the first answer of all, or since an attempt failed after one that did
+    /// not.
     pub since: Instant,
     /// Why the last attempt failed, in the broker's words if it gave some.
     pub reason: String,
@@ -73,6 +78,12 @@ impl Setbacks {
         self.0.lock().remove(&(cause, partition));
     }
 
+    /// No others than these wait for this any more.
+    pub(crate) fn keep(&self, cause: Cause, partitions: &BTreeSet<u32>) {
+        let mut setbacks = self.0.lock();
+        setbacks.retain(|(of, partition), _| *of != cause || partitions.contains(partition));
+    }
+
     /// The one that has lasted longest.
     pub(crate) fn longest(&self) -> Option<Setback> {
         let setbacks = self.0.lock();
@@ -119,6 +130,19 @@ mod tests {
         setbacks.note(Cause::Attempts, 1, "lost".to_owned());
         setbacks.clear(Cause::Attempts, 1);
         assert_eq!(setbacks.longest().unwrap().reason, "the end");
+    }
+
+    #[test]
+    fn those_that_do_not_wait_any_more_are_forgotten() {
+        let setbacks = Setbacks::default();
+        for partition in 0..3 {
+            setbacks.note(Cause::End, partition, format!("the end of {partition}"));
+        }
+        setbacks.note(Cause::Attempts, 2, "lost".to_owned());
+        setbacks.keep(Cause::End, &BTreeSet::from([1]));
+        assert_eq!(setbacks.longest().unwrap().reason, "the end of 1");
+        setbacks.keep(Cause::End, &BTreeSet::new());
+        assert_eq!(setbacks.longest().unwrap().reason, "lost");
     }
 
     #[test]

@@ -16,22 +16,29 @@ use crate::request::RequestError;
 /// How long others are waited for when the first one that answers does not know all.
 const OTHERS_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How many are asked then, others each time: each of them asks the leaders.
+const OTHERS_MAX: usize = 3;
+
 impl Client {
-    /// Describes a topic.
+    /// Describes a topic. Others than the first that answers are asked if that does not know all of
+    /// the partitions that are wanted.
     pub(crate) async fn describe(
         &self,
         name: &TopicName,
+        is_wanted: impl Fn(u32) -> bool,
     ) -> Result<TopicDescription, RequestError> {
         let request = Request::DescribeTopic { name: name.clone() };
         let what = request.name();
         let Response::Topic(mut topic) = self.request(request.clone(), None, true).await? else {
             return Err(RequestError::UnexpectedReply { what });
         };
-        if is_complete(&topic) {
+        if is_complete(&topic, &is_wanted) {
             return Ok(topic);
         }
-        let (brokers, progress) = (self.candidates(), Progress::default());
-        let asked = brokers.iter();
+        let (mut brokers, progress) = (self.candidates(), Progress::default());
+        let first = rand::random_range(0..brokers.len());
+        brokers.rotate_left(first);
+        let asked = brokers.iter().take(OTHERS_MAX);
         let mut asked: FuturesUnordered<_> = asked
             .map(|broker| self.attempt(broker, &request, None, true, &progress))
             .collect();
@@ -40,7 +47,7 @@ impl Client {
                 if let Ok(Response::Topic(other)) = answer {
                     add(&mut topic, other);
                 }
-                if is_complete(&topic) {
+                if is_complete(&topic, &is_wanted) {
                     return;
                 }
             }
@@ -51,8 +58,9 @@ impl Client {
     }
 }
 
-fn is_complete(topic: &TopicDescription) -> bool {
-    topic.partitions.iter().all(|p| p.extent.is_some())
+fn is_complete(topic: &TopicDescription, is_wanted: impl Fn(u32) -> bool) -> bool {
+    let mut wanted = topic.partitions.iter().filter(|p| is_wanted(p.index));
+    wanted.all(|partition| partition.extent.is_some())
 }
 
 /// Takes over what another broker knows, if it is about the same topic.

@@ -166,7 +166,7 @@ impl<T> ConsumerBuilder<T> {
         let setbacks = Arc::clone(&self.setbacks);
         let first = self.chosen.first().map_or(0, |(partition, _)| *partition);
         let nobody = format!("no broker has said yet where topic {topic} is");
-        setbacks.note(Cause::Start, first, nobody);
+        let _starting = Starting::note(&setbacks, first, nobody);
         let Some(metadata) = self.client.topic(&topic).await? else {
             return Err(RequestError::UnknownTopic { topic }.into());
         };
@@ -207,10 +207,7 @@ impl<T> ConsumerBuilder<T> {
         };
         let after = self.client.config().request_timeout;
         match tokio::time::timeout(after, consumer.start(partitions)).await {
-            Ok(started) => {
-                setbacks.clear(Cause::Start, first);
-                started.map(|()| consumer)
-            }
+            Ok(started) => started.map(|()| consumer),
             Err(_) => {
                 let setback = consumer.setback();
                 Err(ConsumeError::NotStarted {
@@ -251,6 +248,29 @@ impl<T> ConsumerBuilder<T> {
                 .to_string(),
             }),
         }
+    }
+}
+
+/// A consumer that has not started. Told for as long as this lives, however that ends: somebody may
+/// cease to wait for it.
+struct Starting<'a> {
+    setbacks: &'a Setbacks,
+    partition: u32,
+}
+
+impl<'a> Starting<'a> {
+    fn note(setbacks: &'a Setbacks, partition: u32, reason: String) -> Self {
+        setbacks.note(Cause::Start, partition, reason);
+        Self {
+            setbacks,
+            partition,
+        }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.setbacks.clear(Cause::Start, self.partition);
     }
 }
 

@@ -5,7 +5,12 @@
 //! A broker that does not know an end is cut off from the leader, or there is none. What it has may
 //! be old, and stay so.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
 use flumen_protocol::{
     ids::BrokerId,
@@ -21,14 +26,24 @@ use crate::setback::Cause;
 /// asks this often.
 const END_CHECK: Duration = Duration::from_secs(1);
 
+/// It asks this often when that goes on: each time at several brokers, which ask others.
+const END_CHECK_MAX: Duration = Duration::from_secs(5);
+
 /// What is known of the ends of partitions that have started.
 #[derive(Debug)]
 pub(super) struct Ends {
     /// Whether the consumer stops there.
     pub(super) are_waited_for: bool,
-    partitions: Mutex<BTreeMap<u32, End>>,
+    partitions: Mutex<Partitions>,
     /// A partition has started at a broker that does not know its end.
     doubts: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Partitions {
+    ends: BTreeMap<u32, End>,
+    /// How often partitions have started.
+    starts: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +53,8 @@ struct End {
     /// Whether the broker that the partition is read from is in touch with its leader.
     is_in_touch: bool,
     reader: Option<BrokerId>,
+    /// The number of the start that this is of.
+    start: u64,
 }
 
 impl Ends {
@@ -52,34 +69,37 @@ impl Ends {
     /// Partitions start at a broker, for the first time or again.
     fn started(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
         let mut partitions = self.partitions.lock();
+        partitions.starts += 1;
         for start in starts {
             let is_in_touch = start.end_offset.is_some();
-            let before = partitions.get(&start.partition);
+            let before = partitions.ends.get(&start.partition);
             let end = End {
                 is_known: is_in_touch || before.is_some_and(|end| end.is_known),
                 is_in_touch,
                 reader,
+                start: partitions.starts,
             };
-            partitions.insert(start.partition, end);
+            partitions.ends.insert(start.partition, end);
             if !is_in_touch {
                 self.doubts.notify_one();
             }
         }
     }
 
-    /// Partitions, started or not, were described. Returns the brokers that some are read from
-    /// though somebody else leads them, and which did not know of that. A broker that `is_alone` has
-    /// no others.
-    fn described(&self, topic: &TopicDescription, is_alone: bool) -> Vec<BrokerId> {
+    /// Partitions, started or not, were described by who was asked after so many starts. Returns the
+    /// brokers that some are read from though somebody else leads them, and which did not know of
+    /// that. A broker that `is_alone` has no others.
+    fn described(&self, starts: u64, topic: &TopicDescription, is_alone: bool) -> Vec<BrokerId> {
         let mut partitions = self.partitions.lock();
         let mut cut_off = Vec::new();
         for described in &topic.partitions {
-            let known = partitions.get_mut(&described.index);
+            let known = partitions.ends.get_mut(&described.index);
             let Some(end) = known.filter(|_| described.extent.is_some()) else {
                 continue;
             };
             end.is_known = true;
-            if end.is_in_touch {
+            // Of a stream that began since, the answer says nothing.
+            if end.is_in_touch || end.start > starts {
                 continue;
             }
             match end.reader {
@@ -93,21 +113,30 @@ impl Ends {
     }
 
     /// Nothing more comes of a partition.
-    pub(super) fn given_up(&self, partition: u32) {
-        if let Some(end) = self.partitions.lock().get_mut(&partition) {
+    fn given_up(&self, partition: u32) {
+        if let Some(end) = self.partitions.lock().ends.get_mut(&partition) {
             end.is_known = true;
             end.is_in_touch = true;
         }
     }
 
-    fn of(&self, wanted: impl Fn(&End) -> bool) -> Vec<u32> {
+    /// How often partitions have started so far.
+    fn starts(&self) -> u64 {
+        self.partitions.lock().starts
+    }
+
+    fn of(&self, wanted: impl Fn(&End) -> bool) -> BTreeSet<u32> {
         let partitions = self.partitions.lock();
-        let found = partitions.iter().filter(|(_, end)| wanted(end));
+        let found = partitions.ends.iter().filter(|(_, end)| wanted(end));
         found.map(|(partition, _)| *partition).collect()
     }
 
-    fn unknown(&self) -> Vec<u32> {
+    fn unknown(&self) -> BTreeSet<u32> {
         self.of(|end| !end.is_known)
+    }
+
+    fn in_doubt(&self) -> BTreeSet<u32> {
+        self.of(|end| !end.is_known || !end.is_in_touch)
     }
 
     fn is_in_doubt(&self) -> bool {
@@ -119,19 +148,30 @@ impl Fetch {
     /// Partitions have started at a broker.
     pub(super) fn note_ends(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
         self.ends.started(reader, starts);
+        for start in starts.iter().filter(|start| start.end_offset.is_some()) {
+            self.setbacks.clear(Cause::End, start.partition);
+        }
+    }
+
+    /// Nothing more comes of a partition.
+    pub(super) fn give_up_end(&self, partition: u32) {
+        self.ends.given_up(partition);
+        self.setbacks.clear(Cause::End, partition);
     }
 
     /// Asks for what the consumer has to know of the end, for as long as it lives.
     pub(super) async fn look_after_ends(&self) -> Infallible {
         let ends = &self.ends;
         let mut search = None;
+        let mut pause = END_CHECK;
         loop {
             let batches = self.batches.load(Ordering::Relaxed);
             let looks_again = ends.are_waited_for || ends.is_in_doubt();
             tokio::select! {
-                () = ends.doubts.notified() => {}
-                () = sleep(END_CHECK), if looks_again => {}
+                () = ends.doubts.notified() => pause = END_CHECK,
+                () = sleep(pause.mul_f64(rand::random_range(0.75..=1.0))), if looks_again => {}
             }
+            self.setbacks.keep(Cause::End, &ends.unknown());
             let is_idle = self.batches.load(Ordering::Relaxed) == batches;
             let is_in_doubt = ends.is_in_doubt();
             // Whom the streams are to go to is heard by them.
@@ -139,18 +179,28 @@ impl Fetch {
             if is_in_doubt || is_idle && ends.are_waited_for {
                 self.ask_for_ends().await;
             }
+            let goes_on = is_in_doubt && ends.is_in_doubt();
+            pause = if goes_on {
+                (pause * 2).min(END_CHECK_MAX)
+            } else {
+                END_CHECK
+            };
         }
     }
 
     /// Tells the consumer where partitions begin and end by now.
     async fn ask_for_ends(&self) {
-        let before = self.ends.unknown();
-        let described = self.client.describe(&self.topic).await;
+        let starts = self.ends.starts();
+        let wanted = self.ends.in_doubt();
+        let is_wanted = |partition| wanted.contains(&partition);
+        let described = self.client.describe(&self.topic, is_wanted).await;
         if let Ok(topic) = &described {
             let is_alone = self.client.candidates().len() < 2;
-            for broker in self.ends.described(topic, is_alone) {
+            for broker in self.ends.described(starts, topic, is_alone) {
                 self.places.avoid(broker);
             }
+            // Before the consumer is told, which may take none of it for long.
+            self.setbacks.keep(Cause::End, &self.ends.unknown());
             let starts = topic
                 .partitions
                 .iter()
@@ -162,13 +212,7 @@ impl Fetch {
         if !self.ends.are_waited_for {
             return;
         }
-        let unknown = self.ends.unknown();
-        for partition in before {
-            if unknown.binary_search(&partition).is_err() {
-                self.setbacks.clear(Cause::End, partition);
-            }
-        }
-        for partition in unknown {
+        for partition in self.ends.unknown() {
             let obstacle = match &described {
                 Ok(topic) => obstacle(topic, partition),
                 Err(error) => error.to_string(),

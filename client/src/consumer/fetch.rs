@@ -399,7 +399,7 @@ impl Fetch {
                 }
                 Some((ConsumeEvent::PartitionFailed { partition, error }, _)) => {
                     let offset = ended.positions.expected(partition).unwrap_or_default();
-                    self.ends.given_up(partition);
+                    self.give_up_end(partition);
                     Event::Unreadable {
                         partition,
                         error: ConsumeError::Unreadable {
