@@ -24,6 +24,7 @@ mod files;
 mod made;
 mod membership;
 mod name;
+mod profile;
 mod tokens;
 
 #[cfg(test)]
@@ -233,7 +234,7 @@ impl Identity {
         let broker_id = data_dir.broker_id()?;
         let tls_dir = data_dir.path().join("tls");
         let certificates = Certificates::load_or_issue(&tls_dir, broker_id, config)?;
-        let tokens = Tokens::load_or_issue(data_dir.path())?;
+        let tokens = Tokens::load_or_issue(data_dir.path(), &certificates.ca_pem)?;
         let mark = Mark::of(broker_id, &membership, certificates.own_authority());
         // A full disk keeps no broker from serving; the next start notes it.
         if let Err(error) = made::note(data_dir.path(), &mark) {
@@ -359,19 +360,7 @@ impl Identity {
     /// Writes `client.toml`, once the broker knows the address that it got. Returns its path.
     pub fn write_profile(&self, brokers: &[String]) -> Result<PathBuf, IdentityError> {
         let path = self.data_dir.path().join(PROFILE_FILE);
-        let text = toml::to_string(&self.profile(brokers)).map_err(|error| IdentityError::Io {
-            attempt: "write",
-            path: path.clone(),
-            error: io::Error::other(error),
-        })?;
-        let about = "# How to reach this broker and its cluster, as the operator. Keep it secret:\n\
-                     # whoever holds it may do everything. Use it with --profile FILE or FLUMEN_PROFILE=FILE.\n";
-        let text = format!("{about}{text}");
-        // A full disk has no room for what is there already.
-        let before = files::read_private(&path).ok().flatten();
-        if before.is_none_or(|before| before != text) {
-            files::write_private(&path, text.as_bytes())?;
-        }
+        profile::write(&path, &self.profile(brokers))?;
         Ok(path)
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fmt::{self, Write as _},
     fs,
     hint::black_box,
+    io,
     path::Path,
 };
 
@@ -13,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     IdentityError, PROFILE_FILE,
     files::{failed, read_private, write_private},
-    made,
+    made, profile,
 };
 
 /// The file that keeps them, in the data directory.
@@ -52,7 +53,9 @@ impl Tokens {
     /// of the operator's token for those who use it. Where that cannot be read, or is not what was
     /// accepted, the operator gets another one beside the first, which others may still show. Only
     /// who removes `client.toml` revokes what the operator had.
-    pub(super) fn load_or_issue(dir: &Path) -> Result<Self, IdentityError> {
+    ///
+    /// `ca_pem` is the authority of the profile that hands another token out.
+    pub(super) fn load_or_issue(dir: &Path, ca_pem: &str) -> Result<Self, IdentityError> {
         let path = dir.join(TOKENS_FILE);
         let mut accepted = match read_private(&path)? {
             Some(text) => parse(&path, &text)?,
@@ -65,9 +68,8 @@ impl Tokens {
         if let Some(operator) = operator_in(&profile_path, &accepted)? {
             return Ok(Self { accepted, operator });
         }
-        let is_removed = !profile_path
-            .try_exists()
-            .map_err(failed("look at", &profile_path))?;
+        let is_removed = is_absent(&profile_path)?;
+        let operator = hex(&rand::random::<[u8; TOKEN_BYTES]>());
         if is_removed {
             accepted.retain(|accepted| accepted.name != OPERATOR);
         } else {
@@ -76,8 +78,17 @@ impl Tokens {
                 "the profile holds no token that is accepted: it gets a new one, and the operator's \
                  earlier token stays accepted until the profile is removed"
             );
+            // Before it is accepted: a start that ends in between must not leave a token accepted
+            // that nobody has, one more each time. Of a profile that was removed nothing may be
+            // there before the earlier tokens are gone: it would no longer count as removed.
+            let profile = Profile {
+                brokers: brokers_in(&profile_path),
+                ca: ca_pem.to_owned(),
+                token: Some(operator.clone()),
+                ..Profile::default()
+            };
+            profile::write(&profile_path, &profile)?;
         }
-        let operator = hex(&rand::random::<[u8; TOKEN_BYTES]>());
         accepted.push(Accepted {
             name: OPERATOR.to_owned(),
             digest: sha256(&operator),
@@ -147,6 +158,21 @@ fn operator_in(path: &Path, accepted: &[Accepted]) -> Result<Option<String>, Ide
     let tokens = words.filter(|word| word.len() == 2 * TOKEN_BYTES);
     let mut tokens = tokens.map(str::to_owned);
     Ok(tokens.find(is_accepted))
+}
+
+/// The addresses in a profile that can be read; the broker writes those of now once it serves.
+fn brokers_in(path: &Path) -> Vec<String> {
+    let text = read_private(path).ok().flatten().unwrap_or_default();
+    toml::from_str::<Profile>(&text).map_or_else(|_| Vec::new(), |profile| profile.brokers)
+}
+
+/// Whether nothing has this name. A link to nothing is something: nobody removed it.
+fn is_absent(path: &Path) -> Result<bool, IdentityError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
 }
 
 fn damaged(path: &Path, what: &str) -> IdentityError {

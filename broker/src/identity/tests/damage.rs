@@ -215,6 +215,53 @@ fn a_profile_whose_token_is_damaged_gets_another_and_revokes_none_until_it_is_re
 }
 
 #[test]
+fn a_start_that_ends_early_after_the_profile_was_damaged_leaves_no_token_that_nobody_has() {
+    let used = Used::new(false);
+    let path = used.dir.path().join("client.toml");
+    let operators = || read(used.dir.path(), "tokens").matches("operator ").count();
+    let with_another_token = fs::read_to_string(&path)
+        .unwrap()
+        .replace(&used.token, &"0".repeat(64));
+    for (round, damaged) in ["", "no profile", &with_another_token]
+        .into_iter()
+        .enumerate()
+    {
+        fs::write(&path, damaged).unwrap();
+        // None of the starts gets as far as to write the profile.
+        let handed_out = [(); 3].map(|()| open(used.dir.path()).unwrap().profile(&[]).token);
+        assert_eq!(handed_out[0], handed_out[2]);
+        assert_eq!(operators(), 2 + round, "{damaged:?}");
+        let profile: Profile = toml::from_str(&read(used.dir.path(), "client.toml")).unwrap();
+        assert_eq!(profile.token, handed_out[0]);
+        assert_eq!(profile.brokers.is_empty(), damaged.len() < 64);
+    }
+    // Where not even the list of tokens can be written, nothing is accepted that was not.
+    let tokens = read(used.dir.path(), "tokens");
+    fs::write(&path, "").unwrap();
+    let in_the_way = used.dir.path().join("tokens.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    for _ in 0..3 {
+        open(used.dir.path()).unwrap_err();
+    }
+    fs::remove_dir(in_the_way).unwrap();
+    assert_eq!(read(used.dir.path(), "tokens"), tokens);
+    let identity = open(used.dir.path()).unwrap();
+    assert!(identity.accepts_token(&used.token));
+    assert_eq!(operators(), 5);
+}
+
+#[test]
+fn a_profile_that_is_a_link_to_nothing_is_not_one_that_was_removed() {
+    let used = Used::new(false);
+    let path = used.dir.path().join("client.toml");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(used.dir.path().join("gone"), &path).unwrap();
+    let identity = open(used.dir.path()).unwrap();
+    assert!(identity.accepts_token(&used.token));
+    assert!(identity.accepts_token(&identity.profile(&[]).token.unwrap()));
+}
+
+#[test]
 fn of_two_ids_the_one_that_the_certificate_has_is_right() {
     let used = Used::new(false);
     let id = used.who.id.0;
