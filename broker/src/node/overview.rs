@@ -73,11 +73,7 @@ impl Node {
 
     fn shard_overview(&self, state: &CatalogState, words: &Words, shard: ShardId) -> ShardOverview {
         let (leader, term) = self.shards.leadership(shard);
-        let led = leader.and_then(|leader| {
-            let (reachable, report) = words.get(&leader)?;
-            let led = report.leads.iter().find(|led| led.shard == shard)?;
-            reachable.then_some(led)
-        });
+        let led = self.led(words, shard);
         let at_leader = leader.and_then(|leader| replica_at(words, leader, shard));
         let members = led.map_or_else(
             || self.members_without_leader(state, shard),
@@ -107,15 +103,21 @@ impl Node {
         }
     }
 
+    /// What the leader of a shard, if it is heard, tells of it.
+    fn led<'a>(&self, words: &'a Words, shard: ShardId) -> Option<&'a LedShard> {
+        let (leader, _) = self.shards.leadership(shard);
+        let (reachable, report) = words.get(&leader?)?;
+        let led = report.leads.iter().find(|led| led.shard == shard)?;
+        reachable.then_some(led)
+    }
+
     /// The replicas of a shard of which no leader tells: by the log here, or where they should be.
-    /// What a broker that is drained has may not be elsewhere yet; only a leader could say that it
-    /// is, and who removes the broker relies on that.
     fn members_without_leader(&self, state: &CatalogState, shard: ShardId) -> BTreeSet<BrokerId> {
         if shard == CATALOG_SHARD {
             return self.catalog.group().view().voters;
         }
         let placed = state.placement.get(&shard).into_iter().flatten();
-        placed.chain(&state.draining).copied().collect()
+        placed.copied().collect()
     }
 
     fn broker_overview(
@@ -133,12 +135,11 @@ impl Node {
         let is_draining = state.draining.contains(&broker);
         let is_reachable = word.is_some_and(|(heard, _)| *heard);
         let has = data.clone().filter(|shard| {
+            if is_draining {
+                return may_need(word, self.led(words, shard.id), broker, shard.id);
+            }
             let mut replicas = shard.replicas.iter();
-            // A leader leaves a broker out of its members before that is committed; the broker
-            // gives its replica up after it.
-            let keeps = is_draining && is_reachable;
             replicas.any(|replica| replica.broker == broker)
-                || keeps && replica_at(words, broker, shard.id).is_some()
         });
         BrokerOverview {
             id: broker,
@@ -163,6 +164,30 @@ impl Node {
             damaged_shards: word.map_or(0, |(_, report)| report.damaged.len() as u32),
             behind_shards: self.reports.behind(broker),
         }
+    }
+}
+
+/// Whether a shard may need what a broker that is drained has of it. Who stops or removes the broker
+/// relies on it: in doubt, it does.
+fn may_need(
+    word: Option<&(bool, BrokerReport)>,
+    led: Option<&LedShard>,
+    broker: BrokerId,
+    shard: ShardId,
+) -> bool {
+    // It may have anything.
+    let Some((is_fresh, report)) = word else {
+        return true;
+    };
+    let mut replicas = report.replicas.iter();
+    // A leader leaves a broker out of its members before that is committed, and until then the
+    // broker's vote may be needed; the broker gives its replica up after it. So its own word counts
+    // beside the leader's, also the last one of a broker that is cut off.
+    let has = replicas.any(|replica| replica.shard == shard) || report.damaged.contains(&shard);
+    match led {
+        Some(led) => has || led.members.contains(&broker),
+        // Without a leader, an old word does not tell what the broker has got since.
+        None => has || !is_fresh,
     }
 }
 
@@ -191,4 +216,67 @@ fn moves_left(state: &CatalogState, shards: &[ShardOverview]) -> u32 {
         Some(missing.max(surplus) as u32 + u32::from(misled))
     });
     moves.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRAINED: BrokerId = BrokerId(1);
+    const SHARD: ShardId = ShardId(3);
+
+    fn report(replicas: &[ShardId], damaged: &[ShardId]) -> BrokerReport {
+        let replicas = replicas.iter().map(|shard| ReplicaReport {
+            shard: *shard,
+            applied_index: 1,
+            partitions: 1,
+            records: 1,
+            bytes: 1,
+        });
+        BrokerReport {
+            replicas: replicas.collect(),
+            damaged: damaged.to_vec(),
+            ..BrokerReport::default()
+        }
+    }
+
+    fn led_by_members(members: &[BrokerId]) -> LedShard {
+        LedShard {
+            shard: SHARD,
+            term: 1,
+            last_index: 1,
+            matched: BTreeMap::new(),
+            members: members.to_vec(),
+            voters: members.to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_drained_broker_has_what_it_or_a_leader_tells_of() {
+        let elsewhere = led_by_members(&[BrokerId(2)]);
+        let here_too = led_by_members(&[BrokerId(2), DRAINED]);
+        let other = ShardId(4);
+        for is_fresh in [true, false] {
+            for (report, has) in [
+                (report(&[other, SHARD], &[]), true),
+                // Its files are damaged: it is closed, and may still have a vote.
+                (report(&[other], &[SHARD]), true),
+                (report(&[other], &[other]), false),
+            ] {
+                let word = Some((is_fresh, report));
+                let may_need = |led| may_need(word.as_ref(), led, DRAINED, SHARD);
+                assert_eq!(may_need(Some(&elsewhere)), has, "{word:?}");
+                assert!(may_need(Some(&here_too)), "{word:?}");
+                // Without a leader, a broker that has nothing says so itself.
+                assert_eq!(may_need(None), has || !is_fresh, "{word:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_drained_broker_that_was_never_heard_may_have_anything() {
+        let elsewhere = led_by_members(&[BrokerId(2)]);
+        assert!(may_need(None, Some(&elsewhere), DRAINED, SHARD));
+        assert!(may_need(None, None, DRAINED, SHARD));
+    }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use flumen_protocol::{
     ids::{BrokerId, Offset, PartitionId},
     join::JoinToken,
-    message::{Reply, Request, Response},
+    message::{Reply, Request, Response, ShardOverview},
     topic::{TopicConfig, TopicName},
 };
 use tokio::time::{sleep, timeout};
@@ -282,6 +282,13 @@ async fn a_broker_is_not_called_drained_while_no_leader_says_that_its_replicas_a
     let overview = status.broker(drained).unwrap();
     assert_eq!(overview.replicas, 2, "{status:?}");
     assert!(!overview.is_drained());
+    // A shard's replicas are told without a guess.
+    let mut data = status
+        .shards
+        .iter()
+        .filter(|shard| shard.id != CATALOG_SHARD);
+    let is_told = |shard: &ShardOverview| shard.replicas.iter().all(|copy| copy.broker == other);
+    assert!(data.all(is_told), "{status:?}");
     founder.stop().await;
 }
 
