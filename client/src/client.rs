@@ -19,7 +19,7 @@ use crate::{
     admin::Admin,
     cluster::Cluster,
     config::{CLOSE_TIMEOUT, ClientConfig},
-    connection::{Broker, ConnectError, Dialer},
+    connection::{Broker, ConnectError, Dialer, split_address},
     consumer::ConsumerBuilder,
     producer::{Deliveries, ProducerBuilder},
     profile::Profile,
@@ -115,23 +115,11 @@ impl Client {
         }
     }
 
-    /// Where the cluster is found by now, for a profile to keep: of the addresses that the client
-    /// was given those that are still a broker's, or that have answered; then the other brokers'.
+    /// Where the cluster is found by now, for a profile to keep: the addresses that the client was
+    /// given, all of them, as they may be other names of the brokers or ways through tunnels; then
+    /// those of the brokers that they do not name, up to 64 in all.
     pub fn addresses(&self) -> Vec<String> {
-        let members = self.cluster().addresses();
-        if members.is_empty() {
-            return self.inner.seeds.clone();
-        }
-        let is_good = |address: &&String| {
-            members.contains(address) || self.broker_at(address).live().is_some()
-        };
-        let mut addresses: Vec<_> = self.inner.seeds.iter().filter(is_good).cloned().collect();
-        for address in members {
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        addresses
+        with_members(self.inner.seeds.clone(), self.cluster().addresses())
     }
 
     pub(crate) fn config(&self) -> &ClientConfig {
@@ -195,5 +183,56 @@ impl Client {
         let mut brokers: Vec<_> = addresses.iter().map(|a| self.broker_at(a)).collect();
         brokers.sort_by_cached_key(|broker| (broker.live().is_none(), broker.is_silent()));
         brokers
+    }
+}
+
+/// So many addresses are enough to find a cluster.
+const ADDRESSES_MAX: usize = 64;
+
+/// No host has a longer name, with the port beside it.
+const ADDRESS_BYTES_MAX: usize = 260;
+
+/// The addresses with those of members that are not among them. What a broker says of the others is
+/// taken with care: it stays in the profile, and a profile with one bad address leads nowhere.
+fn with_members(mut addresses: Vec<String>, members: Vec<String>) -> Vec<String> {
+    for address in members {
+        let is_good = address.len() <= ADDRESS_BYTES_MAX
+            && !address.contains(|c: char| c.is_whitespace() || c.is_control())
+            && split_address(&address).is_some();
+        if is_good && addresses.len() < ADDRESSES_MAX && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(addresses: &[&str]) -> Vec<String> {
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn members_are_added_to_the_addresses_that_were_given_and_none_of_these_is_lost() {
+        let given = ["tunnel:30001", "tunnel:30002", "a.example:4650"];
+        let members = ["a.example:4650", "b.example:4650"];
+        let all = with_members(owned(&given), owned(&members));
+        let expected = [&given[..], &members[1..]].concat();
+        assert_eq!(all, expected);
+        assert_eq!(with_members(all, owned(&members)), expected);
+        assert_eq!(with_members(owned(&given), Vec::new()), given);
+    }
+
+    #[test]
+    fn what_members_are_said_to_be_neither_spoils_nor_swells_the_addresses() {
+        let long = format!("{}:1", "a".repeat(300));
+        let bad = ["", "nowhere", "a:", ":1", "a:b", "a b:1", "a\n:1", &long];
+        assert_eq!(with_members(owned(&["a:1"]), owned(&bad)), ["a:1"]);
+        let many: Vec<_> = (0..1000).map(|n| format!("host-{n}:1")).collect();
+        let all = with_members(many.clone(), owned(&["a:1"]));
+        assert_eq!(all, many);
+        assert_eq!(with_members(owned(&["a:1"]), many).len(), ADDRESSES_MAX);
     }
 }

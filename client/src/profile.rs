@@ -6,6 +6,8 @@
 //! name of the one that is used when nothing else is said. The `flumen` command uses the
 //! same functions.
 
+mod file;
+
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -227,7 +229,7 @@ impl Profiles {
 
     /// The names of all profiles, in order.
     pub fn list(&self) -> Result<Vec<String>, ProfileError> {
-        let path = self.directory.join("profiles");
+        let path = self.profiles_path();
         let entries = match fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -246,14 +248,18 @@ impl Profiles {
 
     /// Makes the profile of that name the default; it must exist.
     pub fn make_default(&self, name: &str) -> Result<(), ProfileError> {
+        let _lock = file::lock(&self.profiles_path());
         self.load(name)?;
-        write_secret(&self.default_path(), &format!("{name}\n"))
+        let path = self.default_path();
+        file::write(&path, &format!("{name}\n"))
+            .map_err(|source| ProfileError::Write { path, source })
     }
 
     /// Removes the profile of that name; it must exist. If it is the default, there is none
     /// afterwards.
     pub fn remove(&self, name: &str) -> Result<(), ProfileError> {
         let path = self.path(&Name::new(name)?);
+        let _lock = file::lock(&self.profiles_path());
         let was_default = self.default_name()?.as_deref() == Some(name);
         fs::remove_file(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ProfileError::NotFound { path },
@@ -272,32 +278,37 @@ impl Profiles {
     /// Saves a profile under a name that no other has, as [`Profiles::save`] does.
     pub fn add(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
         let name = Name::new(name)?;
+        let _lock = self.lock()?;
         let path = self.path(&name);
         if path.exists() {
             return Err(ProfileError::Exists { name, path });
         }
-        self.save(name.as_str(), profile)
+        self.write(name, profile)
     }
 
     /// Saves a profile under a name, for its owner's eyes only (mode 0600), in one step:
     /// a reader sees the old file or the new one. Returns the file.
     pub fn save(&self, name: &str, profile: &Profile) -> Result<PathBuf, ProfileError> {
         let name = Name::new(name)?;
+        let _lock = self.lock()?;
+        self.write(name, profile)
+    }
+
+    /// As [`Profiles::save`], by who holds the lock.
+    fn write(&self, name: Name, profile: &Profile) -> Result<PathBuf, ProfileError> {
         if is_path(name.as_str()) {
             return Err(ProfileError::NamedAsFile { name });
         }
         let path = self.path(&name);
-        let text = toml::to_string(&profile.0).map_err(|error| ProfileError::Invalid {
-            path: path.clone(),
-            text: error.to_string(),
-        })?;
-        write_secret(&path, &text)?;
-        Ok(path)
+        match file::write(&path, &text_of(profile, &path)?) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(ProfileError::Write { path, source }),
+        }
     }
 
     /// Has a profile name other brokers. Nothing is written where it names them already, where it
-    /// is not what it was when `loaded`, or where it is a link, to a file that somebody else keeps.
-    /// Tells whether it was written.
+    /// is not what it was when `loaded`, where somebody else writes profiles, or where its file is a
+    /// link or would get another owner, group or mode. Tells whether it was written.
     pub fn refresh(
         &self,
         name: &str,
@@ -305,20 +316,37 @@ impl Profiles {
         brokers: Vec<String>,
     ) -> Result<bool, ProfileError> {
         let path = self.path(&Name::new(name)?);
-        if brokers.is_empty() || loaded.0.brokers == brokers || path.is_symlink() {
+        if brokers.is_empty() || loaded.0.brokers == brokers {
             return Ok(false);
         }
+        let Some(_lock) = file::try_lock(&self.profiles_path()) else {
+            return Ok(false);
+        };
         if self.load(name)? != *loaded {
             return Ok(false);
         }
         let mut profile = loaded.clone();
         profile.0.brokers = brokers;
-        self.save(name, &profile).map(|_| true)
+        let text = text_of(&profile, &path)?;
+        file::write_again(&path, &text).map_err(|source| ProfileError::Write { path, source })
+    }
+
+    /// Keeps others from writing profiles, in a directory that is made if it is not there.
+    fn lock(&self) -> Result<Option<fs::File>, ProfileError> {
+        let path = self.profiles_path();
+        match fs::create_dir_all(&path) {
+            Ok(()) => Ok(file::lock(&path)),
+            Err(source) => Err(ProfileError::Write { path, source }),
+        }
     }
 
     /// The file of the profile of that name.
     fn path(&self, name: &Name) -> PathBuf {
-        self.directory.join("profiles").join(format!("{name}.toml"))
+        self.profiles_path().join(format!("{name}.toml"))
+    }
+
+    fn profiles_path(&self) -> PathBuf {
+        self.directory.join("profiles")
     }
 
     fn default_path(&self) -> PathBuf {
@@ -335,31 +363,10 @@ pub fn is_path(text: &str) -> bool {
             .is_some_and(|extension| extension.eq_ignore_ascii_case("toml"))
 }
 
-fn write_secret(path: &Path, text: &str) -> Result<(), ProfileError> {
-    let failed = |source| ProfileError::Write {
+fn text_of(profile: &Profile, path: &Path) -> Result<String, ProfileError> {
+    toml::to_string(&profile.0).map_err(|error| ProfileError::Invalid {
         path: path.to_owned(),
-        source,
-    };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    let unique = format!("tmp{}-{:x}", std::process::id(), rand::random::<u32>());
-    let temporary = path.with_extension(unique);
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        options.mode(0o600);
-    }
-    let written = options
-        .open(&temporary)
-        .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
-        .and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|source| {
-        // The first error is the one that counts.
-        let _ = fs::remove_file(&temporary);
-        failed(source)
+        text: error.to_string(),
     })
 }
 
@@ -416,6 +423,80 @@ mod tests {
             .unwrap();
         let mode = fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    fn refresh(profiles: &Profiles) -> Result<bool, ProfileError> {
+        let brokers = vec!["a:1".to_owned(), "b:1".to_owned()];
+        profiles.refresh("dev", &sample(), brokers)
+    }
+
+    #[test]
+    fn a_profile_that_is_as_it_was_is_refreshed_and_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        profiles.save("dev", &sample()).unwrap();
+        assert!(refresh(&profiles).unwrap());
+        assert_eq!(profiles.load("dev").unwrap().0.brokers, ["a:1", "b:1"]);
+        assert!(!refresh(&profiles).unwrap());
+        profiles.remove("dev").unwrap();
+        assert!(refresh(&profiles).is_err());
+        assert_eq!(profiles.list().unwrap(), Vec::<String>::new());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_refresh_changes_neither_the_mode_of_a_file_nor_what_a_link_leads_to() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        let path = profiles.save("dev", &sample()).unwrap();
+        let kept = path.with_file_name("kept");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(!refresh(&profiles).unwrap());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(&path, &kept).unwrap();
+        assert!(!refresh(&profiles).unwrap());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&kept, &path).unwrap();
+        assert!(!refresh(&profiles).unwrap());
+        assert_eq!(profiles.load("dev").unwrap(), sample());
+        // No temporary file is left.
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 2);
+        fs::rename(&kept, &path).unwrap();
+        assert!(refresh(&profiles).unwrap());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_refresh_stays_out_of_the_way_of_who_writes_profiles() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        profiles.save("dev", &sample()).unwrap();
+        let lock = file::lock(&profiles.profiles_path()).unwrap();
+        assert!(!refresh(&profiles).unwrap());
+        // Who is asked by the user waits.
+        std::thread::scope(|scope| {
+            let other = Profile::default();
+            let save = scope.spawn(|| profiles.save("dev", &Profile::default()).unwrap());
+            assert_eq!(profiles.load("dev").unwrap(), sample());
+            drop(lock);
+            save.join().unwrap();
+            assert_eq!(profiles.load("dev").unwrap(), other);
+        });
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_file_that_cannot_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_directory(directory.path());
+        let path = profiles.save("dev", &sample()).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir_all(path.join("in the way")).unwrap();
+        let error = profiles.save("dev", &sample()).unwrap_err();
+        assert!(matches!(error, ProfileError::Write { .. }), "{error}");
+        let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1);
     }
 
     #[test]
