@@ -1,7 +1,8 @@
 //! Logs go to stderr, as text for people or as JSON for machines.
 
-use std::{fmt::Write as _, io};
+use std::io;
 
+use anstream::eprintln;
 use flumen_broker::config::LogFormat;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -40,14 +41,10 @@ const CRATES: [&str; 16] = [
 
 /// Starts logging. `filter` is a level or a list such as `info,flumen_broker::wal=debug`.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    check(filter)?;
-    let mut directives = filter.to_owned();
-    if !filter.contains(CONSENSUS) {
-        let _ = write!(directives, ",{CONSENSUS}=off");
+    let (filter, warnings) = parse(filter)?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
     }
-    let filter = EnvFilter::builder()
-        .parse(directives)
-        .map_err(|error| usage(format!("{filter:?} cannot be used for --log: {error}")))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
@@ -62,40 +59,77 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what would pass for the name of a crate that nobody has, and log nothing.
-fn check(filter: &str) -> anyhow::Result<()> {
-    for directive in filter.split(',').map(str::trim) {
-        // A span with its fields: the parser says what is wrong in it.
-        let is_span = directive.contains(['[', ']', '{', '}']);
-        let is_end = directive.is_empty() && !filter.trim().is_empty();
-        if is_span || is_end {
-            continue;
-        }
-        let (target, level) = match directive.split_once('=') {
-            Some((target, level)) => (Some(target), Some(level)),
-            None if is_level(directive) => (None, Some(directive)),
-            None => (Some(directive), None),
-        };
-        let is_known = |target: &str| {
-            let of_crate = target.split("::").next().unwrap_or(target);
-            CRATES.contains(&of_crate)
-        };
-        if target.is_none_or(is_known) && level.is_none_or(is_level) {
-            continue;
-        }
-        let names = LEVELS.into_iter().chain(CRATES);
-        let meant = match similar(directive, names) {
-            Some(meant) => format!("; did you mean {meant}?"),
-            None => String::new(),
-        };
-        return Err(usage(format!(
-            "{filter:?} cannot be used for log or --log: {directive:?} is neither a level, which is {}, nor a \
-             module and its level, such as flumen_broker::wal=debug, of one of the crates {}{meant}",
-            LEVELS.join(", "),
-            CRATES.join(", "),
-        )));
+/// The filter, and what is odd about it.
+fn parse(filter: &str) -> anyhow::Result<(EnvFilter, Vec<String>)> {
+    let directives = filter.split(',').map(str::trim);
+    let mut directives: Vec<_> = directives.filter(|part| !part.is_empty()).collect();
+    if directives.is_empty() {
+        return Err(refused(filter, ""));
     }
-    Ok(())
+    let mut warnings = Vec::new();
+    for directive in &directives {
+        warnings.extend(check(filter, directive)?);
+    }
+    let consensus_off = format!("{CONSENSUS}=off");
+    if !filter.contains(CONSENSUS) {
+        directives.push(&consensus_off);
+    }
+    // The parser does not trim.
+    let parsed = EnvFilter::builder()
+        .parse(directives.join(","))
+        .map_err(|error| usage(format!("{filter:?} cannot be used for --log: {error}")))?;
+    Ok((parsed, warnings))
+}
+
+/// Refuses what is no level, and what would pass for the name of a crate that nobody has, and log
+/// nothing. Warns of a module that is not known: the next version may have it, or the last one, and
+/// a broker must not stay down for it.
+fn check(filter: &str, directive: &str) -> anyhow::Result<Option<String>> {
+    // A span with its fields: the parser says what is wrong in it.
+    if directive.contains(['[', ']', '{', '}']) {
+        return Ok(None);
+    }
+    let Some((target, level)) = directive.split_once('=') else {
+        return if is_level(directive) || is_known(directive) {
+            Ok(None)
+        } else {
+            Err(refused(filter, directive))
+        };
+    };
+    if target.is_empty() || !is_level(level) {
+        return Err(refused(filter, directive));
+    }
+    Ok((!is_known(target)).then(|| {
+        format!(
+            "nothing is known to log as {target}, which the log filter {filter:?} names{}",
+            meant(target)
+        )
+    }))
+}
+
+fn refused(filter: &str, directive: &str) -> anyhow::Error {
+    usage(format!(
+        "{filter:?} cannot be used for log or --log: {directive:?} is neither a level, which is {}, nor a \
+         module and its level, such as flumen_broker::wal=debug, of one of the crates {}{}",
+        LEVELS.join(", "),
+        CRATES.join(", "),
+        meant(directive),
+    ))
+}
+
+fn meant(directive: &str) -> String {
+    match similar(directive, LEVELS.into_iter().chain(CRATES)) {
+        Some(meant) => format!("; did you mean {meant}?"),
+        None => String::new(),
+    }
+}
+
+/// Whether a crate has that name, or a name that begins so, or a module of a crate may have it.
+fn is_known(target: &str) -> bool {
+    match target.split_once("::") {
+        Some((of_crate, _)) => CRATES.contains(&of_crate),
+        None => CRATES.iter().any(|known| known.starts_with(target)),
+    }
 }
 
 fn is_level(text: &str) -> bool {
@@ -107,29 +141,53 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_level_and_no_module_that_logs_is_refused_with_what_is_allowed() {
-        for good in [
-            "info",
-            "WARN",
-            "off",
-            "info,",
-            "info,flumen_broker::wal=debug",
-            "warn, openraft=info",
-            "flumen_client",
-            "flumen[request{name=a,id=1}]=trace",
+    fn what_is_allowed_is_what_the_filter_understands_and_logs_as_much_as_it_says() {
+        for (good, most) in [
+            ("info", LevelFilter::INFO),
+            ("WARN", LevelFilter::WARN),
+            ("off", LevelFilter::OFF),
+            ("info,", LevelFilter::INFO),
+            (" info ", LevelFilter::INFO),
+            ("info, debug", LevelFilter::DEBUG),
+            ("info,flumen_broker::wal=debug", LevelFilter::DEBUG),
+            ("warn, openraft=info", LevelFilter::INFO),
+            ("warn ,\tflumen=debug , ", LevelFilter::DEBUG),
+            ("flumen_client", LevelFilter::TRACE),
+            ("flumen_brok", LevelFilter::TRACE),
+            ("quinn=debug", LevelFilter::DEBUG),
         ] {
-            assert!(check(good).is_ok(), "{good}");
+            let (filter, warnings) = parse(good).unwrap();
+            assert_eq!(filter.max_level_hint(), Some(most), "{good}");
+            assert_eq!(warnings, Vec::<String>::new());
         }
+        assert!(parse("flumen[request{name=a}]=trace").is_ok());
+    }
+
+    #[test]
+    fn a_module_that_is_not_known_is_warned_of_and_stops_nothing() {
+        let (filter, warnings) = parse("info, flumen_brokr::wal=debug, h3=off").unwrap();
+        assert_eq!(filter.max_level_hint(), Some(LevelFilter::DEBUG));
+        let [broker, h3] = &warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert!(broker.contains("log as flumen_brokr::wal"), "{broker}");
+        assert!(h3.contains("log as h3"), "{h3}");
+    }
+
+    #[test]
+    fn what_is_no_level_and_no_module_that_logs_is_refused_with_what_is_allowed() {
         for (bad, part) in [
             ("nonsense", "\"nonsense\" is neither a level"),
             ("bogus=", "\"bogus=\" is neither"),
+            ("=debug", "\"=debug\" is neither"),
             ("info,flumen_broker=loud", "flumen_broker=loud"),
             ("", "error, warn, info, debug, trace, off"),
+            (" , ", "error, warn, info, debug, trace, off"),
             ("flumen_broker=", "is neither"),
             ("debgu", "did you mean debug?"),
-            ("flumen_brokr::wal=debug", "flumen_broker::wal=debug"),
+            ("flumen_brokr", "did you mean flumen_broker?"),
         ] {
-            let error = check(bad).unwrap_err();
+            let error = parse(bad).unwrap_err();
             assert!(error.is::<crate::failure::UsageError>());
             assert!(error.to_string().contains(part), "{bad}: {error}");
         }
