@@ -4,7 +4,7 @@
 use std::env;
 
 /// The variable that names the socket. It is not set elsewhere than under systemd.
-const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
+pub(crate) const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
 
 /// What is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ fn send(socket: &std::ffi::OsStr, text: &[u8]) -> std::io::Result<()> {
         _ => SocketAddr::from_pathname(socket)?,
     };
     let sender = UnixDatagram::unbound()?;
+    // A manager that does not read must not hold up the broker.
+    sender.set_nonblocking(true)?;
     sender.send_to_addr(text, &address).map(drop)
 }
 

@@ -12,7 +12,7 @@ use flumen_client::Client;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::{commands::bench::BrokerArguments, connect::Connection};
+use crate::{commands::bench::BrokerArguments, connect::Connection, systemd};
 
 /// How long a broker may take to start.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -30,6 +30,8 @@ pub(super) fn this_program() -> Result<Command> {
             command.env_remove(name);
         }
     }
+    // Nor is a broker to measure the one that the service manager waits for.
+    command.env_remove(systemd::SOCKET_VARIABLE);
     command.kill_on_drop(true);
     Ok(command)
 }
@@ -138,5 +140,17 @@ impl Target {
                 .map_err(|error| anyhow!("cannot end the broker: {error}"))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_child_does_not_speak_to_the_service_manager() {
+        let command = this_program().unwrap();
+        let removed = (systemd::SOCKET_VARIABLE.as_ref(), None);
+        assert!(command.as_std().get_envs().any(|set| set == removed));
     }
 }
