@@ -135,9 +135,12 @@ impl Connection {
                 }
                 Ok(client)
             }
-            Ok(Err(error @ (ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. }))) => {
-                Err(named::explain_silence(&error, &tried, named.as_ref()))
-            }
+            Ok(Err(
+                error @ (ConnectError::Unreachable { .. }
+                | ConnectError::TimedOut { .. }
+                | ConnectError::Address { .. }
+                | ConnectError::Refused { .. }),
+            )) => Err(named::explain_silence(&error, &tried, named.as_ref())),
             Ok(Err(error @ ConnectError::Unauthenticated { .. })) => {
                 Err(anyhow!("{error}; {OTHER_CREDENTIALS}"))
             }

@@ -21,7 +21,8 @@ impl NamedProfile {
     /// The profile that was loaded as [`Profile::load`] does; none if it is a file that was named.
     pub(super) fn of(wanted: Option<&str>, loaded: Profile) -> Option<Self> {
         let profiles = Profiles::of_user().ok()?;
-        let from_environment = env::var(PROFILE_VARIABLE).ok().filter(|v| !v.is_empty());
+        let from_environment = env::var(PROFILE_VARIABLE).ok();
+        let from_environment = from_environment.filter(|value| !value.trim().is_empty());
         let name = match wanted.map(str::to_owned).or(from_environment) {
             Some(wanted) if is_path(&wanted) => return None,
             Some(name) => name,
@@ -48,7 +49,7 @@ impl NamedProfile {
     }
 }
 
-/// The error that nobody answers, with all who were asked, and with the way to others.
+/// The error that no broker can be used, with all who were asked, and with the way to others.
 pub(super) fn explain_silence(
     error: &impl Display,
     tried: &[String],
@@ -56,7 +57,7 @@ pub(super) fn explain_silence(
 ) -> anyhow::Error {
     let all = match tried {
         [_] | [] => String::new(),
-        several => format!(" None of {} has answered.", several.join(", ")),
+        several => format!(" None of {} could be used.", several.join(", ")),
     };
     let again = match named {
         Some(NamedProfile { name, .. }) => format!(
@@ -65,5 +66,28 @@ pub(super) fn explain_silence(
         ),
         None => String::new(),
     };
-    anyhow!("{error}{all}{again}")
+    let more = all + &again;
+    let error = error.to_string();
+    let stop = if more.is_empty() || error.ends_with(['?', '.']) {
+        ""
+    } else {
+        "."
+    };
+    anyhow!("{error}{stop}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_ails_the_last_broker_all_are_named_that_were_tried() {
+        let tried = ["a:1".to_owned(), "b:1".to_owned()];
+        let explained = |error: &str| explain_silence(&error, &tried, None).to_string();
+        let all = "None of a:1, b:1 could be used.";
+        assert_eq!(explained("no such host"), format!("no such host. {all}"));
+        assert_eq!(explained("is it there?"), format!("is it there? {all}"));
+        let alone = explain_silence(&"no such host", &tried[..1], None);
+        assert_eq!(alone.to_string(), "no such host");
+    }
 }

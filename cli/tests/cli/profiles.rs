@@ -329,7 +329,7 @@ fn all_addresses_that_were_tried_are_named_when_nobody_answers() {
     user.run(&["profile", "add", "a", "a.toml"]).ok();
     for profile in ["a", "./a.toml"] {
         let said = user.run(&["topic", "list", "--profile", profile]).fails(1);
-        let all = format!("None of {alive}, 127.0.0.1:1 has answered");
+        let all = format!("None of {alive}, 127.0.0.1:1 could be used");
         assert!(said.contains(&all), "{said}");
         assert_eq!(
             said.contains("profile add a FILE"),
@@ -337,4 +337,13 @@ fn all_addresses_that_were_tried_are_named_when_nobody_answers() {
             "{said}"
         );
     }
+
+    // Also where the host of the last one is not known.
+    profile["brokers"] = toml::Value::from(vec!["nowhere.invalid:1", "elsewhere.invalid:1"]);
+    let text = toml::to_string(&profile).unwrap();
+    user.run_with_input(&["profile", "add", "b", "-"], &text)
+        .ok();
+    let said = user.run(&["topic", "list", "--profile", "b"]).fails(1);
+    assert!(said.contains("could be used. If the brokers"), "{said}");
+    assert!(said.contains("profile add b FILE"), "{said}");
 }

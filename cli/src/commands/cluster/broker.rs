@@ -24,19 +24,19 @@ pub(super) fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a Brok
     if let Some(found) = brokers.iter().find(exact) {
         return Ok(found);
     }
+    let is_id = name.bytes().all(|byte| byte.is_ascii_digit());
+    if is_id && name.len() < ID_CHARS_MIN {
+        return Err(usage(format!(
+            "{name} is too little of an id; write {ID_CHARS_MIN} digits of it at least, or the \
+             broker's address"
+        )));
+    }
     let begins =
         |broker: &&BrokerOverview| broker.id.to_string().starts_with(name) || host(broker) == name;
     let there = brokers
         .iter()
         .filter(|broker| broker.state != BrokerState::Removed);
     let found: Vec<_> = there.filter(begins).collect();
-    let is_id = name.bytes().all(|byte| byte.is_ascii_digit());
-    if is_id && name.len() < ID_CHARS_MIN && !found.is_empty() {
-        return Err(usage(format!(
-            "{name} is too little of an id; write {ID_CHARS_MIN} digits of it at least, or the \
-             broker's address"
-        )));
-    }
     match found[..] {
         [broker] => Ok(broker),
         [] => Err(unknown(status, name)),
@@ -131,7 +131,8 @@ mod tests {
             ("1", "write 4 digits of it at least"),
             ("c.example", "write more"),
             ("a.exmaple:4650", "did you mean a.example:4650?"),
-            ("99", "there is no broker 99"),
+            ("99", "write 4 digits of it at least"),
+            ("9999", "there is no broker 9999"),
             ("", "empty"),
         ] {
             let error = find(&status, name).unwrap_err().to_string();
