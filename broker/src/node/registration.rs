@@ -13,10 +13,14 @@
 //! not count, since that may be old: it may name the address of before a move that was made and
 //! taken back. Where this broker leads the catalog, the others only try the address.
 //!
-//! An address that nobody can dial is not registered: clients would be sent there. Until one is, the
-//! broker is not ready, says so, and others lead what it has. One other broker that gets there is
-//! enough, as some ways may be cut; what nobody was there to try is taken as it is after a while,
-//! since the only broker that is left has to be found as well.
+//! An address that nobody can dial is not registered while the one before is still good: clients would
+//! be sent there. Until it is, the broker is not ready. One other broker that gets there is enough, as
+//! some ways may be cut. An address that no other broker gets to is told of in any case, and others
+//! lead what the broker has, if they fare better.
+//!
+//! A try is advice, and a broker must be found all the same: what nobody was there to try, or nobody
+//! knows how to, is taken as it is after a while; so is an address instead of one that is not good
+//! either.
 
 use std::{
     collections::BTreeSet,
@@ -45,7 +49,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// The longest rest while none of them gets to this broker. Each attempt doubles it up to this.
 const REST_MAX: Duration = Duration::from_secs(5);
 
-/// A leader of the catalog whom nobody answers for this long registers itself untried.
+/// A broker whom nobody answers for this long registers itself untried.
 const UNANSWERED_MAX: Duration = Duration::from_secs(5);
 
 /// Rounds in a row after which a broker that nobody gets to counts as unreachable: once, a busy
@@ -55,8 +59,9 @@ const FAILED_ROUNDS_MIN: u32 = 2;
 /// How often a broker that is registered looks whether it still is.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a member may take to dial an address that it was asked to try.
-const TRY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a member may take to dial an address that it was asked to try: as long as it would take for
+/// itself, with a name to look up and several addresses of which the last is the right one.
+const TRY_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What came of it that a member dialed another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +75,11 @@ pub(super) enum Tried {
 /// What came of one round.
 enum Outcome {
     Registered,
-    /// Nobody who was asked gets to the address.
-    Unreachable(String),
+    /// Nobody who was asked gets to the address, and whether it is registered all the same.
+    Unreachable {
+        reason: String,
+        is_known: bool,
+    },
     /// Nobody could say.
     Unknown,
 }
@@ -99,6 +107,12 @@ impl Node {
         Ok(tried)
     }
 
+    /// Why this broker is not reached, if others have said so.
+    fn not_reached(&self) -> String {
+        let reason = self.shards.unreachable();
+        reason.map_or_else(String::new, |reason| format!(": it {reason}"))
+    }
+
     /// Tries whether a broker is at an address.
     pub(super) async fn try_address(&self, broker: BrokerId, address: &str) -> Tried {
         let tried = timeout(TRY_TIMEOUT, self.peers.try_address(broker, address)).await;
@@ -113,8 +127,9 @@ impl Node {
     pub(super) fn unregistered(&self) -> Option<String> {
         (!self.registered.load(Ordering::Relaxed)).then(|| {
             format!(
-                "the cluster does not know yet that this broker is at {}",
-                self.address.read()
+                "the cluster does not know yet that this broker is at {}{}",
+                self.address.read(),
+                self.not_reached()
             )
         })
     }
@@ -135,8 +150,8 @@ impl Node {
             tracing::error!(
                 address,
                 reason,
-                "no other broker reaches this one at its address, and clients would not either: it \
-                 is not registered, not ready, and others lead what it has; {WHAT_TO_CHECK}"
+                "no other broker reaches this one at its address, and clients may not either: where \
+                 others are reached, they lead what it has; {WHAT_TO_CHECK}"
             );
         }
     }
@@ -179,6 +194,7 @@ async fn keep_known(node: Weak<Node>) {
         drop(strong);
         if is_settled {
             unanswered_since = Instant::now();
+            rest = RETRY_AFTER;
             sleep(LOOK_INTERVAL).await;
             continue;
         }
@@ -190,17 +206,22 @@ async fn keep_known(node: Weak<Node>) {
             Outcome::Registered => {
                 strong.note_registered();
                 failed_rounds = 0;
-                rest = RETRY_AFTER;
+                // What else is amiss is not mended by the same again and again.
+                rest = (rest * 2).min(REST_MAX);
             }
-            Outcome::Unreachable(reason) => {
+            Outcome::Unreachable { reason, is_known } => {
                 unanswered_since = Instant::now();
                 failed_rounds += 1;
                 if failed_rounds >= FAILED_ROUNDS_MIN {
                     strong.note_unreachable(&reason);
+                    strong.registered.store(is_known, Ordering::Relaxed);
                     rest = (rest * 2).min(REST_MAX);
                 }
             }
-            Outcome::Unknown => rest = RETRY_AFTER,
+            Outcome::Unknown => {
+                failed_rounds = 0;
+                rest = RETRY_AFTER;
+            }
         }
         drop(strong);
         sleep(rest).await;
@@ -225,8 +246,7 @@ struct Registration {
 }
 
 impl Registration {
-    /// Asks the others once. If `untried`, and this broker leads the catalog, it is registered also
-    /// if nobody answers.
+    /// Asks the others once. If `untried`, the broker is registered also if nobody answers.
     async fn round(&self, untried: bool) -> Outcome {
         let leader = self.catalog.group().view();
         if leader.leads && self.catalog.catch_up().await.is_ok() {
@@ -234,26 +254,70 @@ impl Registration {
         }
         let mut others = self.others();
         others.sort_by_key(|other| Some(*other) != leader.leader);
-        let mut outcome = Outcome::Unknown;
+        let mut failed = None;
         for other in others {
             match remote::register(&self.peers, other, &self.broker).await {
                 Ok(Tried::Reached) => return Outcome::Registered,
-                Ok(Tried::Failed { reason }) => outcome = unreachable_from(other, &reason),
+                Ok(Tried::Failed { reason }) => failed = Some(reason_from(other, &reason)),
                 Err(error) => {
                     tracing::debug!(%other, %error, "this broker is not registered yet");
                 }
             }
         }
-        outcome
+        match failed {
+            Some(reason) => self.unless_unknown(reason).await,
+            None if untried => self.register().await,
+            None => Outcome::Unknown,
+        }
+    }
+
+    /// Nobody gets to the address. If it is registered already, or nobody gets to the one that is, it
+    /// is to be.
+    async fn unless_unknown(&self, reason: String) -> Outcome {
+        let is_known = match self.known_address().await {
+            Some(known) if known == self.broker.address => true,
+            Some(known) if self.is_reached_at(&known).await => false,
+            Some(_) => matches!(self.register().await, Outcome::Registered),
+            None => false,
+        };
+        Outcome::Unreachable { reason, is_known }
+    }
+
+    /// The address that the catalog's leader has; `None` if that is not known.
+    async fn known_address(&self) -> Option<String> {
+        self.catalog.catch_up().await.ok()?;
+        let state = self.catalog.snapshot();
+        let known = state.brokers.get(&self.broker.id);
+        Some(known.map_or_else(String::new, |known| known.address.clone()))
+    }
+
+    /// Whether another broker gets to this one at an address.
+    async fn is_reached_at(&self, address: &str) -> bool {
+        let tries = self.others().into_iter();
+        let tries = tries.map(|other| remote::try_address(&self.peers, other, address));
+        let mut tries: FuturesUnordered<_> = tries.collect();
+        while let Some(tried) = tries.next().await {
+            if matches!(tried, Ok(Tried::Reached)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn register(&self) -> Outcome {
+        match register(&self.catalog, self.broker.clone()).await {
+            Ok(()) => Outcome::Registered,
+            Err(error) => {
+                tracing::debug!(%error, "this broker is not registered yet");
+                Outcome::Unknown
+            }
+        }
     }
 
     async fn as_leader(&self, untried: bool) -> Outcome {
         let others = self.others();
-        let mut outcome = if others.is_empty() || untried {
-            Outcome::Registered
-        } else {
-            Outcome::Unknown
-        };
+        let is_alone = others.is_empty();
+        let mut failed = None;
         let asked = others.into_iter().map(|other| {
             let tried = remote::try_address(&self.peers, other, &self.broker.address);
             async move { (other, tried.await) }
@@ -261,23 +325,15 @@ impl Registration {
         let mut asked: FuturesUnordered<_> = asked.collect();
         while let Some((other, tried)) = asked.next().await {
             match tried {
-                Ok(Tried::Reached) => {
-                    outcome = Outcome::Registered;
-                    break;
-                }
-                Ok(Tried::Failed { reason }) => outcome = unreachable_from(other, &reason),
+                Ok(Tried::Reached) => return self.register().await,
+                Ok(Tried::Failed { reason }) => failed = Some(reason_from(other, &reason)),
                 Err(error) => tracing::debug!(%other, %error, "it does not try the address"),
             }
         }
-        match outcome {
-            Outcome::Registered => match register(&self.catalog, self.broker.clone()).await {
-                Ok(()) => Outcome::Registered,
-                Err(error) => {
-                    tracing::debug!(%error, "this broker is not registered yet");
-                    Outcome::Unknown
-                }
-            },
-            outcome => outcome,
+        match failed {
+            Some(reason) => self.unless_unknown(reason).await,
+            None if is_alone || untried => self.register().await,
+            None => Outcome::Unknown,
         }
     }
 
@@ -291,8 +347,8 @@ impl Registration {
     }
 }
 
-fn unreachable_from(other: BrokerId, reason: &str) -> Outcome {
-    Outcome::Unreachable(format!("broker {other} has tried it: {reason}"))
+fn reason_from(other: BrokerId, reason: &str) -> String {
+    format!("broker {other} has tried it: {reason}")
 }
 
 /// Whether a broker speaks for itself.

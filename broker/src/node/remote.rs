@@ -30,6 +30,9 @@ pub(super) const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a broker may take to tell what it knows.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long a broker may take to try an address.
+const TRY_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// How long a broker may take to try an address and have it registered by the catalog's leader.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -236,7 +239,7 @@ pub(super) fn try_address(
     address: &str,
 ) -> impl Future<Output = Result<Tried, WireError>> + use<> {
     let address = address.to_owned();
-    ask(network, broker, &Question::Try { address }, ANSWER_TIMEOUT)
+    ask(network, broker, &Question::Try { address }, TRY_TIMEOUT)
 }
 
 /// Has another broker tell the catalog's leader where this one is, if it gets there.

@@ -240,6 +240,30 @@ async fn a_leader_of_the_catalog_whom_nobody_reaches_at_its_address_stays_known_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_nobody_reaches_takes_the_place_of_one_that_is_no_better() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    let id = founder.node().status().id;
+    founder.stop().await;
+    // The first time it has left the address by which the others know it; then they know this one.
+    for _ in 0..2 {
+        let misled = BrokerConfig {
+            advertise: Some("127.0.0.1:9".parse().unwrap()),
+            ..config(one.path())
+        };
+        let founder = start_with(misled).await.unwrap();
+        eventually("it is told of, and ready all the same", || {
+            let told = founder.node().shards.degraded().unwrap_or_default();
+            told.contains("127.0.0.1:9") && founder.node().not_ready().is_none()
+        })
+        .await;
+        assert_eq!(joined.node().brokers()[&id].address, "127.0.0.1:9");
+        founder.stop().await;
+    }
+    joined.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_only_broker_that_is_left_is_registered_though_nobody_is_there_to_try_its_address() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;

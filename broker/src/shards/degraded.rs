@@ -9,6 +9,12 @@ impl Shards {
     /// That no records are taken at the moment, or soon will not be, or that nobody gets here with
     /// any, and why; `None` if all is well. Others had better lead meanwhile.
     pub fn degraded(&self) -> Option<String> {
+        self.takes_none().or_else(|| self.unreachable())
+    }
+
+    /// That no records are taken at the moment, or soon will not be, and why, wherever they would come
+    /// from.
+    pub(crate) fn takes_none(&self) -> Option<String> {
         let wal = &self.shared.parts.raft.wal;
         let wal_trouble = || wal.trouble().map(|trouble| trouble.to_string());
         let logs = || self.shared.logs.degraded();
@@ -17,7 +23,6 @@ impl Shards {
             .map(|reason| format!("takes no records: {reason}"))
             .or_else(|| self.without_checkpoints())
             .or_else(|| self.full_of_closed_shards())
-            .or_else(|| self.unreachable())
     }
 
     /// Why others do not reach this broker, if so, as the rest of a sentence about it.
