@@ -1,12 +1,19 @@
 //! The largest records and batches are stored like all others.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flumen_client::{Client, Message, StartAt, TopicConfig};
 use flumen_protocol::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
 use flumen_tests::broker::Broker;
+use tokio::task::JoinSet;
 
 const TOPIC: &str = "large";
 
@@ -119,5 +126,44 @@ async fn a_producer_of_more_partitions_than_streams_reaches_them_all() {
         counts[received.unwrap().partition as usize] += 1;
     }
     assert!(counts.iter().all(|count| *count == 2), "{counts:?}");
+    assert!(broker.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_written_to_all_the_time_leave_streams_to_the_others() {
+    const STREAMS: u32 = 16;
+    const MEMORY_BYTES: usize = 128 * 1024;
+    let mut broker = Broker::start_with(&["--limits-streams-per-connection-max=16"]).await;
+    let client = broker.client().await;
+    let config = TopicConfig {
+        partitions: 2 * STREAMS,
+        ..TopicConfig::default()
+    };
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+    // Little memory, so that nothing waits for long in the line of its own partition.
+    let producer = client.producer::<Bytes>(TOPIC);
+    let producer = producer.batch_records(1).memory_bytes(MEMORY_BYTES);
+    let producer = producer.build().await.unwrap();
+    let message = |partition| Message::new(Bytes::from_static(b"x")).partition(partition);
+    let done = Arc::new(AtomicBool::new(false));
+    let mut busy = JoinSet::new();
+    for partition in 0..STREAMS {
+        let (producer, done) = (producer.clone(), Arc::clone(&done));
+        busy.spawn(async move {
+            while !done.load(Ordering::Relaxed) {
+                producer.enqueue(message(partition)).await.unwrap();
+            }
+        });
+    }
+    for partition in 0..2 * STREAMS {
+        producer.send(message(partition)).await.unwrap();
+    }
+    // Requests need streams, too.
+    client.admin().describe_topic(TOPIC).await.unwrap();
+    done.store(true, Ordering::Relaxed);
+    while let Some(ended) = busy.join_next().await {
+        ended.unwrap();
+    }
+    producer.flush().await.unwrap();
     assert!(broker.stop().success());
 }

@@ -5,7 +5,12 @@
 //! are too many, the oldest one gives way, so that who asks for the health of a broker gets an
 //! answer whatever others do to this port.
 
-use std::{collections::VecDeque, io, pin::pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -32,6 +37,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often that is said, at most.
+const WARN_INTERVAL: Duration = Duration::from_secs(30);
+
 /// What clients may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -56,7 +64,7 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let mut connections = Connections::default();
-    let mut failing = false;
+    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
@@ -64,9 +72,6 @@ pub(super) async fn serve(
         };
         match accepted {
             Ok((stream, from)) => {
-                if std::mem::take(&mut failing) {
-                    tracing::info!("admin connections are accepted again");
-                }
                 if connections.make_room(bounds.connections_max) {
                     tracing::debug!(%from, "too many admin connections: the oldest gives way");
                 }
@@ -74,8 +79,8 @@ pub(super) async fn serve(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                // Said once, however often it is tried.
-                if !std::mem::replace(&mut failing, true) {
+                if told.is_none_or(|told| told.elapsed() >= WARN_INTERVAL) {
+                    told = Some(Instant::now());
                     tracing::warn!(%error, "cannot accept admin connections; trying again");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -34,7 +34,11 @@ use tokio::{sync::Notify, time::sleep};
 use self::outgoing::{Outgoing, Waiter};
 pub(super) use self::shared::Shared;
 use super::delivery::{Delivery, DeliveryOptions};
-use crate::{config::LEADER_STALL, connection::backoff::Backoff, setback::Cause};
+use crate::{
+    config::LEADER_STALL,
+    connection::{Broker, backoff::Backoff},
+    setback::Cause,
+};
 
 /// An answer that takes longer than this is a setback to be told of.
 const ANSWER_OVERDUE: Duration = Duration::from_secs(2);
@@ -82,6 +86,13 @@ struct Place {
     leader: Option<BrokerId>,
 }
 
+/// A produce stream, and the broker that it goes to.
+struct Stream {
+    broker: Arc<Broker>,
+    writer: FrameWriter,
+    reader: FrameReader,
+}
+
 struct Worker {
     shared: Arc<Shared>,
     partition: u32,
@@ -115,7 +126,7 @@ impl Worker {
                 continue;
             };
             let end = match opened {
-                Ok((writer, reader)) => self.carry(place, writer, reader, &mut backoff).await,
+                Ok(stream) => self.carry(place, stream, &mut backoff).await,
                 Err(end) => end,
             };
             match end {
@@ -174,7 +185,7 @@ impl Worker {
     }
 
     /// Opens a stream at the leader, unless it takes long and another one leads by then.
-    async fn open(&self, place: Place) -> Result<(FrameWriter, FrameReader), End> {
+    async fn open(&self, place: Place) -> Result<Stream, End> {
         let Place { shard, leader } = place;
         tokio::select! {
             biased;
@@ -183,10 +194,7 @@ impl Worker {
         }
     }
 
-    async fn open_at(
-        &self,
-        leader: Option<BrokerId>,
-    ) -> Result<(FrameWriter, FrameReader), String> {
+    async fn open_at(&self, leader: Option<BrokerId>) -> Result<Stream, String> {
         let broker = self.shared.client.broker(leader);
         let connection = broker.connection().await.map_err(|e| e.to_string())?;
         let opened = broker.streams.open(&connection).await;
@@ -197,19 +205,21 @@ impl Worker {
             partition: self.partition,
         });
         writer.push(&open, Payload::None);
-        Ok((writer, FrameReader::new(receive, DATA_LIMITS)))
+        Ok(Stream {
+            broker,
+            writer,
+            reader: FrameReader::new(receive, DATA_LIMITS),
+        })
     }
 
     /// Uses a stream until it is idle or lost.
-    async fn carry(
-        &self,
-        place: Place,
-        mut writer: FrameWriter,
-        mut reader: FrameReader,
-        backoff: &mut Backoff,
-    ) -> End {
+    async fn carry(&self, place: Place, stream: Stream, backoff: &mut Backoff) -> End {
+        let Stream {
+            broker,
+            mut writer,
+            mut reader,
+        } = stream;
         self.delivery.lock().stream_opened();
-        let broker = self.shared.client.broker(place.leader);
         let end = tokio::select! {
             biased;
             end = self.read(&mut reader, backoff) => end,

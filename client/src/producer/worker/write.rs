@@ -40,6 +40,10 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// A stream that carried nothing for this long is finished; the next batch opens another.
 const STREAM_IDLE: Duration = Duration::from_secs(30);
 
+/// A stream that is in use is left to others, if they have no room for theirs, after this long: where
+/// more partitions are written to than a connection may have streams, they take turns.
+const STREAM_TURN: Duration = Duration::from_secs(1);
+
 /// After this long without an answer, records that gather look at the clock one by one.
 const STALL: Duration = Duration::from_millis(5);
 
@@ -53,6 +57,7 @@ enum Gathers {
 
 impl Worker {
     pub(super) async fn write(&self, broker: &Broker, writer: &mut FrameWriter) -> End {
+        let turn_over = Instant::now() + STREAM_TURN;
         loop {
             if self.shared.accumulator.lock().is_gathering(self.partition) {
                 // The first record of a batch wakes this task, and tokio runs what was woken last
@@ -79,6 +84,7 @@ impl Worker {
                 Gathers::Until(at) => Some(retry_at.map_or(at, |retry_at| retry_at.min(at))),
                 Gathers::Nothing | Gathers::Some => retry_at,
             };
+            let may_leave = is_idle || Instant::now() >= turn_over;
             let stalls = !is_idle && in_flight > 0 && wake_at.is_none();
             tokio::select! {
                 () = self.signal.notified() => {}
@@ -87,10 +93,22 @@ impl Worker {
                     self.shared.accumulator.lock().suspend_clock();
                     self.signal.notified().await;
                 }
-                () = broker.streams.wanted(), if is_idle => return End::Idle,
+                () = broker.streams.wanted() => {
+                    if may_leave {
+                        return self.leave().await;
+                    }
+                }
                 () = sleep(STREAM_IDLE), if is_idle => return End::Idle,
             }
         }
+    }
+
+    /// Sends nothing more, and ends the stream once all is answered.
+    async fn leave(&self) -> End {
+        while self.delivery.lock().in_flight() > 0 {
+            self.signal.notified().await;
+        }
+        End::Idle
     }
 
     /// Writes all batches that may be sent now.
