@@ -56,6 +56,10 @@ const UNANSWERED_MAX: Duration = Duration::from_secs(5);
 /// machine may not answer in time.
 const FAILED_ROUNDS_MIN: u32 = 2;
 
+/// Rounds in a row after which an address takes the place of one that some have tried in vain, though
+/// others cannot be asked.
+const FAILED_ROUNDS_MANY: u32 = 6;
+
 /// How often a broker that is registered looks whether it still is.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -75,10 +79,11 @@ pub(super) enum Tried {
 /// What came of one round.
 enum Outcome {
     Registered,
-    /// Nobody who was asked gets to the address, and whether it is registered all the same.
+    /// Nobody who was asked gets to the address.
     Unreachable {
         reason: String,
-        is_known: bool,
+        /// Whether it is registered all the same, as far as that can be told.
+        is_known: Option<bool>,
     },
     /// Nobody could say.
     Unknown,
@@ -183,7 +188,8 @@ async fn keep_known(node: Weak<Node>) {
     let mut unanswered_since = Instant::now();
     loop {
         let Some(strong) = node.upgrade() else { return };
-        let is_settled = strong.unregistered().is_none()
+        let is_settled = failed_rounds == 0
+            && strong.unregistered().is_none()
             && strong.shards.unreachable().is_none()
             && !strong.is_misplaced();
         let registration = Registration {
@@ -199,7 +205,7 @@ async fn keep_known(node: Weak<Node>) {
             continue;
         }
         let untried = unanswered_since.elapsed() >= UNANSWERED_MAX;
-        let outcome = registration.round(untried).await;
+        let outcome = registration.round(untried, failed_rounds).await;
         drop(registration);
         let Some(strong) = node.upgrade() else { return };
         match outcome {
@@ -212,16 +218,15 @@ async fn keep_known(node: Weak<Node>) {
             Outcome::Unreachable { reason, is_known } => {
                 unanswered_since = Instant::now();
                 failed_rounds += 1;
+                if let Some(is_known) = is_known {
+                    strong.registered.store(is_known, Ordering::Relaxed);
+                }
                 if failed_rounds >= FAILED_ROUNDS_MIN {
                     strong.note_unreachable(&reason);
-                    strong.registered.store(is_known, Ordering::Relaxed);
                     rest = (rest * 2).min(REST_MAX);
                 }
             }
-            Outcome::Unknown => {
-                failed_rounds = 0;
-                rest = RETRY_AFTER;
-            }
+            Outcome::Unknown => rest = RETRY_AFTER,
         }
         drop(strong);
         sleep(rest).await;
@@ -246,11 +251,12 @@ struct Registration {
 }
 
 impl Registration {
-    /// Asks the others once. If `untried`, the broker is registered also if nobody answers.
-    async fn round(&self, untried: bool) -> Outcome {
+    /// Asks the others once, after so many rounds in which nobody got to the address. If `untried`, the
+    /// broker is registered also if nobody answers.
+    async fn round(&self, untried: bool, failed_rounds: u32) -> Outcome {
         let leader = self.catalog.group().view();
         if leader.leads && self.catalog.catch_up().await.is_ok() {
-            return self.as_leader(untried).await;
+            return self.as_leader(untried, failed_rounds).await;
         }
         let mut others = self.others();
         others.sort_by_key(|other| Some(*other) != leader.leader);
@@ -265,25 +271,30 @@ impl Registration {
             }
         }
         match failed {
-            Some(reason) => self.unless_unknown(reason).await,
+            Some(reason) => self.unreachable(reason, failed_rounds).await,
             None if untried => self.register().await,
             None => Outcome::Unknown,
         }
     }
 
-    /// Nobody gets to the address. If it is registered already, or nobody gets to the one that is, it
-    /// is to be.
-    async fn unless_unknown(&self, reason: String) -> Outcome {
+    /// Nobody gets to the address. If it is registered already, or the one that is leads nowhere
+    /// either, it is to be.
+    async fn unreachable(&self, reason: String, failed_rounds: u32) -> Outcome {
         let is_known = match self.known_address().await {
-            Some(known) if known == self.broker.address => true,
-            Some(known) if self.is_reached_at(&known).await => false,
-            Some(_) => matches!(self.register().await, Outcome::Registered),
-            None => false,
+            Some(known)
+                if known == self.broker.address
+                    || self.leads_nowhere(&known, failed_rounds).await =>
+            {
+                // Its zone may have changed, though its address has not.
+                Some(matches!(self.register().await, Outcome::Registered))
+            }
+            Some(_) => Some(false),
+            None => None,
         };
         Outcome::Unreachable { reason, is_known }
     }
 
-    /// The address that the catalog's leader has; `None` if that is not known.
+    /// The address that the catalog's leader has, empty if it has none; `None` if that is not known.
     async fn known_address(&self) -> Option<String> {
         self.catalog.catch_up().await.ok()?;
         let state = self.catalog.snapshot();
@@ -291,17 +302,23 @@ impl Registration {
         Some(known.map_or_else(String::new, |known| known.address.clone()))
     }
 
-    /// Whether another broker gets to this one at an address.
-    async fn is_reached_at(&self, address: &str) -> bool {
+    /// Whether others have tried an address in vain. Who cannot be asked may be the one that gets
+    /// there, and is waited for, but not for ever.
+    async fn leads_nowhere(&self, address: &str, failed_rounds: u32) -> bool {
+        if failed_rounds + 1 < FAILED_ROUNDS_MIN {
+            return false;
+        }
         let tries = self.others().into_iter();
         let tries = tries.map(|other| remote::try_address(&self.peers, other, address));
-        let mut tries: FuturesUnordered<_> = tries.collect();
-        while let Some(tried) = tries.next().await {
-            if matches!(tried, Ok(Tried::Reached)) {
-                return true;
-            }
+        let tries: FuturesUnordered<_> = tries.collect();
+        let tries: Vec<_> = tries.collect().await;
+        let failed = |tried: &Result<_, _>| matches!(tried, Ok(Tried::Failed { .. }));
+        let reached = |tried: &Result<_, _>| matches!(tried, Ok(Tried::Reached));
+        if failed_rounds < FAILED_ROUNDS_MANY {
+            !tries.is_empty() && tries.iter().all(failed)
+        } else {
+            tries.iter().any(failed) && !tries.iter().any(reached)
         }
-        false
     }
 
     async fn register(&self) -> Outcome {
@@ -314,7 +331,7 @@ impl Registration {
         }
     }
 
-    async fn as_leader(&self, untried: bool) -> Outcome {
+    async fn as_leader(&self, untried: bool, failed_rounds: u32) -> Outcome {
         let others = self.others();
         let is_alone = others.is_empty();
         let mut failed = None;
@@ -331,7 +348,7 @@ impl Registration {
             }
         }
         match failed {
-            Some(reason) => self.unless_unknown(reason).await,
+            Some(reason) => self.unreachable(reason, failed_rounds).await,
             None if is_alone || untried => self.register().await,
             None => Outcome::Unknown,
         }

@@ -135,8 +135,9 @@ impl Ends {
         self.of(|end| !end.is_known)
     }
 
-    fn in_doubt(&self) -> BTreeSet<u32> {
-        self.of(|end| !end.is_known || !end.is_in_touch)
+    /// Those whose end, or what retention has left of them, is to be heard.
+    fn wanted(&self) -> BTreeSet<u32> {
+        self.of(|end| self.are_waited_for || !end.is_known || !end.is_in_touch)
     }
 
     fn is_in_doubt(&self) -> bool {
@@ -191,7 +192,7 @@ impl Fetch {
     /// Tells the consumer where partitions begin and end by now.
     async fn ask_for_ends(&self) {
         let starts = self.ends.starts();
-        let wanted = self.ends.in_doubt();
+        let wanted = self.ends.wanted();
         let is_wanted = |partition| wanted.contains(&partition);
         let described = self.client.describe(&self.topic, is_wanted).await;
         if let Ok(topic) = &described {
