@@ -46,7 +46,8 @@ async fn join(founder: &Broker, dir: &Path) -> Broker {
     Broker::join(config(dir), &token).await.unwrap()
 }
 
-/// Starts a broker on a directory that the last one may not have let go yet: its tasks end soon.
+/// Starts a broker on a directory that the last one may not have let go yet, nor its address: its tasks
+/// end soon.
 async fn start_again(dir: &Path) -> Result<Broker, StartError> {
     start_with(config(dir)).await
 }
@@ -55,7 +56,9 @@ async fn start_with(config: BrokerConfig) -> Result<Broker, StartError> {
     let starting = async {
         loop {
             match Broker::start(config.clone()).await {
-                Err(StartError::Identity(IdentityError::InUse { .. })) => {
+                Err(
+                    StartError::Identity(IdentityError::InUse { .. }) | StartError::Listen { .. },
+                ) => {
                     sleep(Duration::from_millis(20)).await;
                 }
                 outcome => return outcome,
