@@ -45,9 +45,10 @@ Examples:
 Formats:
   value        the value alone
   key-value    the key, a tab, the value
-  json         an object with partition, offset, timestamp, key, value and headers; a value that
-               is JSON stands as it is, any other text as a string, other bytes as {\"base64\": …};
-               value_encoding says which: json, text or base64
+  json         an object with partition, offset, timestamp, key, value, headers and content_type;
+               a value that is JSON stands as it is, any other text as a string, other bytes as
+               {\"base64\": …}; value_encoding says which: json, text or base64. `flumen produce
+               --format json` reads it
 
 While no broker can be read from, the command tries again, and the reason is told on stderr.
 
@@ -232,8 +233,13 @@ impl Printer {
             let left = usize::try_from(self.count_max - self.count).unwrap_or(usize::MAX);
             let mut count = self.count;
             for (offset, record) in batch.records().take(left) {
-                self.format
-                    .write(&mut lines, batch.partition, offset, &record)?;
+                self.format.write(
+                    &mut lines,
+                    batch.partition,
+                    batch.content_type(),
+                    offset,
+                    &record,
+                )?;
                 count += 1;
             }
             // Written batch by batch, so that whoever reads sees each as soon as it is here.

@@ -1,26 +1,31 @@
 //! `flumen produce`: lines become records.
 
+mod json;
 mod key;
 pub(crate) mod lines;
 mod receipts;
+mod record;
+mod sender;
 mod summary;
 
 use std::{
     convert::Infallible,
+    iter,
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use flumen_client::{Client, Codec, Message, Producer, Raw};
+use flumen_client::{Client, Codec};
 use flumen_protocol::topic::TopicName;
 use indicatif::ProgressBar;
 use tokio::sync::watch;
 
 use self::{
-    key::KeyFlags,
     lines::{Line, Lines},
+    record::{Record, RecordFlags},
+    sender::{Sender, Sending},
     summary::{Outcome, Summary},
 };
 use crate::{
@@ -38,19 +43,35 @@ Examples:
   flumen produce quakes examples/data/earthquakes.ndjson --key-json id
   printf 'user-1\\tsigned in\\n' | flumen produce audit --key-separator '\\t'
   tail -f app.log | flumen produce logs --header host=\"$(hostname)\" --compression zstd
+  echo '{\"key\":\"user-1\",\"value\":{\"age\":7},\"headers\":{\"from\":\"web\"}}' \\
+      | flumen produce users --format json
+  # copy a topic, with keys, headers, times, tombstones and partitions
+  flumen consume users --from beginning --until-end --format json \\
+      | flumen produce users-2 --format json
 
-Each line becomes a record, without its line end. The command ends when all records are durable;
-when it fails, it says how many are, and which line was the first that is not, also with
---output json. While the broker takes nothing, such as with a full disk, records are sent again for
-a minute, or for as long as --timeout says, and the reason is told on stderr. Ctrl-C reads no
-further line, waits a moment for what is on its way, and says what is stored, what is not and what
-may be; the exit code is 130.";
+Each line becomes a record, without its line end.
+
+With --format json, each line is an object:
+  value           any JSON value: a text stands for itself, without its quotes; {\"base64\": …} for
+                  bytes; null for no value, which deletes the key in a compacted topic; anything
+                  else for its JSON, as it is written
+  value_encoding  json, text or base64, to say which of them the value is
+  key             a text, a number, true, false, or {\"base64\": …}
+  headers         [[\"name\", \"value\"], …] or {\"name\": \"value\", …}
+  timestamp       a time such as \"2026-01-31T12:00:00Z\", or milliseconds since 1970; else now
+  partition       where the record goes; else the key decides, as always with --repartition
+  content_type    what the value is, for those who consume it; --content-type goes before it
+Only the value must be there. An offset is passed over, and a field of another name ends the
+command, as does any other line that is no record: the error says which line it is.
+
+The command ends when all records are durable; when it fails, it says how many are, and which line
+was the first that is not, also with --output json. While the broker takes nothing, such as with a
+full disk, records are sent again for a minute, or for as long as --timeout says, and the reason is
+told on stderr. Ctrl-C reads no further line, waits a moment for what is on its way, and says what
+is stored, what is not and what may be; the exit code is 130.";
 
 /// How long what is on its way may still be acknowledged after a signal.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What the values are, when they are JSON.
-const JSON: &str = "application/json";
 
 /// Send lines from a file or standard input as records
 #[derive(Debug, clap::Args)]
@@ -61,31 +82,30 @@ pub(crate) struct Arguments {
     /// The file to read; without it, or with `-`, standard input
     file: Option<PathBuf>,
     #[command(flatten)]
-    key: KeyFlags,
-    /// A header of every record; can be given several times
-    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
-    headers: Vec<(String, String)>,
+    record: RecordFlags,
     /// How batches are compressed; default: as the topic says
     #[arg(long, value_name = "none|lz4|zstd")]
     compression: Option<Codec>,
     /// How many records travel together at most
     #[arg(long, value_name = "N", value_parser = whole(1..=65_536_u32))]
     batch_records: Option<u32>,
-    /// What the values are, such as application/json, for those who consume them
-    #[arg(long, value_name = "TYPE")]
-    content_type: Option<String>,
-    /// Send everything to this partition, whatever the keys
-    #[arg(long, value_name = "N", value_parser = whole(0..=u32::MAX))]
-    partition: Option<u32>,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let mut lines = Lines::open(arguments.file.clone())?;
+    arguments.record.check()?;
+    let line_bytes_max = arguments.record.line_bytes_max();
+    let mut lines = Lines::open(arguments.file.clone(), line_bytes_max)?;
     let client = arguments.connection.connect().await?;
-    let producer = match build(&client, &arguments).await {
-        Ok(producer) => producer,
+    let sending = Sending {
+        topic: &arguments.topic,
+        compression: arguments.compression,
+        batch_records: arguments.batch_records,
+        delivery_timeout: arguments.connection.request_timeout(),
+    };
+    let sender = match Sender::new(&client, sending, arguments.record.content_type()).await {
+        Ok(sender) => sender,
         Err(error) => {
             let error = Named::topic(&arguments.topic).explain(&client, error).await;
             client.close().await;
@@ -101,9 +121,9 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         let stopped = stop.subscribe();
         let lines = &mut lines;
         let sent = send_all(
-            &producer,
+            &sender,
             lines,
-            &arguments,
+            &arguments.record,
             &mut outcome,
             &progress,
             stopped,
@@ -115,7 +135,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     };
     let (sent, signal) = tokio::select! {
         ended = until_stopped(sending, &client, &stop) => ended,
-        never = tell_why_it_waits(&producer, &progress, stop.subscribe()) => match never {},
+        never = tell_why_it_waits(&sender, &progress, stop.subscribe()) => match never {},
     };
     progress.finish_and_clear();
     client.close().await;
@@ -126,14 +146,14 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
 /// Tells on stderr why records wait. What comes of those that wait when the command is told to stop
 /// is said in its summary.
 async fn tell_why_it_waits(
-    producer: &Producer<Raw>,
+    sender: &Sender<'_>,
     progress: &ProgressBar,
     stopped: watch::Receiver<bool>,
 ) -> Infallible {
     let mut waiting = Waiting::new("records wait no longer");
     loop {
         tokio::time::sleep(waiting::POLL).await;
-        let setback = producer.setback();
+        let setback = sender.setback();
         if setback.is_some() || !*stopped.borrow() {
             waiting.look(setback, progress);
         }
@@ -170,33 +190,11 @@ async fn until_stopped(
     (sent, Some(signal))
 }
 
-async fn build(
-    client: &Client,
-    arguments: &Arguments,
-) -> Result<Producer<Raw>, flumen_client::RequestError> {
-    let mut builder = client.producer::<Raw>(arguments.topic.as_str());
-    if let Some(codec) = arguments.compression {
-        builder = builder.compression(codec);
-    }
-    if let Some(after) = arguments.connection.request_timeout() {
-        builder = builder.delivery_timeout(after);
-    }
-    if let Some(records) = arguments.batch_records {
-        builder = builder.batch_records(records);
-    }
-    match (&arguments.content_type, &arguments.key.key_json) {
-        (Some(content_type), _) => builder = builder.content_type(content_type),
-        (None, Some(_)) => builder = builder.content_type(JSON),
-        (None, None) => {}
-    }
-    builder.build().await
-}
-
 /// Sends lines until they end, one of them fails, or it is told to stop.
 async fn send_all(
-    producer: &Producer<Raw>,
+    sender: &Sender<'_>,
     lines: &mut Lines,
-    arguments: &Arguments,
+    flags: &RecordFlags,
     outcome: &mut Outcome,
     progress: &ProgressBar,
     mut stopped: watch::Receiver<bool>,
@@ -217,7 +215,7 @@ async fn send_all(
             // All lines before it were sent.
             outcome.line_not_taken = Some(outcome.sent + 1);
         })?;
-        let sent = send_chunk(producer, chunk, arguments, outcome).await;
+        let sent = send_chunk(sender, chunk, flags, outcome).await;
         outcome.receipts.settle_ready();
         sent?;
         if outcome.receipts.first.is_some() {
@@ -227,59 +225,62 @@ async fn send_all(
     }
 }
 
-/// Sends lines until one of them is no message, or is not taken.
+/// Sends lines until one of them is no record, or is not taken.
 async fn send_chunk(
-    producer: &Producer<Raw>,
+    sender: &Sender<'_>,
     lines: Vec<Line>,
-    arguments: &Arguments,
+    flags: &RecordFlags,
     outcome: &mut Outcome,
 ) -> Result<()> {
-    let Some(first) = lines.first().map(|line| line.number) else {
+    let Some(mut number) = lines.first().map(|line| line.number) else {
         return Ok(());
     };
-    let lengths: Vec<_> = lines.iter().map(|line| line.text.len() as u64).collect();
-    let mut not_a_message = None;
-    let messages = lines.into_iter().map_while(|line| {
-        let message = message(line, arguments);
-        message.map_err(|error| not_a_message = Some(error)).ok()
+    let mut failed = None;
+    let records = lines.into_iter().map_while(|line| {
+        let record = flags.record(line.text);
+        record.map_err(|error| failed = Some(error)).ok()
     });
-    let mut receipts = Vec::with_capacity(lengths.len());
-    let taken = producer.submit_all(messages, &mut receipts).await;
-    let failed: Option<anyhow::Error> = match taken {
-        Ok(()) => not_a_message,
-        Err(error) => Some(error.source.into()),
-    };
-    let not_taken = first + receipts.len() as u64;
-    for ((number, receipt), length) in (first..).zip(receipts).zip(lengths) {
-        outcome.receipts.push(number, receipt).await;
-        outcome.sent += 1;
-        outcome.bytes += length;
+    // Those before a line that is no record are sent.
+    let records: Vec<_> = records.collect();
+    let mut records = records.into_iter().peekable();
+    while let Some(next) = records.peek() {
+        let content_type = next.content_type.clone();
+        let run = iter::from_fn(|| records.next_if(|record| record.content_type == content_type));
+        let content_type = content_type.as_deref().unwrap_or(flags.content_type());
+        let sent = send_run(sender, run, content_type, &mut number, outcome).await;
+        if let Err(error) = sent {
+            failed = Some(error);
+            break;
+        }
     }
     let Some(failed) = failed else {
         return Ok(());
     };
-    outcome.line_not_taken = Some(not_taken);
-    Err(failed.context(format!("line {not_taken}")))
+    outcome.line_not_taken = Some(number);
+    Err(failed.context(format!("line {number}")))
 }
 
-fn message(line: Line, arguments: &Arguments) -> Result<Message<Raw>> {
-    let (key, value) = arguments.key.split(line.text)?;
-    let mut message = Message::new(value);
-    if let Some(key) = key {
-        message = message.key_bytes(key);
+/// Sends records of one content type, until one of them is not taken. `number` is that of the line
+/// that comes next.
+async fn send_run(
+    sender: &Sender<'_>,
+    records: impl Iterator<Item = Record>,
+    content_type: &str,
+    number: &mut u64,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let producer = sender.of_type(content_type, &mut outcome.receipts).await?;
+    let (mut receipts, mut lengths) = (Vec::new(), Vec::new());
+    let messages = records.map(|record| {
+        lengths.push(record.bytes);
+        record.message
+    });
+    let taken = producer.submit_all(messages, &mut receipts).await;
+    for (receipt, length) in receipts.into_iter().zip(lengths) {
+        outcome.receipts.push(*number, receipt).await;
+        outcome.sent += 1;
+        outcome.bytes += length;
+        *number += 1;
     }
-    for (name, value) in &arguments.headers {
-        message = message.header(name, value);
-    }
-    if let Some(partition) = arguments.partition {
-        message = message.partition(partition);
-    }
-    Ok(message)
-}
-
-fn parse_header(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("{text:?} is no header; write NAME=VALUE")),
-    }
+    taken.map_err(|error| error.source.into())
 }

@@ -5,6 +5,7 @@ mod broker;
 mod joining;
 mod plugins;
 mod profiles;
+mod records;
 mod scripts;
 mod stalled;
 mod support;

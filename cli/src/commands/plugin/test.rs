@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use flumen_broker::plugin::{TryOutReport, try_out};
-use flumen_protocol::topic::Name;
+use flumen_protocol::{limits::RECORD_BYTES_MAX, topic::Name};
 use serde_json::{Value, json};
 
 use super::{component::read_component, settings::CallFlags};
@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     let binding = arguments.call.binding(Name::new("test")?)?;
     let mut values = Vec::new();
     if let Some(path) = &arguments.records {
-        let mut lines = Lines::open(Some(path.clone()))?;
+        let mut lines = Lines::open(Some(path.clone()), RECORD_BYTES_MAX)?;
         while let Some(chunk) = lines.next().await {
             values.extend(chunk?.into_iter().map(|line| line.text.to_vec()));
         }

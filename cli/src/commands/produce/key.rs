@@ -24,6 +24,11 @@ pub(crate) struct KeyFlags {
 }
 
 impl KeyFlags {
+    /// Whether a flag says where the key stands.
+    pub(super) fn is_given(&self) -> bool {
+        self.key_json.is_some() || self.key_separator.is_some()
+    }
+
     /// The key, if there is to be one, and the value.
     pub(super) fn split(&self, line: Bytes) -> Result<(Option<Bytes>, Bytes)> {
         if let Some(separator) = &self.key_separator {
@@ -71,7 +76,7 @@ fn key_of(line: &[u8], name: &str) -> Result<Bytes> {
 
 /// What is wrong and where, without the number of the line: it is counted within the text, which
 /// is a line of something else.
-fn in_one_line(error: &serde_json::Error) -> String {
+pub(super) fn in_one_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
     match text.strip_suffix(&place) {
@@ -113,7 +118,7 @@ impl<'de> Visitor<'de> for Field<'_> {
 
 /// The name of a field, copied only if it has escapes.
 #[derive(Deserialize)]
-struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct FieldName<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|window| window == part)

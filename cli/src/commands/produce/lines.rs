@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use flumen_protocol::{limits::RECORD_BYTES_MAX, size::Size};
+use flumen_protocol::size::Size;
 use tokio::sync::mpsc;
 
 /// A line without its end.
@@ -35,8 +35,8 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub(crate) struct Lines(mpsc::Receiver<Result<Vec<Line>>>);
 
 impl Lines {
-    /// Opens a file, or standard input.
-    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self> {
+    /// Opens a file, or standard input, of lines of so many bytes at most.
+    pub(crate) fn open(path: Option<PathBuf>, line_bytes_max: usize) -> Result<Self> {
         let (input, name): (Box<dyn Read + Send>, _) = match path {
             Some(path) if path != Path::new("-") => {
                 let name = path.display().to_string();
@@ -48,7 +48,7 @@ impl Lines {
         let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
         thread::Builder::new()
             .name("lines".to_owned())
-            .spawn(move || read(input, &name, &sender))
+            .spawn(move || read(input, line_bytes_max, &name, &sender))
             .context("cannot start a thread that reads lines")?;
         Ok(Self(receiver))
     }
@@ -59,11 +59,16 @@ impl Lines {
     }
 }
 
-fn read(input: impl Read, name: &str, sender: &mpsc::Sender<Result<Vec<Line>>>) {
+fn read(
+    input: impl Read,
+    line_bytes_max: usize,
+    name: &str,
+    sender: &mpsc::Sender<Result<Vec<Line>>>,
+) {
     let mut input = BufReader::with_capacity(BUFFER_BYTES, input);
     let mut number = 0;
     loop {
-        let chunk = read_chunk(&mut input, &mut number);
+        let chunk = read_chunk(&mut input, line_bytes_max, &mut number);
         let chunk = chunk.with_context(|| format!("cannot read {name}"));
         let is_last = chunk.as_ref().map_or(true, Vec::is_empty);
         let is_empty = chunk.as_ref().is_ok_and(Vec::is_empty);
@@ -74,12 +79,16 @@ fn read(input: impl Read, name: &str, sender: &mpsc::Sender<Result<Vec<Line>>>) 
 }
 
 /// The lines that are there, but at least one. None only at the end.
-fn read_chunk(input: &mut BufReader<impl Read>, number: &mut u64) -> Result<Vec<Line>> {
+fn read_chunk(
+    input: &mut BufReader<impl Read>,
+    line_bytes_max: usize,
+    number: &mut u64,
+) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     while lines.len() < CHUNK_LINES {
         let mut text = Vec::new();
         // One more than is allowed tells a line that is too long, and the line end.
-        let limit = RECORD_BYTES_MAX as u64 + 2;
+        let limit = line_bytes_max as u64 + 2;
         let read = Read::by_ref(input)
             .take(limit)
             .read_until(b'\n', &mut text)?;
@@ -93,10 +102,10 @@ fn read_chunk(input: &mut BufReader<impl Read>, number: &mut u64) -> Result<Vec<
                 text.pop();
             }
         }
-        if text.len() > RECORD_BYTES_MAX {
+        if text.len() > line_bytes_max {
             bail!(
                 "line {number} has more than the {} that a record may have",
-                Size::of(RECORD_BYTES_MAX)
+                Size::of(line_bytes_max)
             );
         }
         lines.push(Line {
@@ -112,13 +121,15 @@ fn read_chunk(input: &mut BufReader<impl Read>, number: &mut u64) -> Result<Vec<
 
 #[cfg(test)]
 mod tests {
+    use flumen_protocol::limits::RECORD_BYTES_MAX;
+
     use super::*;
 
     fn all(input: &[u8]) -> Result<Vec<Bytes>> {
         let mut input = BufReader::new(input);
         let (mut number, mut all) = (0, Vec::new());
         loop {
-            let chunk = read_chunk(&mut input, &mut number)?;
+            let chunk = read_chunk(&mut input, RECORD_BYTES_MAX, &mut number)?;
             if chunk.is_empty() {
                 return Ok(all);
             }
