@@ -57,11 +57,16 @@ pub(crate) fn exit_code(outcome: anyhow::Result<()>) -> ExitCode {
     eprintln!("{ERROR_STYLE}error:{ERROR_STYLE:#} {}", describe(&error));
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         ExitCode::from(interrupted.signal.exit_code())
-    } else if error.chain().any(<dyn std::error::Error>::is::<UsageError>) {
+    } else if is_usage(&error) {
         ExitCode::from(EXIT_USAGE)
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Whether it ends the command with exit code 2.
+pub(crate) fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(<dyn std::error::Error>::is::<UsageError>)
 }
 
 /// The error with its causes, leaving out those whose text the one before has already.

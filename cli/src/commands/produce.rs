@@ -95,9 +95,10 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     arguments.record.check()?;
-    let line_bytes_max = arguments.record.line_bytes_max();
-    let mut lines = Lines::open(arguments.file.clone(), line_bytes_max)?;
-    let client = arguments.connection.connect().await?;
+    let (mut lines, client) = match open(&arguments).await {
+        Ok(opened) => opened,
+        Err(error) => return summary::print_not_begun(&arguments.topic, error, output),
+    };
     let sending = Sending {
         topic: &arguments.topic,
         compression: arguments.compression,
@@ -109,7 +110,7 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
         Err(error) => {
             let error = Named::topic(&arguments.topic).explain(&client, error).await;
             client.close().await;
-            return Err(error);
+            return summary::print_not_begun(&arguments.topic, error, output);
         }
     };
 
@@ -141,6 +142,13 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     client.close().await;
     let summary = Summary::new(&arguments.topic, &outcome, started.elapsed());
     summary.print(outcome, sent, signal, output)
+}
+
+/// The lines, and a client to send them with.
+async fn open(arguments: &Arguments) -> Result<(Lines, Client)> {
+    let line_bytes_max = arguments.record.line_bytes_max();
+    let lines = Lines::open(arguments.file.clone(), line_bytes_max)?;
+    Ok((lines, arguments.connection.connect().await?))
 }
 
 /// Tells on stderr why records wait. What comes of those that wait when the command is told to stop

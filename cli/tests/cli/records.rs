@@ -80,9 +80,9 @@ fn one_command_copies_a_topic_into_another_and_its_keys_choose_the_partitions_if
     user.run(&["topic", "create", "wide", "--partitions", "4"])
         .ok();
     user.run(&["topic", "create", "narrow"]).ok();
-    let lines: String = (0..100).map(|n| format!("{n}:{n}\n")).collect();
+    let lines: Vec<_> = (0..100).map(|n| format!("{n}:{n}\n")).collect();
     let produce = ["produce", "wide", "--key-separator", ":"];
-    user.run_with_input(&produce, &lines).ok();
+    user.run_with_input(&produce, &lines.concat()).ok();
 
     let copied = user.run_with_input(
         &["produce", "narrow", "--format", "json"],
@@ -167,4 +167,33 @@ fn flags_that_stand_against_lines_of_json_are_refused() {
         let said = user.run(&[&["produce", "a"], flags].concat()).fails(2);
         assert!(said.contains(reason), "{said}");
     }
+}
+
+#[test]
+fn the_summary_tells_also_of_a_command_that_does_not_get_so_far_as_to_send() {
+    let user = User::new();
+    let summary_of = |flags: &[&str], reason: &str| {
+        let produce = ["produce", "orders", "--output", "json"];
+        let outcome = user.run_with_input(&[&produce[..], flags].concat(), "a\n");
+        assert_eq!(outcome.code, Some(1), "{outcome:?}");
+        let told = outcome.stderr.contains("nothing was sent to topic orders");
+        assert!(told && outcome.stderr.contains(reason), "{outcome:?}");
+        let summary: Value = serde_json::from_str(&outcome.stdout).unwrap();
+        assert_eq!(
+            [&summary["topic"], &summary["records"], &summary["failed"]],
+            [&json!("orders"), &json!(0), &json!(0)]
+        );
+        assert_eq!(summary["first_failed_line"], 1);
+        let error = summary["error"].as_str().unwrap();
+        assert!(error.contains(reason), "{error}");
+    };
+    summary_of(&["absent"], "cannot open absent");
+    summary_of(&[], "no profile is chosen");
+    let broker = user.start_broker();
+    summary_of(&[], "orders does not exist");
+    summary_of(&["absent"], "cannot open absent");
+    drop(broker);
+    summary_of(&["--timeout", "300ms"], "did not answer");
+    let wrong = user.run(&["produce", "orders", "--output", "json", "--brokers", "a:1"]);
+    assert_eq!((wrong.code, &*wrong.stdout), (Some(2), ""));
 }

@@ -101,11 +101,10 @@ fn read(line: &[u8]) -> Result<Record> {
 fn value(raw: &RawValue, encoding: Option<Encoding>) -> Result<Option<Bytes>> {
     let as_it_stands = || Bytes::copy_from_slice(raw.get().as_bytes());
     Ok(match encoding {
-        Some(Encoding::Json) => Some(as_it_stands()),
         Some(Encoding::Text | Encoding::Base64) => Some(plain("value", raw, encoding)?),
         None if raw.get() == "null" => None,
         None if is_text(raw) || base64_of(raw).is_some() => Some(plain("value", raw, None)?),
-        None => Some(as_it_stands()),
+        Some(Encoding::Json) | None => Some(as_it_stands()),
     })
 }
 

@@ -26,6 +26,24 @@ pub(super) struct Outcome {
     pub(super) all_read: bool,
 }
 
+/// Tells that it did not get so far as to send, and why. What was asked for in the wrong way has no
+/// summary.
+pub(super) fn print_not_begun(topic: &TopicName, error: Error, output: OutputFormat) -> Result<()> {
+    if failure::is_usage(&error) {
+        return Err(error);
+    }
+    let nothing = Outcome {
+        line_not_taken: Some(1),
+        ..Outcome::default()
+    };
+    let mut summary = Summary::new(topic, &nothing, Duration::ZERO);
+    if output == OutputFormat::Json {
+        summary.error = Some(failure::describe(&error));
+        output.print(&summary, |_| Ok(()))?;
+    }
+    Err(error.context(format!("nothing was sent to topic {topic}")))
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
     topic: String,
