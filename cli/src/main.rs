@@ -5,6 +5,7 @@
 //! | `arguments` | the command line as a whole |
 //! | `commands` | one file for each verb or noun |
 //! | `bench` | the benchmarks |
+//! | `confirm` | asking before something is destroyed |
 //! | `connect` | from flags and profiles to a connected client |
 //! | `hint` | names that somebody may have meant |
 //! | `number` | numbers and lengths of time in flags |
@@ -24,6 +25,7 @@
 mod arguments;
 mod bench;
 mod commands;
+mod confirm;
 mod connect;
 mod failure;
 mod hint;

@@ -236,3 +236,9 @@ pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
         thread::sleep(POLL);
     }
 }
+
+/// Whether a program is there that a test needs.
+pub(crate) fn has_program(name: &str) -> bool {
+    let dirs = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&dirs).any(|dir| dir.join(name).is_file())
+}

@@ -79,7 +79,7 @@ fn write(out: &mut dyn Write, topic: &TopicDescription) -> Result<()> {
 }
 
 /// How much there is, and of how many partitions that is not known.
-fn records_text(partitions: &[PartitionDescription]) -> String {
+pub(super) fn records_text(partitions: &[PartitionDescription]) -> String {
     let extents = || partitions.iter().filter_map(|partition| partition.extent);
     let records = extents().map(|extent| extent.end_offset.0.saturating_sub(extent.start_offset.0));
     let (records, size) = (
