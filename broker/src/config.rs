@@ -127,7 +127,8 @@ section! {
         /// Client connections at the same time.
         connections_max: u32 = 10_000, in 1..=1_000_000;
         /// Streams that one connection may have open: one for each partition that it produces
-        /// to, one for each consumer, one for each request under way.
+        /// to, one for each consumer, one for each request under way. Consumers get seven eighths of
+        /// them at most; partitions take turns where there are too few for all.
         streams_per_connection_max: u32 = 4_096, in 1..=100_000;
         /// Bytes of one batch as it travels. Clients learn of it and make their batches no larger;
         /// a single record that is larger is refused.

@@ -15,6 +15,7 @@
 mod budget;
 mod consume;
 mod control;
+mod credit;
 mod produce;
 mod session;
 

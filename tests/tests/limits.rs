@@ -1,4 +1,5 @@
-//! The largest records and batches are stored like all others.
+//! The largest records and batches are stored like all others, and streams that are fewer than those
+//! who need one are shared.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -12,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use flumen_client::{Client, Message, StartAt, TopicConfig};
 use flumen_protocol::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX};
-use flumen_tests::broker::Broker;
+use flumen_tests::{
+    admin::{free_address, get},
+    broker::Broker,
+};
 use tokio::task::JoinSet;
 
 const TOPIC: &str = "large";
@@ -165,5 +169,73 @@ async fn partitions_that_are_written_to_all_the_time_leave_streams_to_the_others
         ended.unwrap();
     }
     producer.flush().await.unwrap();
+    assert!(broker.stop().success());
+}
+
+async fn create(client: &Client, partitions: u32) {
+    let config = TopicConfig {
+        partitions,
+        ..TopicConfig::default()
+    };
+    client.admin().create_topic(TOPIC, config).await.unwrap();
+}
+
+fn one(partition: u32) -> Message<Bytes> {
+    Message::new(Bytes::from_static(b"x")).partition(partition)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_leave_streams_to_producers_and_requests() {
+    const CONSUMERS: usize = 14;
+    let mut broker = Broker::start_with(&["--limits-streams-per-connection-max=16"]).await;
+    let client = Client::builder()
+        .profile(broker.profile().unwrap())
+        .request_timeout(Duration::from_secs(5));
+    let client = client.connect().await.unwrap();
+    create(&client, 20).await;
+    let mut consumers = Vec::new();
+    for _ in 0..CONSUMERS {
+        consumers.push(client.consumer::<Bytes>(TOPIC).build().await.unwrap());
+    }
+    let producer = client.producer::<Bytes>(TOPIC);
+    // Less than the time after which a stream that carries nothing ends anyhow.
+    let producer = producer.delivery_timeout(Duration::from_secs(20));
+    let producer = producer.build().await.unwrap();
+    for partition in (0..20).chain(0..20) {
+        producer.send(one(partition)).await.unwrap();
+    }
+    client.admin().describe_topic(TOPIC).await.unwrap();
+    // Nor does another consumer take what is left.
+    let refused = client.consumer::<Bytes>(TOPIC).build().await.unwrap_err();
+    let text = refused.to_string();
+    assert!(text.contains("limits.streams_per_connection_max"), "{text}");
+    consumers.pop();
+    consumers.push(client.consumer::<Bytes>(TOPIC).build().await.unwrap());
+    for consumer in &mut consumers {
+        for _ in 0..40 {
+            consumer.next().await.unwrap().unwrap();
+        }
+    }
+    assert!(broker.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_as_many_streams_end_as_others_need() {
+    const STREAMS: u32 = 32;
+    let admin = free_address();
+    let streams = format!("--limits-streams-per-connection-max={STREAMS}");
+    let mut broker = Broker::start_with(&["--admin", &admin.to_string(), &streams]).await;
+    let client = broker.client().await;
+    create(&client, STREAMS + 2).await;
+    let producer = client.producer::<Bytes>(TOPIC).build().await.unwrap();
+    for partition in 0..STREAMS + 2 {
+        producer.send(one(partition)).await.unwrap();
+    }
+    let metrics = get(admin, "/metrics");
+    let open = metrics
+        .lines()
+        .find_map(|l| l.strip_prefix("flumen_streams "));
+    let open: u32 = open.unwrap().parse().unwrap();
+    assert!(open >= STREAMS - 4, "{open} are left");
     assert!(broker.stop().success());
 }

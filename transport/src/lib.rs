@@ -7,9 +7,11 @@
 //! | [`endpoint`] | UDP sockets with an endpoint on them |
 //! | [`restart`] | letting clients know at once that a broker has restarted |
 //! | [`stream`] | frames over QUIC streams |
+//! | [`credit`] | telling the other end that it may open streams again |
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod credit;
 pub mod endpoint;
 pub mod restart;
 mod runtime;

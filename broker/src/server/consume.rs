@@ -32,6 +32,14 @@ pub(super) async fn serve(
     reader: FrameReader,
     mut writer: FrameWriter,
 ) {
+    let _place = match session.credit.take_place() {
+        Ok(place) => place,
+        Err(error) => {
+            return session
+                .refuse(&mut writer, reader, &ConsumeEvent::Failed(error))
+                .await;
+        }
+    };
     let sources = match start(session, &open).await {
         Ok(sources) => sources,
         Err(error) => {

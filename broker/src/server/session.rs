@@ -18,7 +18,7 @@ use flumen_transport::{
 use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
-use super::{STOPPING_TEXT, Shared, budget::ByteBudget, consume, control, produce};
+use super::{STOPPING_TEXT, Shared, budget::ByteBudget, consume, control, credit::Credit, produce};
 
 /// A stream whose first frame takes longer is reset.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +44,7 @@ pub(super) struct Session {
     pub(super) connection: Connection,
     pub(super) shared: Arc<Shared>,
     pub(super) budget: ByteBudget,
+    pub(super) credit: Credit,
     authenticated: AtomicBool,
 }
 
@@ -52,6 +53,7 @@ impl Session {
         // TLS has verified the certificate, if there is one, against our authority.
         let authenticated = connection.peer_identity().is_some();
         Self {
+            credit: Credit::new(shared.limits.streams_per_connection_max),
             connection,
             shared,
             budget: ByteBudget::new(INFLIGHT_BYTES_PER_CONNECTION_MAX),
@@ -69,6 +71,7 @@ impl Session {
         tokio::select! {
             () = session.accept_streams(&streams) => {}
             () = session.expel_strangers() => {}
+            never = session.credit.announce(&session.connection, &streams) => match never {},
             () = session.shared.stopping.cancelled() => {}
         }
         streams.close();
@@ -89,6 +92,7 @@ impl Session {
                 session.shared.metrics.streams.inc();
                 session.serve_stream(send, receive).await;
                 session.shared.metrics.streams.dec();
+                session.credit.stream_ended();
             });
         }
     }
