@@ -2,7 +2,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod control;
-mod streams;
+pub(crate) mod streams;
 
 use std::{
     io,

@@ -1,7 +1,10 @@
 //! Streams to a broker, which allows only so many at once.
 //!
 //! Producers keep a stream to each partition for a while after they last needed it. Whoever finds
-//! no room for another one asks those that carry nothing to end.
+//! no room for another one wishes for one, and as many of those that have one to spare leave theirs
+//! as there are wishes.
+
+mod wishes;
 
 use std::time::Duration;
 
@@ -12,15 +15,20 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How long a stream may take to open before others are asked to end, and how often they are
-/// asked, however many wait.
-const ASK_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) use self::wishes::Spare;
+use self::wishes::{LEAVES_WITHIN, Wishes};
+
+/// How long a stream may take to open before another one is wished for.
+const WISH_AFTER: Duration = Duration::from_millis(20);
 
 /// Who wants a stream of a broker, and who has one to spare.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    wanted: Notify,
-    asked: Mutex<Option<Instant>>,
+    wishes: Mutex<Wishes>,
+    /// Told when one that carries nothing is wished for.
+    idle: Notify,
+    /// Told when one that is in use is, since all others carry something.
+    used: Notify,
 }
 
 impl Streams {
@@ -31,26 +39,89 @@ impl Streams {
     ) -> Result<(SendStream, RecvStream), ConnectionError> {
         let opening = connection.open_bi();
         tokio::pin!(opening);
-        loop {
+        let (mut pause, mut wish) = (WISH_AFTER, None);
+        let opened = loop {
             tokio::select! {
                 biased;
-                opened = &mut opening => return opened,
-                () = sleep(ASK_INTERVAL) => self.ask(),
+                opened = &mut opening => break opened,
+                () = sleep(pause) => {}
             }
+            match &wish {
+                None => wish = Some(Wish::make(self)),
+                Some(_) => self.change(|wishes| wishes.remind(Instant::now())),
+            }
+            pause = LEAVES_WITHIN;
+        };
+        self.change(|wishes| wishes.opened(Instant::now()));
+        opened
+    }
+
+    /// Waits until a stream, which is to spare for this reason, is to be left for somebody who has
+    /// no room for one; then it must be. Without a reason it waits for ever.
+    pub(crate) async fn wanted(&self, spare: Option<Spare>) {
+        let Some(spare) = spare else {
+            return std::future::pending().await;
+        };
+        let _offer = Offer::make(self, spare);
+        loop {
+            let told = match spare {
+                Spare::Idle => self.idle.notified(),
+                Spare::Used => self.used.notified(),
+            };
+            if self.change(|wishes| wishes.take(spare, Instant::now())) {
+                return;
+            }
+            told.await;
         }
     }
 
-    /// Waits until somebody has no room for a stream.
-    pub(crate) async fn wanted(&self) {
-        self.wanted.notified().await;
-    }
-
-    fn ask(&self) {
-        let now = Instant::now();
-        let mut asked = self.asked.lock();
-        if asked.is_none_or(|asked| now - asked >= ASK_INTERVAL) {
-            *asked = Some(now);
-            self.wanted.notify_waiters();
+    /// Changes the wishes, and wakes who may be the next to leave for one.
+    fn change<R>(&self, change: impl FnOnce(&mut Wishes) -> R) -> R {
+        let mut wishes = self.wishes.lock();
+        let result = change(&mut wishes);
+        let next = wishes.next();
+        drop(wishes);
+        match next {
+            Some(Spare::Idle) => self.idle.notify_one(),
+            Some(Spare::Used) => self.used.notify_one(),
+            None => {}
         }
+        result
+    }
+}
+
+/// Somebody waits for a stream, until this is dropped.
+struct Wish<'a>(&'a Streams);
+
+impl<'a> Wish<'a> {
+    fn make(streams: &'a Streams) -> Self {
+        streams.change(Wishes::wish);
+        Self(streams)
+    }
+}
+
+impl Drop for Wish<'_> {
+    fn drop(&mut self) {
+        self.0.change(Wishes::withdraw);
+    }
+}
+
+/// A stream is to spare, until this is dropped.
+struct Offer<'a> {
+    streams: &'a Streams,
+    spare: Spare,
+}
+
+impl<'a> Offer<'a> {
+    fn make(streams: &'a Streams, spare: Spare) -> Self {
+        // Who offers one looks for wishes itself.
+        streams.wishes.lock().offer(spare);
+        Self { streams, spare }
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.streams.change(|wishes| wishes.retract(self.spare));
     }
 }

@@ -123,6 +123,17 @@ struct Pending<B, W> {
     last_error: Option<WireError>,
 }
 
+/// How a stream ends on which nothing more is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All is answered.
+    Answered,
+    /// It is of no use any more, and why.
+    Lost(&'static str),
+    /// Not yet: answers are to come.
+    Awaits,
+}
+
 /// Whether only another broker can take what this one refuses.
 fn leads_elsewhere(error: &WireError) -> bool {
     error.code == ErrorCode::NotLeader || error.retryable && error.leader.is_some()
@@ -233,6 +244,22 @@ impl<B, W> Delivery<B, W> {
         self.stream_spoilt = None;
         self.partition_is_unknown = false;
         self.retry_at = None;
+    }
+
+    /// The stream was left, with nothing in flight. A pause after a refusal goes on.
+    pub(crate) fn stream_left(&mut self) {
+        let retry_at = self.retry_at();
+        self.stream_lost();
+        self.retry_at = retry_at;
+    }
+
+    /// How a stream ends on which nothing more is sent.
+    pub(crate) fn ending(&self) -> Ending {
+        match self.wants_new_stream() {
+            Some(reason) => Ending::Lost(reason),
+            None if self.in_flight.is_empty() => Ending::Answered,
+            None => Ending::Awaits,
+        }
     }
 
     /// Why the stream must be given up and another one opened, to the leader as it is by then;

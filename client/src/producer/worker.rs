@@ -29,7 +29,10 @@ use flumen_protocol::{
 };
 use flumen_transport::stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, sleep_until},
+};
 
 use self::outgoing::{Outgoing, Waiter};
 pub(super) use self::shared::Shared;
@@ -70,7 +73,7 @@ type PartitionDelivery = Delivery<Outgoing, Waiter>;
 
 /// Why a stream is no longer used.
 enum End {
-    /// There was nothing to send.
+    /// There was nothing to send, or others had no room for a stream; all that was sent is answered.
     Idle,
     /// Another broker leads the partition by now.
     Moved,
@@ -119,6 +122,15 @@ impl Worker {
                     return;
                 }
                 self.signal.notified().await;
+                continue;
+            }
+            let pause = self.delivery.lock().retry_at();
+            if let Some(at) = pause
+                && self
+                    .unless_all_expire(sleep_until(at.into()))
+                    .await
+                    .is_none()
+            {
                 continue;
             }
             let place = self.place();
@@ -227,11 +239,18 @@ impl Worker {
             end = self.watch_deadlines() => end,
             end = self.watch_leader(place) => end,
         };
+        let mut delivery = self.delivery.lock();
         match end {
-            End::Idle => writer.finish(),
-            End::Moved | End::Lost(_) => writer.reset(0),
+            End::Idle => {
+                writer.finish();
+                delivery.stream_left();
+            }
+            End::Moved | End::Lost(_) => {
+                writer.reset(0);
+                delivery.stream_lost();
+            }
         }
-        self.delivery.lock().stream_lost();
+        drop(delivery);
         end
     }
 

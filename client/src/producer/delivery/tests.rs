@@ -509,6 +509,50 @@ fn a_partition_that_is_not_there_is_looked_for_once_all_that_was_sent_is_answere
 }
 
 #[test]
+fn a_stream_that_is_left_is_of_no_use_any_more_or_ends_once_all_is_answered() {
+    let mut world = World::new();
+    world.push();
+    world.open();
+    assert_eq!(world.delivery.ending(), Ending::Answered);
+    world.send();
+    assert_eq!(world.delivery.ending(), Ending::Awaits);
+    world.process();
+    world.answer();
+    assert_eq!(world.delivery.ending(), Ending::Answered);
+    world.push();
+    world.send();
+    let unknown = WireError::new(ErrorCode::UnknownPartition, "not here");
+    world.to_client.push_back(Err(unknown));
+    world.answer();
+    assert!(matches!(world.delivery.ending(), Ending::Lost(_)));
+}
+
+#[test]
+fn the_pause_after_a_refusal_outlives_a_stream_that_is_left_and_not_one_that_is_lost() {
+    for is_left in [true, false] {
+        let mut world = World::new();
+        world.push();
+        world.open();
+        world.send();
+        world.broker.overloaded = 1;
+        world.process();
+        world.answer();
+        let retry_at = world.delivery.retry_at();
+        assert!(retry_at.is_some_and(|at| at > world.now));
+        if is_left {
+            world.delivery.stream_left();
+        } else {
+            world.delivery.stream_lost();
+        }
+        assert_eq!(world.delivery.retry_at(), retry_at.filter(|_| is_left));
+        world.delivery.stream_opened();
+        assert_eq!(world.send(), !is_left);
+        world.now += OPTIONS.backoff.max;
+        assert_eq!(world.send(), is_left);
+    }
+}
+
+#[test]
 fn a_broker_that_lost_what_it_acknowledged_gets_the_rest_under_a_new_epoch() {
     let mut world = World::new();
     world.push();

@@ -1,6 +1,7 @@
 //! Writing batches to a produce stream: which may leave now, and how long others gather.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,10 +19,10 @@ use super::{
     outgoing::{Form, Memory, Outgoing, Waiter},
 };
 use crate::{
-    connection::Broker,
+    connection::{Broker, streams::Spare},
     producer::{
         accumulator::{Gathered, Take, Took},
-        delivery::Next,
+        delivery::{Ending, Next},
     },
 };
 
@@ -57,7 +58,8 @@ enum Gathers {
 
 impl Worker {
     pub(super) async fn write(&self, broker: &Broker, writer: &mut FrameWriter) -> End {
-        let turn_over = Instant::now() + STREAM_TURN;
+        let mut turn = pin!(sleep(STREAM_TURN));
+        let mut had_turn = false;
         loop {
             if self.shared.accumulator.lock().is_gathering(self.partition) {
                 // The first record of a batch wakes this task, and tokio runs what was woken last
@@ -84,20 +86,23 @@ impl Worker {
                 Gathers::Until(at) => Some(retry_at.map_or(at, |retry_at| retry_at.min(at))),
                 Gathers::Nothing | Gathers::Some => retry_at,
             };
-            let may_leave = is_idle || Instant::now() >= turn_over;
+            let spare = match (is_idle, had_turn) {
+                (true, _) => Some(Spare::Idle),
+                (false, true) => Some(Spare::Used),
+                (false, false) => None,
+            };
             let stalls = !is_idle && in_flight > 0 && wake_at.is_none();
             tokio::select! {
+                // First, or one that always has something to do would not look.
+                biased;
+                () = broker.streams.wanted(spare) => return self.leave().await,
                 () = self.signal.notified() => {}
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now).into()), if wake_at.is_some() => {}
                 () = sleep(STALL), if stalls => {
                     self.shared.accumulator.lock().suspend_clock();
                     self.signal.notified().await;
                 }
-                () = broker.streams.wanted() => {
-                    if may_leave {
-                        return self.leave().await;
-                    }
-                }
+                () = &mut turn, if !had_turn => had_turn = true,
                 () = sleep(STREAM_IDLE), if is_idle => return End::Idle,
             }
         }
@@ -105,10 +110,14 @@ impl Worker {
 
     /// Sends nothing more, and ends the stream once all is answered.
     async fn leave(&self) -> End {
-        while self.delivery.lock().in_flight() > 0 {
-            self.signal.notified().await;
+        loop {
+            let ending = self.delivery.lock().ending();
+            match ending {
+                Ending::Answered => return End::Idle,
+                Ending::Lost(reason) => return End::Lost(reason.to_owned()),
+                Ending::Awaits => self.signal.notified().await,
+            }
         }
-        End::Idle
     }
 
     /// Writes all batches that may be sent now.
