@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | `arguments` | the command line as a whole |
+//! | `broker_names` | brokers by their addresses, beside their ids |
 //! | `commands` | one file for each verb or noun |
 //! | `bench` | the benchmarks |
 //! | `confirm` | asking before something is destroyed |
@@ -24,6 +25,7 @@
 
 mod arguments;
 mod bench;
+mod broker_names;
 mod commands;
 mod confirm;
 mod connect;

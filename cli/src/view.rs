@@ -6,8 +6,8 @@
 use flumen_protocol::{
     ids::{BrokerId, Offset, ShardId, TopicId},
     message::{
-        BindingStatus, BrokerStatus, PartitionDescription, PluginDescription, ShardStatus,
-        TopicDescription, TopicSummary,
+        BindingStatus, BrokerStatus, ClusterStatus, PartitionDescription, PluginDescription,
+        ReplicaStatus, ShardStatus, TopicDescription, TopicSummary,
     },
     plugin::{BindingConfig, Digest, HookPoint, PluginInfo, World},
     topic::{Name, TopicChanges, TopicConfig, TopicName},
@@ -15,6 +15,8 @@ use flumen_protocol::{
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use crate::broker_names::replicas_of;
 
 /// A point in time: RFC 3339, in UTC, with milliseconds.
 pub(crate) fn time(ms: i64) -> String {
@@ -50,18 +52,22 @@ pub(crate) struct TopicDetails<'a> {
     topic_id: TopicId,
     created_at: String,
     config: &'a TopicConfig,
-    partitions: Vec<PartitionRow>,
+    partitions: Vec<PartitionRow<'a>>,
     bindings: Vec<BindingRow<'a>>,
 }
 
-impl<'a> From<&'a TopicDescription> for TopicDetails<'a> {
-    fn from(topic: &'a TopicDescription) -> Self {
+impl<'a> TopicDetails<'a> {
+    /// A topic of a cluster, of which more may be known.
+    pub(crate) fn new(topic: &'a TopicDescription, cluster: &'a ClusterStatus) -> Self {
+        let partitions = topic.partitions.iter();
         Self {
             topic: &topic.name,
             topic_id: topic.id,
             created_at: time(topic.created_ms as i64),
             config: &topic.config,
-            partitions: topic.partitions.iter().map(PartitionRow::from).collect(),
+            partitions: partitions
+                .map(|partition| PartitionRow::new(partition, cluster))
+                .collect(),
             bindings: topic.bindings.iter().map(BindingRow::from).collect(),
         }
     }
@@ -69,22 +75,51 @@ impl<'a> From<&'a TopicDescription> for TopicDetails<'a> {
 
 /// The state of a partition.
 #[derive(Serialize)]
-struct PartitionRow {
+struct PartitionRow<'a> {
     partition: u32,
     shard: ShardId,
     leader: Option<BrokerId>,
+    leader_address: Option<&'a str>,
+    /// Null while they are not known.
+    replicas: Option<Vec<CopyRow<'a>>>,
     /// Null while its leader does not answer, as what follows.
     start_offset: Option<Offset>,
     end_offset: Option<Offset>,
     size_bytes: Option<u64>,
 }
 
-impl From<&PartitionDescription> for PartitionRow {
-    fn from(partition: &PartitionDescription) -> Self {
+/// Who has a copy.
+#[derive(Serialize)]
+struct CopyRow<'a> {
+    broker: BrokerId,
+    address: Option<&'a str>,
+    zone: Option<&'a str>,
+    voter: bool,
+}
+
+impl<'a> CopyRow<'a> {
+    fn new(replica: &ReplicaStatus, cluster: &'a ClusterStatus) -> Self {
+        let broker = cluster.broker(replica.broker);
+        Self {
+            broker: replica.broker,
+            address: broker.map(|broker| broker.address.as_str()),
+            zone: broker.and_then(|broker| broker.zone.as_deref()),
+            voter: replica.voter,
+        }
+    }
+}
+
+impl<'a> PartitionRow<'a> {
+    fn new(partition: &PartitionDescription, cluster: &'a ClusterStatus) -> Self {
+        let leader = partition.leader.and_then(|id| cluster.broker(id));
+        let replicas = replicas_of(cluster, partition.shard);
+        let copy = |replica| CopyRow::new(replica, cluster);
         Self {
             partition: partition.index,
             shard: partition.shard,
             leader: partition.leader,
+            leader_address: leader.map(|leader| leader.address.as_str()),
+            replicas: replicas.map(|replicas| replicas.iter().map(copy).collect()),
             start_offset: partition.extent.map(|extent| extent.start_offset),
             end_offset: partition.extent.map(|extent| extent.end_offset),
             size_bytes: partition.extent.map(|extent| extent.size_bytes),

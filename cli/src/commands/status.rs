@@ -3,9 +3,10 @@
 use anyhow::{Result, bail};
 
 use crate::{
+    broker_names,
     connect::Connection,
     hint::Named,
-    output::{OutputFormat, bytes, or_dash, table, write_fields, write_table},
+    output::{OutputFormat, bytes, table, write_fields, write_table},
     view,
 };
 
@@ -26,9 +27,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<()> {
-    let status = arguments
+    let (status, cluster) = arguments
         .connection
-        .admin(Named::default(), async |admin| admin.status().await)
+        .admin(Named::default(), async |admin| {
+            let status = admin.status().await?;
+            // Only for names beside ids.
+            let cluster = admin.cluster_status().await.unwrap_or_default();
+            Ok((status, cluster))
+        })
         .await?;
     output.print(&view::BrokerDetails::from(&status), |out| {
         let wal = format!(
@@ -41,7 +47,7 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
             humantime::format_duration(std::time::Duration::from_secs(status.uptime_ms / 1000));
         let catalog = format!(
             "leader {}, term {}, applied {}",
-            or_dash(status.catalog.leader),
+            broker_names::leader(&cluster, status.catalog.leader),
             status.catalog.term,
             status.catalog.applied_index
         );
@@ -71,7 +77,7 @@ pub(crate) async fn run(arguments: &Arguments, output: OutputFormat) -> Result<(
         for shard in &status.shards {
             shards.add_row([
                 shard.id.to_string(),
-                or_dash(shard.leader),
+                broker_names::leader(&cluster, shard.leader),
                 shard.term.to_string(),
                 shard.applied_index.to_string(),
                 shard.partitions.to_string(),

@@ -187,6 +187,38 @@ fn status_tells_the_shards_of_data_and_the_catalog_apart() {
 }
 
 #[test]
+fn a_broker_has_its_address_and_zone_beside_its_id_wherever_it_leads_or_has_a_copy() {
+    let user = User::new();
+    let file = user.data_dir().join("client.toml");
+    let _broker = user.start(&["serve", "--bootstrap", "--zone", "east"], &file);
+    let run = |line: &[&str]| {
+        let with_profile = ["--profile", file.to_str().unwrap()];
+        user.run(&[line, &with_profile].concat())
+    };
+    run(&["topic", "create", "orders"]).ok();
+    let status = run(&["status", "--output", "json"]).json();
+    let (id, address) = (&status["broker"], status["address"].as_str().unwrap());
+    let name = format!("{id} ({address}, east)");
+    for line in [
+        &["status"][..],
+        &["topic", "describe", "orders"],
+        &["cluster", "describe"],
+    ] {
+        let text = run(line).ok();
+        assert!(text.contains(&name), "{line:?}: {text}");
+    }
+    let topic = run(&["topic", "describe", "orders", "--output", "json"]).json();
+    assert_as_promised(&topic);
+    let partition = &topic["partitions"][0];
+    assert_eq!(
+        (&partition["leader"], &partition["leader_address"]),
+        (id, &address.into())
+    );
+    let copy = json!({"broker": id, "address": address, "zone": "east", "voter": true});
+    assert_eq!(partition["replicas"], json!([copy]));
+}
+
+#[test]
 fn a_signal_before_the_end_that_was_asked_for_is_told_by_the_exit_code() {
     let user = User::new();
     let _broker = user.start_broker();

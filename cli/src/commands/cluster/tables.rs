@@ -4,11 +4,12 @@ use std::io::Write;
 
 use anyhow::{Result, bail};
 use comfy_table::Table;
-use flumen_protocol::message::{
-    BrokerOverview, BrokerState, ClusterStatus, ReplicaStatus, ShardOverview,
-};
+use flumen_protocol::message::{BrokerOverview, BrokerState, ClusterStatus};
 
-use crate::output::{bytes, count, counted, or_dash, table, write_fields};
+use crate::{
+    broker_names,
+    output::{bytes, count, counted, or_dash, table, write_fields},
+};
 
 /// What stands above the tables.
 pub(super) fn write_summary(out: &mut dyn Write, status: &ClusterStatus) -> Result<()> {
@@ -88,10 +89,10 @@ pub(super) fn shards_table(status: &ClusterStatus) -> Table {
         });
         table.add_row([
             name,
-            or_dash(shard.leader),
+            broker_names::leader(status, shard.leader),
             shard.term.to_string(),
             count(shard.partitions),
-            replicas(shard),
+            broker_names::replicas(status, &shard.replicas),
             lag(records, in_bytes),
         ]);
     }
@@ -108,19 +109,6 @@ pub(super) fn state(broker: &BrokerOverview) -> &'static str {
         BrokerState::Draining => "draining",
         _ => "active",
     }
-}
-
-/// Those that do not count for a majority stand in brackets.
-fn replicas(shard: &ShardOverview) -> String {
-    let name = |replica: &ReplicaStatus| {
-        if replica.voter {
-            replica.broker.to_string()
-        } else {
-            format!("({})", replica.broker)
-        }
-    };
-    let names: Vec<_> = shard.replicas.iter().map(name).collect();
-    names.join(", ")
 }
 
 fn lag(records: u64, in_bytes: u64) -> String {

@@ -4,12 +4,13 @@ use std::io::Write;
 
 use anyhow::Result;
 use flumen_protocol::{
-    message::{PartitionDescription, TopicDescription},
+    message::{ClusterStatus, PartitionDescription, TopicDescription},
     topic::TopicName,
 };
 
 use super::settings::{cleanup_text, retention_text};
 use crate::{
+    broker_names,
     commands::plugin::bindings_table,
     connect::Connection,
     hint::Named,
@@ -35,16 +36,21 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
-    let topic = arguments
+    let (topic, cluster) = arguments
         .connection
         .admin(Named::topic(&arguments.name), async |admin| {
-            admin.describe_topic(arguments.name.as_str()).await
+            let topic = admin.describe_topic(arguments.name.as_str()).await?;
+            // Only for names beside ids, and for replicas.
+            let cluster = admin.cluster_status().await.unwrap_or_default();
+            Ok((topic, cluster))
         })
         .await?;
-    output.print(&view::TopicDetails::from(&topic), |out| write(out, &topic))
+    output.print(&view::TopicDetails::new(&topic, &cluster), |out| {
+        write(out, &topic, &cluster)
+    })
 }
 
-fn write(out: &mut dyn Write, topic: &TopicDescription) -> Result<()> {
+fn write(out: &mut dyn Write, topic: &TopicDescription, cluster: &ClusterStatus) -> Result<()> {
     write_fields(
         out,
         &[
@@ -58,13 +64,25 @@ fn write(out: &mut dyn Write, topic: &TopicDescription) -> Result<()> {
         ],
     )?;
     writeln!(out)?;
-    let mut table = table(["PARTITION", "SHARD", "LEADER", "START", "END", "SIZE"]);
+    let mut table = table([
+        "PARTITION",
+        "SHARD",
+        "LEADER",
+        "REPLICAS",
+        "START",
+        "END",
+        "SIZE",
+    ]);
     for partition in &topic.partitions {
         let extent = partition.extent;
         table.add_row([
             partition.index.to_string(),
             partition.shard.to_string(),
-            or_dash(partition.leader),
+            broker_names::leader(cluster, partition.leader),
+            or_dash(
+                broker_names::replicas_of(cluster, partition.shard)
+                    .map(|replicas| broker_names::replicas(cluster, replicas)),
+            ),
             or_dash(extent.map(|extent| extent.start_offset)),
             or_dash(extent.map(|extent| extent.end_offset)),
             or_dash(extent.map(|extent| bytes(extent.size_bytes))),
@@ -128,7 +146,8 @@ mod tests {
             bindings: Vec::new(),
         };
         let mut text = Vec::new();
-        write(&mut text, &topic).unwrap();
+        let cluster = ClusterStatus::default();
+        write(&mut text, &topic, &cluster).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(
             text.contains("10 in 100 B, and those of 1 partition whose leader does not answer"),
@@ -137,15 +156,20 @@ mod tests {
         let rows = text.lines().map(|line| line.split_whitespace().collect());
         let rows: Vec<Vec<_>> = rows.collect();
         assert!(
-            rows.contains(&vec!["0", "1", "7", "2", "12", "100", "B"]),
+            rows.contains(&vec!["0", "1", "7", "-", "2", "12", "100", "B"]),
             "{text}"
         );
-        assert!(rows.contains(&vec!["1", "1", "7", "-", "-", "-"]), "{text}");
+        assert!(
+            rows.contains(&vec!["1", "1", "7", "-", "-", "-", "-"]),
+            "{text}"
+        );
 
-        let json = serde_json::to_value(view::TopicDetails::from(&topic)).unwrap();
+        let json = serde_json::to_value(view::TopicDetails::new(&topic, &cluster)).unwrap();
         let ends: Vec<_> = [0, 1]
             .map(|at| &json["partitions"][at]["end_offset"])
             .into();
         assert_eq!(ends, [&serde_json::json!(12), &serde_json::Value::Null]);
+        assert!(json["partitions"][0]["leader_address"].is_null());
+        assert!(json["partitions"][0]["replicas"].is_null());
     }
 }
