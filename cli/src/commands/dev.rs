@@ -8,9 +8,13 @@ use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 use flumen_broker::{
     config::{BrokerConfig, LogFormat, Source},
+    identity::PROFILE_FILE,
     node::Broker,
 };
-use flumen_client::{Profile, Profiles, profile::is_path};
+use flumen_client::{
+    Profile, Profiles,
+    profile::{Contents, is_path},
+};
 use flumen_protocol::{limits::NAME_CHARS_MAX, topic::Name};
 use tokio::sync::watch;
 
@@ -71,15 +75,19 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
     }
     logging::start(&config.log, config.log_format)?;
     let data_dir = config.data_dir.clone();
+    // What the broker will be reached by may be another address.
+    let before = Profile::read(&data_dir.join(PROFILE_FILE)).ok();
+    let own_before = before.and_then(|before| before.contents().brokers.first().cloned());
     let name = match &arguments.profile {
         Some(name) => name.clone(),
         None => profile_name(&data_dir, arguments.data_dir.is_some())?,
     };
     serve::serve(config, serve::Start::AsItIs, |broker| {
-        let written = write_profile(&name, broker)?;
+        let written = write_profile(&name, broker, own_before.as_slice())?;
         tokio::spawn(keep_profile(
             name.clone(),
             broker.profile().to_owned(),
+            written.members.clone(),
             broker.profile_changes(),
         ));
         match global.output {
@@ -90,28 +98,38 @@ pub(crate) fn run(arguments: &Arguments, global: &Global) -> Result<()> {
     })
 }
 
-/// What a profile was before it was written.
+/// What was written, and what the profile was before.
 struct Written {
+    /// The brokers that the broker knows.
+    members: Vec<String>,
     /// The brokers that it led to, if they were others.
     led_to: Option<String>,
     /// The profile that was the default, if it was another one.
     default_before: Option<String>,
 }
 
-/// Writes the profile that leads to the broker, and makes it the default.
-fn write_profile(name: &Name, broker: &Broker) -> Result<Written> {
-    let profile = Profile::read(broker.profile())?;
+/// Writes the profile that leads to the broker, which was reached by `own_before`, and makes it the
+/// default.
+fn write_profile(name: &Name, broker: &Broker, own_before: &[String]) -> Result<Written> {
+    let mut profile = Profile::read(broker.profile())?.contents().clone();
     let profiles = Profiles::of_user()?;
+    let before = profiles.load(name.as_str()).ok();
+    let before = before.map(|before| before.contents().clone());
     // A data directory keeps its authority: another authority is another data directory.
-    let led_to = profiles
-        .load(name.as_str())
-        .ok()
-        .filter(|before| before.contents().ca != profile.contents().ca)
-        .map(|before| before.contents().brokers.join(","));
+    let (same, other): (Option<Contents>, Option<Contents>) = match before {
+        Some(before) if before.ca == profile.ca => (Some(before), None),
+        other => (None, other),
+    };
+    let members = profile.brokers.clone();
+    if let Some(same) = same {
+        profile.brokers = all_brokers(same.brokers, own_before, profile.brokers);
+    }
+    let led_to = other.map(|other| other.brokers.join(","));
     let default_before = profiles.default_name()?;
-    profiles.save(name.as_str(), &profile)?;
+    profiles.save(name.as_str(), &profile.into())?;
     profiles.make_default(name.as_str())?;
     Ok(Written {
+        members,
         led_to,
         default_before: default_before.filter(|before| before != name.as_str()),
     })
@@ -119,23 +137,45 @@ fn write_profile(name: &Name, broker: &Broker) -> Result<Written> {
 
 /// Has the profile name all brokers, also those that join: without one of them, the broker that
 /// it was written for would be the only way to the cluster.
-async fn keep_profile(name: Name, file: PathBuf, mut changes: watch::Receiver<()>) {
+async fn keep_profile(
+    name: Name,
+    file: PathBuf,
+    mut members: Vec<String>,
+    mut changes: watch::Receiver<()>,
+) {
     while changes.changed().await.is_ok() {
-        if let Err(error) = update_profile(&name, &file) {
-            tracing::warn!("profile {name} does not name all brokers: {error:#}");
+        match update_profile(&name, &file, &members) {
+            Ok(now) => members = now,
+            Err(error) => tracing::warn!("profile {name} does not name all brokers: {error:#}"),
         }
     }
 }
 
-/// Takes over the brokers that a profile's file names, if both are of the same cluster.
-fn update_profile(name: &Name, file: &Path) -> Result<()> {
+/// Takes over the brokers that a profile's file names, and returns them. It named those `before`.
+/// Nothing is taken over if the two are not of the same cluster.
+fn update_profile(name: &Name, file: &Path, before: &[String]) -> Result<Vec<String>> {
     let now = Profile::read(file)?.contents().clone();
     let profiles = Profiles::of_user()?;
-    let before = profiles.load(name.as_str())?;
-    if before.contents().ca == now.ca {
-        profiles.refresh(name.as_str(), &before, now.brokers)?;
+    let loaded = profiles.load(name.as_str())?;
+    if loaded.contents().ca == now.ca {
+        let all = all_brokers(
+            loaded.contents().brokers.clone(),
+            before,
+            now.brokers.clone(),
+        );
+        profiles.refresh(name.as_str(), &loaded, all)?;
     }
-    Ok(())
+    Ok(now.brokers)
+}
+
+/// The members of the cluster, and what else a profile names: other names of the brokers, ways
+/// through tunnels, and members that this broker has not heard of again since it was started. Not
+/// those that were `members_before`, and are none any more.
+fn all_brokers(named: Vec<String>, members_before: &[String], members: Vec<String>) -> Vec<String> {
+    let is_other =
+        |address: &String| !members.contains(address) && !members_before.contains(address);
+    let others: Vec<_> = named.into_iter().filter(is_other).collect();
+    members.into_iter().chain(others).collect()
 }
 
 /// The profile of a data directory: each has its own, so that a second broker does not take
@@ -209,6 +249,27 @@ fn tell(broker: &Broker, data_dir: &Path, profile: &Name, written: &Written) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_keeps_what_it_names_besides_the_members_but_not_those_that_have_left() {
+        let all = |named: &str, before: &str, now: &str| {
+            let list = |text: &str| {
+                text.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            all_brokers(list(named), &list(before), list(now)).join(" ")
+        };
+        // It is started again, and knows itself alone so far.
+        assert_eq!(all("old:1 b:1 c:1", "old:1", "new:1"), "new:1 b:1 c:1");
+        assert_eq!(
+            all("new:1 b:1 c:1", "new:1", "new:1 b:1 c:1"),
+            "new:1 b:1 c:1"
+        );
+        assert_eq!(all("a:1 b:1 tunnel:1", "a:1 b:1", "a:1"), "a:1 tunnel:1");
+        assert_eq!(all("old:1", "old:1", "new:1"), "new:1");
+        assert_eq!(all("a:1", "", "a:1"), "a:1");
+    }
 
     #[test]
     fn each_data_directory_has_a_profile_of_its_own() {

@@ -317,6 +317,28 @@ fn a_named_profile_leads_to_the_cluster_also_without_the_broker_it_was_taken_fro
 }
 
 #[test]
+fn dev_keeps_what_its_profile_names_besides_itself_when_it_is_started_again() {
+    let user = User::new();
+    let broker = user.start_broker();
+    let file = user.path(".config/flumen/profiles/dev-data.toml");
+    let read = || -> toml::Table { toml::from_str(&fs::read_to_string(&file).unwrap()).unwrap() };
+    let mut profile = read();
+    let own = profile["brokers"][0].clone();
+    let learnt = toml::Value::from("127.0.0.1:1");
+    profile["brokers"] = toml::Value::Array(vec![own, learnt.clone()]);
+    fs::write(&file, toml::to_string(&profile).unwrap()).unwrap();
+    broker.signal("TERM");
+    broker.wait();
+
+    fs::remove_file(user.path(".config/flumen/default")).unwrap();
+    let _again = user.start_broker();
+    let status = user.run(&["status", "--output", "json"]).json();
+    let own = toml::Value::from(status["address"].as_str().unwrap());
+    // The address that it had before is not among them.
+    assert_eq!(read()["brokers"].as_array().unwrap()[..], [own, learnt]);
+}
+
+#[test]
 fn all_addresses_that_were_tried_are_named_when_nobody_answers() {
     let user = User::new();
     let broker = user.start_broker();
