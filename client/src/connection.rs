@@ -5,7 +5,7 @@ pub(crate) mod control;
 pub(crate) mod streams;
 
 use std::{
-    io,
+    fmt, io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -94,12 +94,22 @@ pub enum ConnectError {
     },
 }
 
+/// The token that is shown to brokers. It stays out of logs.
+#[derive(Clone)]
+pub(crate) struct Token(pub(crate) String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
 /// What every connection of a client shares.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) config: ClientConfig,
     pub(crate) tls: quinn::ClientConfig,
-    pub(crate) token: Option<String>,
+    pub(crate) token: Option<Token>,
     pub(crate) network: Arc<dyn Network>,
     /// One socket for each family of addresses, made when it is first needed.
     pub(crate) endpoints: Mutex<[Option<Endpoint>; 2]>,
@@ -239,7 +249,7 @@ impl Broker {
 
     async fn connect_and_authenticate(&self) -> Result<Connection, ConnectError> {
         let connection = self.dial().await?;
-        if let Some(token) = self.dialer.token.clone() {
+        if let Some(Token(token)) = self.dialer.token.clone() {
             let request = Request::Authenticate { token };
             let reply = control::exchange(&self.streams, &connection, request, None).await;
             match reply {

@@ -23,7 +23,7 @@ use super::{Client, Inner};
 use crate::{
     cluster::Cluster,
     config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX},
-    connection::{ConnectError, Dialer, bad_address, split_address},
+    connection::{ConnectError, Dialer, Token, bad_address, split_address},
     producer::Deliveries,
     profile::{Profile, ProfileError},
     request::RequestError,
@@ -188,7 +188,7 @@ impl ClientBuilder {
         let dialer = Dialer {
             config,
             tls: client_tls(&profile)?,
-            token: profile.token,
+            token: profile.token.map(Token),
             network: network.unwrap_or_else(|| Arc::new(Udp)),
             endpoints: Mutex::default(),
             closed: watch::Sender::new(false),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flumen_client::{Client, ConnectError};
+use flumen_client::{Client, ConnectError, Raw};
 
 use crate::broker::Broker;
 
@@ -17,6 +17,27 @@ async fn a_token_is_shown_and_checked() {
             matches!(error, ConnectError::Unauthenticated { .. }),
             "{error}"
         );
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_is_printed_to_find_an_error_shows_the_token() {
+    let broker = Broker::start();
+    broker.require_token("s3cret");
+    broker.create_topic("t", 1);
+    let builder = broker.builder().token("s3cret");
+    let client = builder.clone().connect().await.unwrap();
+    let producer = client.producer::<Raw>("t");
+    let printed = [
+        format!("{builder:?}"),
+        format!("{client:?}"),
+        format!("{:?}", client.admin()),
+        format!("{:?}", client.consumer::<Raw>("t")),
+        format!("{producer:?}"),
+        format!("{:?}", producer.build().await.unwrap()),
+    ];
+    for text in printed {
+        assert!(!text.contains("s3cret"), "{text}");
     }
 }
 
