@@ -27,6 +27,10 @@ pub const METADATA_REFRESH: Duration = Duration::from_secs(30);
 /// How long [`Client::close`](crate::Client::close) waits for brokers to notice.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The longest time-out and the longest wait that can be set. More is as good as none, and moments
+/// too far off cannot be told.
+pub const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
+
 /// How long one broker is waited for until another one is asked, too.
 pub const HEDGE_DELAY: Duration = Duration::from_millis(200);
 

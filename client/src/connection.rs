@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use self::{backoff::Backoff, streams::Streams};
-use crate::config::{ClientConfig, SILENCE};
+use crate::config::{ClientConfig, SILENCE, TIMEOUT_MAX};
 
 /// Why a broker cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +55,14 @@ pub enum ConnectError {
          a broker's data directory, or leave it away"
     )]
     EmptyToken,
+    /// A time-out or a wait is longer than [`TIMEOUT_MAX`](crate::config::TIMEOUT_MAX).
+    #[error("the {what} cannot be {set:?}: {TIMEOUT_MAX:?} is the most")]
+    Timeout {
+        /// Which.
+        what: &'static str,
+        /// What it was set to.
+        set: Duration,
+    },
     /// Nobody answers there, or not as a broker would.
     #[error(
         "cannot connect to broker {address}: {text}; is it running, and reached at that address?"

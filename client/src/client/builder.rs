@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::{Client, Inner};
 use crate::{
     cluster::Cluster,
-    config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX},
+    config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX, TIMEOUT_MAX},
     connection::{ConnectError, Dialer, Token, bad_address, split_address},
     producer::Deliveries,
     profile::{Profile, ProfileError},
@@ -114,7 +114,7 @@ impl ClientBuilder {
     }
 
     /// Sets how long a connection may take, TLS and authentication included. Default:
-    /// [`CONNECT_TIMEOUT`](crate::config::CONNECT_TIMEOUT).
+    /// [`CONNECT_TIMEOUT`](crate::config::CONNECT_TIMEOUT); at most [`TIMEOUT_MAX`].
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.config.connect_timeout = timeout;
@@ -122,7 +122,7 @@ impl ClientBuilder {
     }
 
     /// Sets how long a request may take, connecting and repeating included. Default:
-    /// [`REQUEST_TIMEOUT`](crate::config::REQUEST_TIMEOUT).
+    /// [`REQUEST_TIMEOUT`](crate::config::REQUEST_TIMEOUT); at most [`TIMEOUT_MAX`].
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.config.request_timeout = timeout;
@@ -131,7 +131,7 @@ impl ClientBuilder {
 
     /// Sets the first and the longest wait between attempts to connect. Defaults:
     /// [`RECONNECT_DELAY`](crate::config::RECONNECT_DELAY) and
-    /// [`RECONNECT_DELAY_MAX`](crate::config::RECONNECT_DELAY_MAX).
+    /// [`RECONNECT_DELAY_MAX`](crate::config::RECONNECT_DELAY_MAX); at most [`TIMEOUT_MAX`].
     #[must_use]
     pub fn reconnect_delay(mut self, first: Duration, max: Duration) -> Self {
         self.config.reconnect.first = first;
@@ -156,7 +156,8 @@ impl ClientBuilder {
     }
 
     /// Checks what can be checked without connecting: that there are brokers, with addresses
-    /// that can be such, that authority and certificate can be used, and a token is not empty.
+    /// that can be such, that authority and certificate can be used, a token is not empty, and no
+    /// time-out is longer than [`TIMEOUT_MAX`].
     pub fn check(&self) -> Result<(), ConnectError> {
         if self.profile.brokers.is_empty() {
             return Err(ConnectError::NoBrokers);
@@ -167,6 +168,7 @@ impl ClientBuilder {
             }
         }
         check_token(&self.profile)?;
+        check_timeouts(&self.config)?;
         client_tls(&self.profile).map(drop)
     }
 
@@ -184,6 +186,7 @@ impl ClientBuilder {
             return Err(ConnectError::NoBrokers);
         }
         check_token(&profile)?;
+        check_timeouts(&config)?;
         config.zone = profile.zone.clone();
         let dialer = Dialer {
             config,
@@ -268,6 +271,19 @@ fn check_token(profile: &Contents) -> Result<(), ConnectError> {
     match &profile.token {
         Some(token) if token.trim().is_empty() => Err(ConnectError::EmptyToken),
         _ => Ok(()),
+    }
+}
+
+/// What is too long cannot be added to the present moment.
+fn check_timeouts(config: &ClientConfig) -> Result<(), ConnectError> {
+    let timeouts = [
+        ("connect time-out", config.connect_timeout),
+        ("request time-out", config.request_timeout),
+        ("wait between attempts to connect", config.reconnect.max),
+    ];
+    match timeouts.into_iter().find(|(_, set)| *set > TIMEOUT_MAX) {
+        Some((what, set)) => Err(ConnectError::Timeout { what, set }),
+        None => Ok(()),
     }
 }
 

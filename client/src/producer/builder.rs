@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Handle, Producer, ProducerOptions, accumulator::AccumulatorOptions, registry::DeliveryKey,
 };
-use crate::{client::Client, payload::Format, request::RequestError};
+use crate::{client::Client, config::TIMEOUT_MAX, payload::Format, request::RequestError};
 
 /// How long a record waits for others to share its batch. Zero: a batch leaves as soon as
 /// the connection can take it, and records gather only while batches are on their way. That
@@ -100,7 +100,8 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
         self
     }
 
-    /// Sets how long a record waits for others to share its batch. Default: [`LINGER`].
+    /// Sets how long a record waits for others to share its batch; less than the delivery
+    /// time-out. Default: [`LINGER`].
     pub fn linger(mut self, linger: Duration) -> Self {
         self.options.linger = linger;
         self
@@ -136,7 +137,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
     }
 
     /// Sets how long a message may take from being handed over to its receipt. Default:
-    /// [`DELIVERY_TIMEOUT`].
+    /// [`DELIVERY_TIMEOUT`]; at most [`TIMEOUT_MAX`].
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.options.delivery_timeout = timeout;
         self
@@ -214,6 +215,22 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
         }
         if self.options.in_flight_max == 0 || self.options.memory_bytes_max == 0 {
             return setting("a producer needs room for one batch at least".to_owned());
+        }
+        let ProducerOptions {
+            linger,
+            delivery_timeout,
+            ..
+        } = self.options;
+        if delivery_timeout > TIMEOUT_MAX {
+            return setting(format!(
+                "the delivery time-out cannot be {delivery_timeout:?}: {TIMEOUT_MAX:?} is the most"
+            ));
+        }
+        if linger >= delivery_timeout {
+            return setting(format!(
+                "the delivery time-out of {delivery_timeout:?} would end before a batch leaves: \
+                 set one that is longer than the linger of {linger:?}"
+            ));
         }
         Ok(content_type)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flumen_client::{Client, ConnectError, Raw};
+use flumen_client::{Client, ConnectError, Raw, config::TIMEOUT_MAX};
 
 use crate::broker::Broker;
 
@@ -109,4 +109,23 @@ async fn one_connection_serves_all_and_is_made_again_when_it_breaks() {
     broker.kick();
     client.admin().list_topics().await.unwrap();
     assert_eq!(broker.connections_made(), 2);
+}
+
+#[tokio::test]
+async fn time_outs_are_at_most_what_can_be_told() {
+    let broker = Broker::start();
+    let too_long = TIMEOUT_MAX + Duration::from_secs(1);
+    for builder in [
+        broker.builder().connect_timeout(Duration::MAX),
+        broker.builder().request_timeout(too_long),
+        broker.builder().reconnect_delay(Duration::ZERO, too_long),
+    ] {
+        let checked = builder.check().unwrap_err();
+        assert!(matches!(checked, ConnectError::Timeout { .. }), "{checked}");
+        let error = builder.connect().await.unwrap_err();
+        assert_eq!(error.to_string(), checked.to_string());
+    }
+    let longest = broker.builder().connect_timeout(TIMEOUT_MAX);
+    let longest = longest.request_timeout(TIMEOUT_MAX);
+    longest.connect().await.unwrap();
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use flumen_client::{Codec, ErrorCode, Message, NoSuchPartition, Offset, Producer, Raw, SendError};
+use flumen_client::{
+    Codec, ErrorCode, Message, NoSuchPartition, Offset, Producer, Raw, RequestError, SendError,
+    config::TIMEOUT_MAX,
+};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
@@ -527,7 +530,7 @@ async fn linger_gathers_what_comes_one_after_the_other() {
     let client = broker.client().await;
     let producer = client
         .producer::<Raw>("t")
-        .linger(Duration::from_mins(1))
+        .linger(Duration::from_secs(50))
         .build()
         .await
         .unwrap();
@@ -538,4 +541,25 @@ async fn linger_gathers_what_comes_one_after_the_other() {
     assert_eq!(broker.batches_received(), 0);
     producer.flush().await.unwrap();
     assert_eq!(broker.batches("t", 0).len(), 1);
+}
+
+#[tokio::test]
+async fn times_that_no_message_could_keep_are_refused() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let client = broker.client().await;
+    let producer = || client.producer::<Raw>("t");
+    let second = Duration::from_secs(1);
+    for builder in [
+        producer().delivery_timeout(Duration::MAX),
+        producer().delivery_timeout(TIMEOUT_MAX + second),
+        producer().delivery_timeout(Duration::ZERO),
+        producer().delivery_timeout(second).linger(second),
+    ] {
+        let error = builder.build().await.unwrap_err();
+        assert!(matches!(error, RequestError::Setting { .. }), "{error}");
+    }
+    let longest = producer().delivery_timeout(TIMEOUT_MAX);
+    let longest = longest.build().await.unwrap();
+    longest.send(Raw::from_static(b"x")).await.unwrap();
 }

@@ -124,7 +124,7 @@ async fn what_a_dropped_producer_has_enqueued_does_not_wait_for_its_linger() {
     let broker = Broker::start();
     broker.create_topic("t", 1);
     let client = broker.client().await;
-    let linger = Duration::from_mins(1);
+    let linger = Duration::from_secs(50);
     let builder = client.producer::<Raw>("t").linger(linger);
     let kept = builder.clone().build().await.unwrap();
     let dropped = builder.build().await.unwrap();
@@ -156,7 +156,7 @@ async fn messages_that_were_sent_together_fail_together_and_each_producer_counts
     let client = broker.client().await;
     let builder = client
         .producer::<Raw>("t")
-        .linger(Duration::from_mins(1))
+        .linger(Duration::from_secs(50))
         .batch_records(6);
     let a = builder.clone().build().await.unwrap();
     let b = builder.build().await.unwrap();
