@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p flumen-examples --example stop_and_resume`
 
-use flumen_client::{Client, Profile, StartAt, TopicConfig};
+use flumen_client::{Client, Profile, TopicConfig};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -31,12 +31,10 @@ async fn main() -> anyhow::Result<()> {
     let positions = tasks.positions();
     drop(tasks);
 
-    let resume = positions
-        .into_iter()
-        .map(|(partition, offset)| (partition, StartAt::Offset(offset)));
+    // Partitions that the topic has got meanwhile are read from their beginning.
     let mut tasks = client
         .consumer::<u64>("example.tasks")
-        .partitions(resume)
+        .resume(positions)
         .until_end()
         .build()
         .await?;

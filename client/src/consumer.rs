@@ -102,7 +102,8 @@ impl<T> Consumer<T> {
     }
 
     /// The offset of the next message of each partition: where another consumer would have
-    /// to start to go on behind what this one has handed out.
+    /// to start to go on behind what this one has handed out, as with
+    /// [`ConsumerBuilder::resume`].
     pub fn positions(&self) -> Vec<(u32, Offset)> {
         let current = self.current.as_ref();
         let at = |partition: u32, reached: Offset| match current {

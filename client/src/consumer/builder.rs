@@ -1,11 +1,12 @@
 //! Settings of a consumer.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::AtomicU64},
 };
 
 use flumen_protocol::{
+    ids::Offset,
     message::{StartAt, TopicMetadata},
     topic::{Name, NoSuchPartition, TopicName},
 };
@@ -42,8 +43,10 @@ pub struct ConsumerBuilder<T> {
     client: Client,
     topic: String,
     start: StartAt,
-    /// Partitions with a start of their own; if not empty, only these are read.
-    chosen: Vec<(u32, StartAt)>,
+    /// Partitions with a start of their own.
+    starts: BTreeMap<u32, StartAt>,
+    /// Whether only these are read.
+    reads_named_only: bool,
     format: Format,
     content_type: String,
     checks_type: bool,
@@ -60,7 +63,8 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             client,
             topic,
             start: StartAt::Beginning,
-            chosen: Vec::new(),
+            starts: BTreeMap::new(),
+            reads_named_only: false,
             format,
             content_type: format.content_type::<T>(),
             checks_type: true,
@@ -86,7 +90,8 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             client: self.client,
             topic: self.topic,
             start: self.start,
-            chosen: self.chosen,
+            starts: self.starts,
+            reads_named_only: self.reads_named_only,
             format: self.format,
             content_type: self.content_type,
             checks_type: self.checks_type,
@@ -116,10 +121,33 @@ impl<T> ConsumerBuilder<T> {
         self.partitions([(partition, start)])
     }
 
-    /// As [`ConsumerBuilder::partition`], for several, such as those that
-    /// [`Consumer::positions`] returned.
+    /// As [`ConsumerBuilder::partition`], for several. To go on where another consumer stopped, see
+    /// [`ConsumerBuilder::resume`].
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = (u32, StartAt)>) -> Self {
-        self.chosen.extend(partitions);
+        for (partition, start) in partitions {
+            self.starts.insert(partition, start);
+            self.reads_named_only = true;
+        }
+        self
+    }
+
+    /// Goes on where another consumer stopped, as its [`Consumer::positions`] said: these
+    /// partitions start at these offsets, and all others, which the topic has got since or gets
+    /// later, are read, too. Those that are there when this consumer is built start where
+    /// [`ConsumerBuilder::from`] says, by default at their beginning.
+    ///
+    /// ```no_run
+    /// # use flumen_client::{Client, Offset};
+    /// # async fn run(client: Client, kept: Vec<(u32, Offset)>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = client.consumer::<String>("orders").resume(kept).build().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// With [`ConsumerBuilder::partitions`] beside it, only those are read that either names.
+    pub fn resume(mut self, positions: impl IntoIterator<Item = (u32, Offset)>) -> Self {
+        let starts = positions.into_iter();
+        let starts = starts.map(|(partition, offset)| (partition, StartAt::Offset(offset)));
+        self.starts.extend(starts);
         self
     }
 
@@ -164,7 +192,8 @@ impl<T> ConsumerBuilder<T> {
     pub async fn build(self) -> Result<Consumer<T>, ConsumeError> {
         let topic = Name::new(self.topic.clone()).map_err(RequestError::from)?;
         let setbacks = Arc::clone(&self.setbacks);
-        let first = self.chosen.first().map_or(0, |(partition, _)| *partition);
+        let first = self.starts.keys().next().copied();
+        let first = first.filter(|_| self.reads_named_only).unwrap_or(0);
         let nobody = format!("no broker has said yet where topic {topic} is");
         let _starting = Starting::note(&setbacks, first, nobody);
         let Some(metadata) = self.client.topic(&topic).await? else {
@@ -178,7 +207,7 @@ impl<T> ConsumerBuilder<T> {
             topic: topic.clone(),
             events: sender,
             buffer: Buffer::new(self.buffer_bytes),
-            follows_growth: self.chosen.is_empty(),
+            follows_growth: !self.reads_named_only,
             ends: Ends::new(self.stops_at_end),
             batches: AtomicU64::new(0),
             places: Places::new(self.client.clone()),
@@ -228,26 +257,22 @@ impl<T> ConsumerBuilder<T> {
         metadata: &TopicMetadata,
     ) -> Result<Vec<(u32, StartAt)>, RequestError> {
         let count = metadata.shards.len() as u32;
-        if self.chosen.is_empty() {
-            return Ok((0..count)
-                .map(|partition| (partition, self.start))
-                .collect());
+        if let Some(partition) = self.starts.keys().find(|partition| **partition >= count) {
+            let missing = NoSuchPartition {
+                topic: topic.clone(),
+                partition: *partition,
+                partitions: count,
+            };
+            return Err(RequestError::Setting {
+                text: missing.to_string(),
+            });
         }
-        match self
-            .chosen
-            .iter()
-            .find(|(partition, _)| *partition >= count)
-        {
-            None => Ok(self.chosen.clone()),
-            Some((partition, _)) => Err(RequestError::Setting {
-                text: NoSuchPartition {
-                    topic: topic.clone(),
-                    partition: *partition,
-                    partitions: count,
-                }
-                .to_string(),
-            }),
-        }
+        let named = |partition: u32| self.starts.get(&partition).copied();
+        let starts = (0..count).filter_map(|partition| match named(partition) {
+            None if self.reads_named_only => None,
+            start => Some((partition, start.unwrap_or(self.start))),
+        });
+        Ok(starts.collect())
     }
 }
 

@@ -10,5 +10,6 @@ mod cut_off;
 mod follow;
 mod produce;
 mod reach;
+mod resume;
 mod share;
 mod zone;
