@@ -7,7 +7,7 @@ use std::{
 
 use flumen_protocol::{
     ids::Offset,
-    message::{StartAt, TopicMetadata},
+    message::{PartitionStart, StartAt, TopicMetadata},
     topic::{Name, NoSuchPartition, TopicName},
 };
 use parking_lot::Mutex;
@@ -300,23 +300,97 @@ impl Drop for Starting<'_> {
 }
 
 impl<T> Consumer<T> {
-    /// Waits until all of `partitions` have started. What comes meanwhile is kept.
+    /// Waits until all of `partitions` have started. What comes meanwhile is kept, in its order: a
+    /// partition that starts again starts behind batches that nobody has seen yet.
     async fn start(&mut self, mut partitions: BTreeSet<u32>) -> Result<(), ConsumeError> {
-        let mut early = Vec::new();
         while !partitions.is_empty() {
             match self.events.recv().await {
                 Some(Event::Started(starts)) => {
-                    for start in starts {
-                        partitions.remove(&start.partition);
-                        self.progress.started(&start);
+                    let is_first = |start: &PartitionStart| partitions.remove(&start.partition);
+                    let (first, again): (Vec<_>, Vec<_>) = starts.into_iter().partition(is_first);
+                    for start in &first {
+                        self.progress.started(start);
+                    }
+                    if !again.is_empty() {
+                        self.early.push_back(Event::Started(again));
                     }
                 }
                 Some(Event::Failed(error)) => return Err(error),
-                Some(event) => early.push(event),
+                Some(event) => self.early.push_back(event),
                 None => break,
             }
         }
-        self.early = early.into();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use flumen_protocol::batch::{BatchBuilder, Codec, RecordRef};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn started(partition: u32, start: u64, end: u64) -> Event {
+        Event::Started(vec![PartitionStart {
+            partition,
+            start_offset: Offset(start),
+            end_offset: Some(Offset(end)),
+        }])
+    }
+
+    async fn batch(values: &[&[u8]]) -> Event {
+        let mut builder = BatchBuilder::new();
+        for value in values {
+            builder.push(&RecordRef::new(0, value)).unwrap();
+        }
+        let batch = builder.build(Codec::None).unwrap();
+        let memory = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        Event::Batch {
+            partition: 0,
+            columns: batch.columns().unwrap(),
+            from: Offset(0),
+            end: Offset(values.len() as u64),
+            memory,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_while_a_consumer_was_built_is_handed_out_though_its_stream_began_anew() {
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        for event in [
+            started(0, 0, 2),
+            batch(&[b"a", b"b"]).await,
+            started(0, 2, 2),
+            started(1, 0, 0),
+        ] {
+            sender.send(event).await.unwrap();
+        }
+        let reading = Reading {
+            topic: Name::new("t").unwrap(),
+            format: Format::Raw,
+            content_type: None,
+            read_value: read_value::<Bytes>,
+        };
+        let mut consumer = Consumer {
+            reading: Arc::new(reading),
+            events,
+            early: VecDeque::new(),
+            current: None,
+            progress: Progress::default(),
+            setbacks: Arc::default(),
+            stops_at_end: true,
+            ended: false,
+        };
+        consumer.start(BTreeSet::from([0, 1])).await.unwrap();
+        let positions = [(0, Offset(0)), (1, Offset(0))];
+        assert_eq!(consumer.positions(), positions, "nothing was handed out");
+        for value in ["a", "b"] {
+            let message = consumer.next().await.unwrap().unwrap();
+            assert_eq!(message.value, value);
+        }
+        assert!(consumer.next().await.is_none());
+        assert_eq!(consumer.positions(), [(0, Offset(2)), (1, Offset(0))]);
     }
 }
