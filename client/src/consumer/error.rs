@@ -11,8 +11,8 @@ use flumen_protocol::{
 
 use crate::{payload::DecodeError, request::RequestError};
 
-/// What a consumer yields in place of messages. Except after [`ConsumeError::Refused`] and
-/// [`ConsumeError::Setup`] the consumer goes on: the next call yields what follows.
+/// What a consumer yields in place of messages. Unless [`ConsumeError::is_fatal`] says otherwise
+/// the consumer goes on: the next call yields what follows.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumeError {
@@ -38,6 +38,16 @@ pub enum ConsumeError {
         code: ErrorCode,
         /// The reason, for people.
         text: String,
+    },
+    /// The topic was deleted, and another one has its name now. Nothing more comes of the one that
+    /// was read, and its offsets say nothing about the other one. The consumer ends.
+    #[error(
+        "topic {topic} was deleted and made anew while it was read: build another consumer, and start \
+         it at the beginning"
+    )]
+    TopicReplaced {
+        /// The topic.
+        topic: TopicName,
     },
     /// A stored batch is damaged; its records are passed over.
     #[error(
@@ -124,7 +134,10 @@ impl ConsumeError {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Self::Refused { .. } | Self::Setup(_) | Self::NotStarted { .. }
+            Self::Refused { .. }
+                | Self::Setup(_)
+                | Self::NotStarted { .. }
+                | Self::TopicReplaced { .. }
         )
     }
 }

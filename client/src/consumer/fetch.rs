@@ -224,7 +224,17 @@ impl Fetch {
 
     async fn refresh(&self, metadata: &mut TopicMetadata) -> Result<(), ConsumeError> {
         match self.client.topic(&self.topic).await {
-            Ok(Some(fresh)) => *metadata = fresh,
+            Ok(Some(fresh)) => match fresh.id.cmp(&metadata.id) {
+                std::cmp::Ordering::Greater => {
+                    let topic = self.topic.clone();
+                    return Err(ConsumeError::TopicReplaced { topic });
+                }
+                std::cmp::Ordering::Equal if fresh.shards.len() >= metadata.shards.len() => {
+                    *metadata = fresh;
+                }
+                // Of a broker that is behind.
+                std::cmp::Ordering::Equal | std::cmp::Ordering::Less => {}
+            },
             Ok(None) => {
                 let topic = self.topic.clone();
                 return Err(RequestError::UnknownTopic { topic }.into());

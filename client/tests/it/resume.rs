@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flumen_client::{Client, Consumer, ConsumerBuilder, Offset, Raw, StartAt};
+use flumen_client::{Client, ConsumeError, Consumer, ConsumerBuilder, Offset, Raw, StartAt};
 use tokio::time::timeout;
 
 use crate::broker::{Broker, PATIENCE};
@@ -47,6 +47,27 @@ async fn a_consumer_that_resumes_reads_partitions_that_came_meanwhile_and_that_c
     broker.grow_topic("t", 3);
     broker.append("t", 2, "", &[b"later"]);
     assert_eq!(texts(&mut consumer, 1).await, ["later"]);
+}
+
+#[tokio::test]
+async fn a_topic_that_was_made_anew_is_not_read_on_at_the_old_offset() {
+    let (broker, client) = topic().await;
+    let mut consumer = client.consumer::<Raw>("t").build().await.unwrap();
+    assert_eq!(texts(&mut consumer, 4).await, ["0", "1", "2", "3"]);
+    broker.stop();
+    broker.delete_topic("t");
+    broker.create_topic("t", 1);
+    let new: [&[u8]; 6] = [b"a", b"b", b"c", b"d", b"e", b"f"];
+    broker.append("t", 0, "", &new);
+    broker.resume();
+    let error = timeout(PATIENCE, consumer.next()).await.unwrap().unwrap();
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, ConsumeError::TopicReplaced { .. }),
+        "{error}"
+    );
+    assert!(error.is_fatal());
+    assert!(consumer.next().await.is_none());
 }
 
 #[tokio::test]
