@@ -10,7 +10,6 @@ use std::{
 };
 
 use flumen_protocol::ids::BrokerId;
-use flumen_transport::quinn;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -98,15 +97,15 @@ impl Client {
 
     /// Closes all connections and waits, for up to [`CLOSE_TIMEOUT`](crate::config::CLOSE_TIMEOUT), until the brokers know.
     /// From now on neither this client nor its clones, producers and consumers connect again.
+    /// Consumers hand out what they have received, and end with
+    /// [`ConsumeError::Closed`](crate::ConsumeError::Closed).
     /// Close producers first: what they still hold is given up, and each message is told at once
     /// whether it may be stored ([`SendError::is_unknown`](crate::SendError::is_unknown)) or is not.
     /// Without this a broker notices that a process is gone only some seconds later.
     pub async fn close(&self) {
         self.inner.dialer.closed.send_replace(true);
         for broker in self.inner.brokers.lock().values() {
-            if let Some(connection) = broker.live() {
-                connection.close(quinn::VarInt::from_u32(0), b"closed by the client");
-            }
+            broker.close();
         }
         let endpoints = self.inner.dialer.endpoints.lock().clone();
         for endpoint in endpoints.into_iter().flatten() {
@@ -145,9 +144,7 @@ impl Client {
 
     /// Waits until the client is closed.
     pub(crate) async fn closed(&self) {
-        let mut closed = self.inner.dialer.closed.subscribe();
-        // The sender lives as long as the client.
-        let _ = closed.wait_for(|is_closed| *is_closed).await;
+        self.inner.dialer.until_closed().await;
     }
 
     /// The broker of that id, or any if there is no id or only one broker. A cluster of one

@@ -125,6 +125,18 @@ pub(crate) struct Dialer {
     pub(crate) closed: watch::Sender<bool>,
 }
 
+impl Dialer {
+    /// Waits until the client is closed.
+    pub(crate) async fn until_closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender lives as long as this.
+        let _ = closed.wait_for(|is_closed| *is_closed).await;
+    }
+}
+
+/// What brokers hear when the client is closed.
+const CLOSED: &[u8] = b"closed by the client";
+
 /// A broker, by address, and the connection to it.
 #[derive(Debug)]
 pub(crate) struct Broker {
@@ -207,19 +219,22 @@ impl Broker {
         if let Some(connection) = self.live() {
             return Ok(connection);
         }
-        if let Some(not_before) = retry.not_before {
-            tokio::time::sleep_until(not_before.into()).await;
-        }
-        if *self.dialer.closed.borrow() {
-            return Err(ConnectError::Closed);
-        }
-        match self.connect().await {
+        let connected = async {
+            if let Some(not_before) = retry.not_before {
+                sleep_until(not_before.into()).await;
+            }
+            self.connect().await
+        };
+        let connected = tokio::select! {
+            biased;
+            () = self.dialer.until_closed() => Err(ConnectError::Closed),
+            connected = connected => connected,
+        };
+        match connected.and_then(|connection| self.keep(connection)) {
             Ok(connection) => {
                 retry.backoff.reset();
                 // A broker that accepts and at once closes is not asked without pause.
                 retry.not_before = Some(Instant::now() + self.dialer.config.reconnect.first);
-                *self.heard.lock() = (0, Instant::now());
-                *self.current.lock() = Some(connection.clone());
                 Ok(connection)
             }
             Err(error) => {
@@ -227,6 +242,26 @@ impl Broker {
                 tracing::debug!(broker = self.address, %error, "cannot connect");
                 Err(error)
             }
+        }
+    }
+
+    /// Keeps a connection, unless the client was closed while it was made.
+    fn keep(&self, connection: Connection) -> Result<Connection, ConnectError> {
+        let mut current = self.current.lock();
+        // Whoever closes the client says so first and then looks for connections here.
+        if *self.dialer.closed.borrow() {
+            connection.close(quinn::VarInt::from_u32(0), CLOSED);
+            return Err(ConnectError::Closed);
+        }
+        *self.heard.lock() = (0, Instant::now());
+        *current = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Ends the connection, if there is one.
+    pub(crate) fn close(&self) {
+        if let Some(connection) = &*self.current.lock() {
+            connection.close(quinn::VarInt::from_u32(0), CLOSED);
         }
     }
 

@@ -49,6 +49,12 @@ pub enum ConsumeError {
         /// The topic.
         topic: TopicName,
     },
+    /// The client was closed. The consumer ends.
+    #[error("topic {topic} is not read any more: the client was closed")]
+    Closed {
+        /// The topic.
+        topic: TopicName,
+    },
     /// A stored batch is damaged; its records are passed over.
     #[error(
         "a batch at offset {offset} of partition {partition} of topic {topic} is passed over: {source}"
@@ -138,6 +144,7 @@ impl ConsumeError {
                 | Self::Setup(_)
                 | Self::NotStarted { .. }
                 | Self::TopicReplaced { .. }
+                | Self::Closed { .. }
         )
     }
 }

@@ -149,6 +149,10 @@ impl Fetch {
         tokio::select! {
             biased;
             () = events.closed() => {}
+            () = fetch.client.closed() => {
+                let topic = fetch.topic.clone();
+                let _ = events.send(Event::Failed(ConsumeError::Closed { topic })).await;
+            }
             never = fetch.look_after_ends() => match never {},
             result = Arc::clone(&fetch).fetch(metadata, starts) => {
                 if let Err(error) = result {

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use flumen_client::{Client, ConnectError, Raw, config::TIMEOUT_MAX};
+use flumen_client::{
+    Client, ConnectError, ConsumeError, Raw, RequestError, StartAt, config::TIMEOUT_MAX,
+};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, PATIENCE, eventually};
 
 #[tokio::test]
 async fn a_token_is_shown_and_checked() {
@@ -94,6 +96,51 @@ async fn a_closed_client_lets_the_broker_know() {
     let client = broker.client().await;
     client.close().await;
     broker.all_connections_closed().await;
+}
+
+#[tokio::test]
+async fn consumers_of_a_closed_client_hand_out_what_they_have_and_end() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    broker.append("t", 0, "", &[b"x"]);
+    let client = broker.client().await;
+    let mut consumer = client.consumer::<Raw>("t").build().await.unwrap();
+    let waiting = client.consumer::<Raw>("t").from(StartAt::End).build();
+    let mut waiting = waiting.await.unwrap();
+    let waiting = tokio::spawn(async move { waiting.next().await });
+    eventually("they read", || broker.readers() == 2).await;
+    assert_eq!(consumer.next().await.unwrap().unwrap().value, "x");
+    client.close().await;
+    let ended = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+    for ended in [ended.unwrap(), consumer.next().await] {
+        let error = ended.unwrap().unwrap_err();
+        assert!(matches!(error, ConsumeError::Closed { .. }), "{error}");
+        assert!(error.is_fatal());
+    }
+    assert!(consumer.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_being_made_when_the_client_is_closed_does_not_outlive_it() {
+    let broker = Broker::start();
+    broker.require_token("secret");
+    let builder = broker.builder().token("secret");
+    let builder = builder.connect_timeout(3 * PATIENCE);
+    let client = builder.connect().await.unwrap();
+    // Connections are made, and nothing is said on them.
+    broker.go_mute(true);
+    broker.kick();
+    let admin = client.admin();
+    let listing = tokio::spawn(async move { admin.list_topics().await });
+    eventually("it connects again", || broker.connections_made() == 2).await;
+    client.close().await;
+    broker.all_connections_closed().await;
+    let listed = tokio::time::timeout(PATIENCE, listing).await.unwrap();
+    let error = listed.unwrap().unwrap_err();
+    assert!(
+        matches!(error, RequestError::Connect(ConnectError::Closed)),
+        "{error}"
+    );
 }
 
 #[tokio::test]
