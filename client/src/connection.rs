@@ -2,6 +2,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod control;
+mod race;
 pub(crate) mod streams;
 
 use std::{
@@ -22,8 +23,12 @@ use tokio::{
     time::{sleep_until, timeout_at},
 };
 
-use self::{backoff::Backoff, streams::Streams};
-use crate::config::{ClientConfig, SILENCE, TIMEOUT_MAX};
+use self::{
+    backoff::Backoff,
+    race::{Failed, race},
+    streams::Streams,
+};
+use crate::config::{ClientConfig, HEDGE_DELAY, SILENCE, TIMEOUT_MAX};
 
 /// Why a broker cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -321,23 +326,32 @@ impl Broker {
             .await
             .map_err(|error| self.bad_address(error))?
             .collect();
-        let mut last = self.bad_address("it has no address");
-        for address in addresses {
-            let connecting = self
-                .endpoint_for(address)
-                .map_err(|error| self.unreachable(error))?
-                .connect_with(self.dialer.tls.clone(), address, host)
-                .map_err(|error| self.unreachable(error))?;
-            match connecting.await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => {
-                    last = self
-                        .refused(&error)
-                        .unwrap_or_else(|| self.unreachable(explain(&error)));
-                }
-            }
+        let attempts = addresses
+            .into_iter()
+            .map(|address| self.dial_address(address, host));
+        match race(attempts, HEDGE_DELAY).await {
+            Ok(connection) => Ok(connection),
+            Err(Some(error)) => Err(error),
+            Err(None) => Err(self.bad_address("it has no address")),
         }
-        Err(last)
+    }
+
+    async fn dial_address(&self, address: SocketAddr, host: &str) -> Result<Connection, Failed> {
+        let not_tried = |error: &dyn ToString| Failed {
+            error: self.unreachable(error.to_string()),
+            is_answer: false,
+        };
+        let connecting = self
+            .endpoint_for(address)
+            .map_err(|error| not_tried(&error))?
+            .connect_with(self.dialer.tls.clone(), address, host)
+            .map_err(|error| not_tried(&error))?;
+        connecting.await.map_err(|error| Failed {
+            is_answer: !matches!(error, quinn::ConnectionError::TimedOut),
+            error: self
+                .refused(&error)
+                .unwrap_or_else(|| self.unreachable(explain(&error))),
+        })
     }
 
     fn host(&self) -> Result<&str, ConnectError> {
