@@ -16,14 +16,15 @@ mod error;
 mod many;
 mod partitioner;
 mod registry;
+mod room;
 mod worker;
 
 use std::{
     marker::PhantomData,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use flumen_protocol::{
@@ -37,6 +38,7 @@ use self::{
     accounts::AccountId,
     accumulator::{NewRecord, NotTaken, Taken},
     completion::{BatchOutcome, Completion, Wait},
+    room::Queued,
     worker::Shared,
 };
 pub use self::{
@@ -142,8 +144,12 @@ impl<T: Serialize + 'static> Producer<T> {
     /// Sends a message and waits for its receipt.
     ///
     /// Messages are taken in the order in which the calls are first polled; many calls may
-    /// wait at the same time. A call that is dropped while it waits sends the message all
-    /// the same.
+    /// wait at the same time.
+    ///
+    /// # Cancel safety
+    /// A message is taken at the first poll, or, while the producer's memory is full, when its turn
+    /// comes. Until it is taken, dropping the call withdraws it; from then on it is sent all the
+    /// same. To know which, use [`Producer::submit`].
     ///
     /// # Errors
     /// [`SendError::is_unknown`] tells whether the message may be stored in spite of the
@@ -154,12 +160,16 @@ impl<T: Serialize + 'static> Producer<T> {
 
     /// Hands a message over, and returns a future of its receipt: for many in flight from
     /// one task. Waits only while the producer's memory is full.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has not taken the message; once it has returned, the message is sent,
+    /// whatever becomes of the future.
     pub async fn submit(
         &self,
         message: impl Into<Message<T>>,
     ) -> Result<PendingReceipt, SendError> {
         let message = message.into();
-        let handed = match self.try_push(&message, true) {
+        let handed = match self.try_push(&message, true, false) {
             Err(None) => self.push_when_there_is_room(&message, true).await?,
             Err(Some(error)) => return Err(error),
             Ok(handed) => handed,
@@ -173,10 +183,13 @@ impl<T: Serialize + 'static> Producer<T> {
     /// # Errors
     /// Those of this message at once, those of enqueued messages that failed later by the
     /// next call ([`SendError::Earlier`]) or by [`Producer::flush`], whichever comes first.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped before it has returned has not taken the message.
     #[inline]
     pub async fn enqueue(&self, message: impl Into<Message<T>>) -> Result<(), SendError> {
         let message = message.into();
-        match self.try_push(&message, false) {
+        match self.try_push(&message, false, false) {
             Ok(_) => Ok(()),
             Err(Some(error)) => Err(error),
             Err(None) => self
@@ -243,28 +256,35 @@ impl<T: Serialize + 'static> Producer<T> {
         awaited: bool,
     ) -> Result<Handed, SendError> {
         let shared = &self.handle.shared;
-        let deadline = Instant::now() + shared.options.delivery_timeout;
-        loop {
-            let mut room = pin!(shared.room.notified());
-            room.as_mut().enable();
-            match self.try_push(message, awaited) {
-                Ok(handed) => return Ok(handed),
-                Err(Some(error)) => return Err(error),
-                Err(None) => {}
-            }
-            let waited = tokio::time::timeout_at(deadline.into(), room).await;
-            if waited.is_err() {
-                return Err(SendError::Full {
-                    topic: shared.topic.clone(),
-                    bytes_max: shared.options.memory_bytes_max,
-                    after: shared.options.delivery_timeout,
-                });
-            }
-        }
+        let queued = Queued::enter(shared);
+        let push = || match self.try_push(message, awaited, true) {
+            Ok(handed) => Some(Ok(handed)),
+            Err(Some(error)) => Some(Err(error)),
+            Err(None) => None,
+        };
+        let pushed = async {
+            let _turn = queued.turn().await;
+            queued.until_room(push).await
+        };
+        let after = shared.options.delivery_timeout;
+        let in_time = tokio::time::timeout(after, pushed).await;
+        in_time.unwrap_or_else(|_| {
+            Err(SendError::Full {
+                topic: shared.topic.clone(),
+                bytes_max: shared.options.memory_bytes_max,
+                after,
+            })
+        })
     }
 
-    /// Adds a message to its batch. The error is `None` when there is no room for it.
-    fn try_push(&self, message: &Message<T>, awaited: bool) -> Result<Handed, Option<SendError>> {
+    /// Adds a message to its batch. The error is `None` when there is no room for it, or others
+    /// wait for some and it is not its turn.
+    fn try_push(
+        &self,
+        message: &Message<T>,
+        awaited: bool,
+        has_turn: bool,
+    ) -> Result<Handed, Option<SendError>> {
         let Handle {
             shared, account, ..
         } = &*self.handle;
@@ -276,6 +296,7 @@ impl<T: Serialize + 'static> Producer<T> {
                 timestamp_ms: message.timestamp_ms,
                 partition: message.partition,
                 awaited,
+                has_turn,
             };
             let mut accumulator = shared.accumulator.lock();
             let taken = accumulator.push(*account, &record)?;

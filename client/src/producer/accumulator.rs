@@ -46,6 +46,8 @@ pub(super) struct Accumulator {
     /// The partition of records without a key, until its batch is complete.
     sticky: usize,
     bytes: usize,
+    /// Records that wait for room. None goes before them.
+    queued: usize,
     /// Every producer is closed or gone.
     closed: bool,
     accounts: Accounts,
@@ -62,6 +64,7 @@ impl Accumulator {
             partitions: 0,
             sticky: 0,
             bytes: 0,
+            queued: 0,
             closed: false,
             accounts: Accounts::default(),
             batches_begun: 0,
@@ -111,7 +114,8 @@ impl Accumulator {
             _ => return Err(Box::new(NotTaken::Closed)),
         }
         let bytes = record.memory_bytes();
-        if self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0 {
+        let is_full = self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0;
+        if is_full || self.queued > 0 && !record.has_turn {
             return Err(Box::new(NotTaken::Full));
         }
         let partition = self.choose(record)?;
@@ -250,6 +254,16 @@ impl Accumulator {
     /// No batch will be taken for a while: records look at the clock one by one.
     pub(super) fn suspend_clock(&mut self) {
         self.clock.suspend();
+    }
+
+    /// A record waits for room from now on.
+    pub(super) fn enter_queue(&mut self) {
+        self.queued += 1;
+    }
+
+    /// It does not wait any more.
+    pub(super) fn leave_queue(&mut self) {
+        self.queued -= 1;
     }
 
     /// Gives memory back.

@@ -80,7 +80,7 @@ pub enum SendError {
     },
     /// The producer's memory stayed full. The message was not taken.
     #[error(
-        "message to topic {topic} was not taken: {} already wait to be sent and none left within {after:?}",
+        "message to topic {topic} was not taken: within {after:?} there was no room for it among the {} that may wait to be sent",
         Size::of(*bytes_max)
     )]
     Full {

@@ -141,6 +141,7 @@ impl<T: Serialize + 'static> Producer<T> {
                     timestamp_ms: message.timestamp_ms,
                     partition: message.partition,
                     awaited,
+                    has_turn: false,
                 };
                 match accumulator.push(self.handle.account, &record) {
                     Ok(taken) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flumen_client::{Client, Message, Producer, Raw, SendError};
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join_all, join3};
 
 use crate::broker::{Broker, Fault, eventually};
 
@@ -203,4 +203,63 @@ async fn a_topic_that_was_made_again_is_another_one() {
     assert_eq!(after.partitions(), 1);
     after.send(text("y")).await.unwrap();
     assert_eq!(broker.values("t", 0), ["y"]);
+}
+
+/// A producer whose memory has room for 100 bytes more, and gets none back yet.
+async fn nearly_full(broker: &Broker, client: &Client) -> Producer<Raw> {
+    broker.hold_answers(true);
+    let producer = client.producer::<Raw>("t").memory_bytes(1_000);
+    let producer = producer.build().await.unwrap();
+    producer.enqueue(value("first", 900 - 16)).await.unwrap();
+    producer
+}
+
+fn value(name: &str, bytes: usize) -> Raw {
+    Raw::from(format!("{name:.<bytes$}"))
+}
+
+fn names(broker: &Broker) -> Vec<String> {
+    let values = broker.values("t", 0);
+    let names = values.iter().map(|v| v.trim_end_matches('.').to_owned());
+    names.collect()
+}
+
+#[tokio::test]
+async fn messages_that_wait_for_room_are_taken_in_their_order_large_ones_too() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let client = broker.client().await;
+    let producer = nearly_full(&broker, &client).await;
+    let mut large = std::pin::pin!(producer.send(value("large", 500)));
+    assert!(large.as_mut().now_or_never().is_none());
+    let mut small = std::pin::pin!(producer.send(value("small", 10)));
+    assert!(small.as_mut().now_or_never().is_none());
+    let many = producer.enqueue_all([value("many", 10), value("more", 10)]);
+    let mut many = std::pin::pin!(many);
+    assert!(many.as_mut().now_or_never().is_none());
+    broker.hold_answers(false);
+    // Whoever is polled first, the one that came first is taken first.
+    let (many, small, large) = join3(many, small, large).await;
+    many.unwrap();
+    small.unwrap();
+    large.unwrap();
+    producer.flush().await.unwrap();
+    assert_eq!(names(&broker), ["first", "large", "small", "many", "more"]);
+}
+
+#[tokio::test]
+async fn a_message_that_waits_for_room_is_withdrawn_when_its_call_is_dropped() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let client = broker.client().await;
+    let producer = nearly_full(&broker, &client).await;
+    {
+        let mut large = std::pin::pin!(producer.send(value("large", 500)));
+        assert!(large.as_mut().now_or_never().is_none());
+    }
+    // Nobody waits any more, and this one fits.
+    let small = producer.submit(value("small", 10)).await.unwrap();
+    broker.hold_answers(false);
+    small.await.unwrap();
+    assert_eq!(names(&broker), ["first", "small"]);
 }

@@ -17,6 +17,8 @@ pub(in crate::producer) struct NewRecord<'a> {
     pub(in crate::producer) partition: Option<u32>,
     /// Somebody waits for its receipt.
     pub(in crate::producer) awaited: bool,
+    /// It has waited for room, and it is its turn.
+    pub(in crate::producer) has_turn: bool,
 }
 
 impl<'a> NewRecord<'a> {
@@ -66,7 +68,7 @@ impl Taken {
 /// Why a record was not taken.
 #[derive(Debug)]
 pub(in crate::producer) enum NotTaken {
-    /// No room; try again when some of what waits is settled.
+    /// No room, or others wait for some; try again when it is its turn.
     Full,
     Closed,
     Earlier(Box<FlushError>),

@@ -30,6 +30,7 @@ fn record(value: &[u8]) -> NewRecord<'_> {
         timestamp_ms: Some(1),
         partition: None,
         awaited: false,
+        has_turn: false,
     }
 }
 

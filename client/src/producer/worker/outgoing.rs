@@ -59,7 +59,7 @@ pub(super) struct Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.shared.accumulator.lock().release(self.bytes);
-        self.shared.room.notify_waiters();
+        self.shared.room.made();
     }
 }
 

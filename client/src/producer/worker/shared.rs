@@ -13,11 +13,11 @@ use flumen_protocol::{
     topic::TopicName,
 };
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     client::Client,
-    producer::{ProducerOptions, accounts::AccountId, accumulator::Accumulator},
+    producer::{ProducerOptions, accounts::AccountId, accumulator::Accumulator, room::Room},
     setback::Setbacks,
 };
 
@@ -30,8 +30,8 @@ pub(crate) struct Shared {
     pub(super) codec: Codec,
     pub(crate) options: ProducerOptions,
     pub(crate) accumulator: Mutex<Accumulator>,
-    /// Told when memory comes back.
-    pub(crate) room: Notify,
+    /// Those who wait for memory.
+    pub(crate) room: Room,
     pub(crate) setbacks: Setbacks,
     pub(super) place: Mutex<TopicPlace>,
     /// When the leaders were last asked for; held while asking, so that one asks for all.
@@ -62,7 +62,7 @@ impl Shared {
             codec,
             options,
             accumulator: Mutex::new(accumulator),
-            room: Notify::new(),
+            room: Room::default(),
             setbacks: Setbacks::default(),
             place: Mutex::new(TopicPlace {
                 id: metadata.id,
