@@ -181,22 +181,24 @@ impl<T: Serialize + 'static> Producer<T> {
     /// Waits only while the producer's memory is full.
     ///
     /// # Errors
-    /// Those of this message at once, those of enqueued messages that failed later by the
-    /// next call ([`SendError::Earlier`]) or by [`Producer::flush`], whichever comes first.
+    /// Those of this message at once: it was not taken. Those of enqueued messages that failed later
+    /// by the next call or by [`Producer::flush`], whichever comes first. That is
+    /// [`SendError::Earlier`], the one error with which this message was taken all the same.
     ///
     /// # Cancel safety
     /// A call that is dropped before it has returned has not taken the message.
     #[inline]
     pub async fn enqueue(&self, message: impl Into<Message<T>>) -> Result<(), SendError> {
         let message = message.into();
-        match self.try_push(&message, false, false) {
-            Ok(_) => Ok(()),
-            Err(Some(error)) => Err(error),
-            Err(None) => self
-                .push_when_there_is_room(&message, false)
-                .await
-                .map(drop),
+        let handed = match self.try_push(&message, false, false) {
+            Err(None) => self.push_when_there_is_room(&message, false).await?,
+            Err(Some(error)) => return Err(error),
+            Ok(handed) => handed,
+        };
+        if handed.taken.has_failures() {
+            self.report_failures()?;
         }
+        Ok(())
     }
 
     /// Waits until everything that was given to the producer before is settled.
@@ -324,13 +326,24 @@ impl<T: Serialize + 'static> Producer<T> {
         pushed.map_err(|refused| self.explain(*refused))
     }
 
+    /// An error if messages have failed that were enqueued before, the first time it is asked.
+    #[cold]
+    fn report_failures(&self) -> Result<(), SendError> {
+        let Handle {
+            shared, account, ..
+        } = &*self.handle;
+        match shared.accumulator.lock().take_failures(*account) {
+            Some(failures) => Err(SendError::Earlier(Arc::new(*failures))),
+            None => Ok(()),
+        }
+    }
+
     #[cold]
     fn explain(&self, refused: NotTaken) -> Option<SendError> {
         let topic = self.handle.shared.topic.clone();
         match refused {
             NotTaken::Full => None,
             NotTaken::Closed => Some(SendError::Closed { topic }),
-            NotTaken::Earlier(failures) => Some(SendError::Earlier(Arc::new(*failures))),
             NotTaken::Invalid(source) => Some(SendError::Invalid { topic, source }),
             NotTaken::UnknownPartition {
                 partition,

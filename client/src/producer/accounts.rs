@@ -50,6 +50,12 @@ impl Account {
         self.is_closed
     }
 
+    /// Whether records have failed that the producer was not told of.
+    #[inline]
+    pub(super) fn has_failures(&self) -> bool {
+        self.failures.is_some()
+    }
+
     pub(super) fn take_failures(&mut self) -> Option<Box<FlushError>> {
         self.failures.take()
     }

@@ -104,13 +104,7 @@ impl Accumulator {
         record: &NewRecord<'_>,
     ) -> Result<Taken, Box<NotTaken>> {
         match self.accounts.get(id) {
-            Some(account) if !account.is_closed() => {
-                if !record.awaited
-                    && let Some(failures) = account.take_failures()
-                {
-                    return Err(Box::new(NotTaken::Earlier(failures)));
-                }
-            }
+            Some(account) if !account.is_closed() => {}
             _ => return Err(Box::new(NotTaken::Closed)),
         }
         let bytes = record.memory_bytes();
@@ -156,7 +150,9 @@ impl Accumulator {
         };
         open.bytes += bytes;
         let open_bytes = open.bytes;
+        let mut has_failures = false;
         if let Some(account) = self.accounts.get(id) {
+            has_failures = account.has_failures();
             let completion = &open.completion;
             let unsettled = || Unsettled {
                 partition: partition as u32,
@@ -178,7 +174,7 @@ impl Accumulator {
         if is_complete || batch_is_full {
             self.leave(partition);
         }
-        Ok(Taken::new(partition as u32, index))
+        Ok(Taken::new(partition as u32, index, has_failures))
     }
 
     /// Where the outcome of the record that this partition took last will be.

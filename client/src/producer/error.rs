@@ -110,9 +110,9 @@ pub enum SendError {
     /// The message names a partition that the topic does not have. It was not taken.
     #[error("message was not taken: {0}")]
     UnknownPartition(NoSuchPartition),
-    /// Messages that were enqueued before failed, and this one was not taken, so that the
-    /// failure is noticed. It is reported once.
-    #[error("message was not taken because {0}")]
+    /// Messages that were enqueued before failed. This one was taken: to enqueue it again would
+    /// send it twice. It is reported once.
+    #[error("{0}; the message that was enqueued now was taken")]
     Earlier(Arc<FlushError>),
     /// The producer was closed. The message was not taken.
     #[error("message to topic {topic} was not taken: the producer is closed")]
@@ -163,14 +163,16 @@ impl SendError {
     }
 }
 
-/// One of many messages that were handed over together was not taken.
+/// Of messages that were handed over together not all were taken, or some failed that were enqueued
+/// before ([`SendError::Earlier`]).
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{taken} messages were taken, and the next one was not: {source}")]
+#[error("{taken} messages were taken, and then: {source}")]
 #[non_exhaustive]
 pub struct SendAllError {
-    /// How many messages were taken before it; they are on their way.
+    /// How many messages were taken; they are on their way. Those behind them are not sent, though
+    /// up to 64 of them were taken from the iterator: to go on, skip so many of all.
     pub taken: usize,
-    /// Why it was not taken.
+    /// Why no more were taken.
     pub source: SendError,
 }
 

@@ -36,8 +36,13 @@ impl<T: Serialize + 'static> Producer<T> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Producer::enqueue`]. The messages before the one that was not taken are on
-    /// their way, and those behind it are not sent.
+    /// Those of [`Producer::enqueue`]. [`SendAllError::taken`] messages are on their way, and those
+    /// behind them are not sent. With [`SendError::Earlier`] every message that was taken from the
+    /// iterator is on its way.
+    ///
+    /// # Cancel safety
+    /// Not safe to cancel: of a call that is dropped nobody knows how many messages were taken, and
+    /// up to 64 that were taken from the iterator are not sent.
     pub async fn enqueue_all<M: Into<Message<T>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -49,8 +54,12 @@ impl<T: Serialize + 'static> Producer<T> {
     /// receipt of each to `receipts`, in their order.
     ///
     /// # Errors
-    /// Those of [`Producer::submit`]. The messages before the one that was not taken are on
-    /// their way, with their receipts, and those behind it are not sent.
+    /// Those of [`Producer::submit`]. [`SendAllError::taken`] messages are on their way, with their
+    /// receipts, and those behind them are not sent.
+    ///
+    /// # Cancel safety
+    /// Of a call that is dropped the messages with a receipt in `receipts` are on their way. Up to 64
+    /// behind them that were taken from the iterator are not sent.
     pub async fn submit_all<M: Into<Message<T>>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -64,34 +73,43 @@ impl<T: Serialize + 'static> Producer<T> {
         &self,
         messages: impl IntoIterator<Item = M>,
         awaited: bool,
-        mut handed_over: impl FnMut(Handed),
+        each: impl FnMut(Handed),
     ) -> Result<(), SendAllError> {
         let mut messages = messages.into_iter();
         let mut chunk = Chunk::default();
-        let mut taken = 0;
+        let mut handed = HandedOver {
+            awaited,
+            taken: 0,
+            has_failures: false,
+            each,
+        };
         loop {
             // Others may want this thread, however many messages there are.
             tokio::task::coop::consume_budget().await;
             let ended = self.fill(&mut chunk, &mut messages);
-            let mut at = 0;
-            while at < chunk.messages.len() {
-                let (count, refused) = self.push_chunk(&chunk, at, awaited, &mut handed_over);
-                at += count;
-                taken += count;
-                let Some(refused) = refused else { break };
+            let before = handed.taken;
+            while let Some(refused) = self.push_chunk(&chunk, handed.taken - before, &mut handed) {
+                let taken = handed.taken;
                 let not_taken = |source| SendAllError { taken, source };
                 if let Some(source) = self.explain(*refused) {
                     return Err(not_taken(source));
                 }
-                let waited = self.push_when_there_is_room(&chunk.messages[at], awaited);
-                handed_over(waited.await.map_err(not_taken)?);
-                at += 1;
-                taken += 1;
+                let next = &chunk.messages[taken - before];
+                let waited = self.push_when_there_is_room(next, awaited);
+                handed.add(waited.await.map_err(not_taken)?);
             }
-            match ended {
-                Ended::NotYet => {}
-                Ended::AllTaken => return Ok(()),
-                Ended::By(source) => return Err(SendAllError { taken, source }),
+            let taken = handed.taken;
+            let not_taken = |source| SendAllError { taken, source };
+            if let Ended::By(source) = ended {
+                return Err(not_taken(source));
+            }
+            // Nothing that the caller's iterator has given is left.
+            if handed.has_failures && !awaited {
+                self.report_failures().map_err(not_taken)?;
+                handed.has_failures = false;
+            }
+            if let Ended::AllTaken = ended {
+                return Ok(());
             }
         }
     }
@@ -117,18 +135,16 @@ impl<T: Serialize + 'static> Producer<T> {
         Ended::NotYet
     }
 
-    /// Adds the messages of a chunk from one on to their batches; returns how many, and why not
-    /// the next.
+    /// Adds the messages of a chunk from one on to their batches; returns why not one of them.
     fn push_chunk(
         &self,
         chunk: &Chunk<T>,
         from: usize,
-        awaited: bool,
-        handed_over: &mut impl FnMut(Handed),
-    ) -> (usize, Option<Box<NotTaken>>) {
+        handed: &mut HandedOver<impl FnMut(Handed)>,
+    ) -> Option<Box<NotTaken>> {
         let shared = &self.handle.shared;
+        let awaited = handed.awaited;
         let mut without_worker = Vec::new();
-        let mut count = 0;
         let mut refused = None;
         {
             let mut accumulator = shared.accumulator.lock();
@@ -153,8 +169,7 @@ impl<T: Serialize + 'static> Producer<T> {
                         if accumulator.needs_worker(taken.partition()) {
                             without_worker.push(taken.partition());
                         }
-                        handed_over(Handed { taken, completion });
-                        count += 1;
+                        handed.add(Handed { taken, completion });
                     }
                     Err(error) => {
                         refused = Some(error);
@@ -166,7 +181,7 @@ impl<T: Serialize + 'static> Producer<T> {
         for partition in without_worker {
             worker::spawn(shared, partition);
         }
-        (count, refused)
+        refused
     }
 }
 
@@ -179,6 +194,23 @@ impl Handed {
             partition: self.taken.partition(),
             index: self.taken.index(),
         }
+    }
+}
+
+/// What was handed over so far.
+struct HandedOver<F> {
+    awaited: bool,
+    taken: usize,
+    /// Whether messages have failed that were enqueued before.
+    has_failures: bool,
+    each: F,
+}
+
+impl<F: FnMut(Handed)> HandedOver<F> {
+    fn add(&mut self, handed: Handed) {
+        self.taken += 1;
+        self.has_failures |= handed.taken.has_failures();
+        (self.each)(handed);
     }
 }
 

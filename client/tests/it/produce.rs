@@ -229,7 +229,9 @@ async fn failures_of_enqueued_messages_surface_once_and_are_counted() {
         broker.batches_received() == 2
     })
     .await;
+    let mut count = 0;
     let noticed = loop {
+        count += 1;
         match producer.enqueue(Raw::from_static(b"c")).await {
             Ok(()) => tokio::task::yield_now().await,
             Err(error) => break error,
@@ -237,6 +239,30 @@ async fn failures_of_enqueued_messages_surface_once_and_are_counted() {
     };
     assert!(matches!(noticed, SendError::Earlier(failures) if failures.failed == 1));
     producer.close().await.unwrap();
+    let values = broker.values("t", 0);
+    assert_eq!(values, vec!["c"; count], "the last one was taken, too");
+}
+
+#[tokio::test]
+async fn messages_handed_over_together_are_not_lost_when_earlier_ones_failed() {
+    let (broker, producer) = broker_with_producer().await;
+    broker.faults([Fault::Reject("no")]);
+    producer.enqueue(Raw::from_static(b"bad")).await.unwrap();
+    eventually("it is refused", || broker.batches_received() == 1).await;
+    let mut given = 0;
+    let error = loop {
+        let many = (0..1_000).map(|_| {
+            given += 1;
+            Raw::from_static(b"good")
+        });
+        match producer.enqueue_all(many).await {
+            Ok(()) => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error.source, SendError::Earlier(_)), "{error}");
+    producer.flush().await.unwrap();
+    assert_eq!(broker.values("t", 0).len(), given);
 }
 
 #[tokio::test]

@@ -2,8 +2,6 @@
 
 use flumen_protocol::batch::{Headers, PushError, RecordRef};
 
-use crate::producer::error::FlushError;
-
 /// Bytes that a record takes in the arrays of its batch, for the account of memory.
 pub(super) const RECORD_OVERHEAD_BYTES: usize = 16;
 
@@ -48,9 +46,13 @@ impl<'a> NewRecord<'a> {
 pub(in crate::producer) struct Taken(u64);
 
 impl Taken {
+    /// A batch has fewer records by far (`RECORDS_PER_BATCH_MAX`), so that the bit is free.
+    const HAS_FAILURES: u32 = 1 << 31;
+
     #[inline]
-    pub(super) fn new(partition: u32, index: u32) -> Self {
-        Self(u64::from(partition) << 32 | u64::from(index))
+    pub(super) fn new(partition: u32, index: u32, has_failures: bool) -> Self {
+        let failures = if has_failures { Self::HAS_FAILURES } else { 0 };
+        Self(u64::from(partition) << 32 | u64::from(index | failures))
     }
 
     #[inline]
@@ -61,7 +63,13 @@ impl Taken {
     /// Its place in its batch.
     #[inline]
     pub(in crate::producer) fn index(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 & !Self::HAS_FAILURES
+    }
+
+    /// Whether records of the same producer have failed that it was not told of.
+    #[inline]
+    pub(in crate::producer) fn has_failures(self) -> bool {
+        self.0 as u32 & Self::HAS_FAILURES != 0
     }
 }
 
@@ -71,7 +79,6 @@ pub(in crate::producer) enum NotTaken {
     /// No room, or others wait for some; try again when it is its turn.
     Full,
     Closed,
-    Earlier(Box<FlushError>),
     Invalid(PushError),
     UnknownPartition {
         partition: u32,

@@ -165,12 +165,14 @@ fn failures_are_reported_once_to_the_next_who_enqueues() {
         let account = id;
         accumulator.note_failure(Share { account, unawaited }, &closed);
     }
-    let refused = accumulator.push(id, &record(b"x")).unwrap_err();
-    let NotTaken::Earlier(failures) = *refused else {
-        panic!("the failure is reported");
-    };
+    let taken = accumulator.push(id, &record(b"x")).unwrap();
+    assert!(taken.has_failures());
+    assert_eq!((taken.partition(), taken.index()), (0, 0));
+    let failures = accumulator.take_failures(id).unwrap();
     assert_eq!((failures.failed, failures.unknown), (5, 0));
-    assert!(accumulator.push(id, &record(b"x")).is_ok());
+    let taken = accumulator.push(id, &record(b"x")).unwrap();
+    assert!(!taken.has_failures());
+    assert_eq!(taken.index(), 1);
 }
 
 #[test]
