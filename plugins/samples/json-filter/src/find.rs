@@ -2,9 +2,9 @@
 //! field is read.
 use std::{cell::Cell, cmp::Ordering, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Unexpected, Visitor};
 
-use crate::{Config, Op, Operand};
+use crate::{Config, Op, Operand, number::Number};
 
 /// Compares the field that `config` names with the value that it gives. `None`: the field is
 /// not there.
@@ -53,7 +53,7 @@ impl<'de> Visitor<'de> for Search<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Some((name, rest)) = self.path.split_first() else {
-            return Err(Error::invalid_type(serde::de::Unexpected::Map, &self));
+            return Err(Error::invalid_type(Unexpected::Map, &self));
         };
         while let Some(found) = map.next_key_seed(IsName(name))? {
             if found {
@@ -76,34 +76,42 @@ impl<'de> Visitor<'de> for Search<'_> {
     fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
         match (self.path, &self.config.value) {
             ([], Operand::Boolean(operand)) => self.decide(value.cmp(operand)),
-            _ => Err(E::invalid_type(serde::de::Unexpected::Bool(value), &self)),
+            _ => Err(E::invalid_type(Unexpected::Bool(value), &self)),
         }
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
-        self.visit_f64(value as f64)
+        self.compare_number(Number::Unsigned(value), Unexpected::Unsigned(value))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.visit_f64(value as f64)
+        self.compare_number(Number::Signed(value), Unexpected::Signed(value))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
-        match (self.path, &self.config.value) {
-            ([], Operand::Number(operand)) => self.decide(value.total_cmp(operand)),
-            _ => Err(E::invalid_type(serde::de::Unexpected::Float(value), &self)),
-        }
+        self.compare_number(Number::Float(value), Unexpected::Float(value))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
         match (self.path, &self.config.value) {
             ([], Operand::Text(operand)) => self.decide(value.cmp(operand)),
-            _ => Err(E::invalid_type(serde::de::Unexpected::Str(value), &self)),
+            _ => Err(E::invalid_type(Unexpected::Str(value), &self)),
         }
     }
 }
 
 impl Search<'_> {
+    fn compare_number<E: Error>(self, value: Number, found: Unexpected<'_>) -> Result<(), E> {
+        let ordering = match (self.path, &self.config.value) {
+            ([], Operand::Number(operand)) => value.compare(*operand),
+            _ => None,
+        };
+        match ordering {
+            Some(ordering) => self.decide(ordering),
+            None => Err(E::invalid_type(found, &self)),
+        }
+    }
+
     fn decide<E>(self, ordering: Ordering) -> Result<(), E> {
         self.verdict.set(Some(match self.config.op {
             Op::Equal => ordering.is_eq(),

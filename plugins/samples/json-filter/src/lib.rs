@@ -5,7 +5,8 @@
 //! ```
 //!
 //! `field` may be a path through objects (`"location.depth_km"`), `op` is one of `==`, `!=`,
-//! `<`, `<=`, `>` and `>=`, and `value` is a number, a string, or a boolean. A record without
+//! `<`, `<=`, `>` and `>=`, and `value` is a number, a string, or a boolean. Numbers compare by size,
+//! integers exactly, however large they are. A record without
 //! the field, or where it is null, is dropped, unless `"missing": "keep"` or
 //! `"missing": "error"` says otherwise. A record that is no JSON object is an error, and so is
 //! a field of another type than `value`.
@@ -14,9 +15,12 @@
 #![forbid(unsafe_code)]
 
 mod find;
+mod number;
 
 use flumen_plugin::{Record, filter};
 use serde::Deserialize;
+
+use self::number::Number;
 
 /// The configuration of a binding.
 #[derive(Deserialize)]
@@ -55,7 +59,7 @@ enum Op {
 #[serde(untagged)]
 enum Operand {
     Boolean(bool),
-    Number(f64),
+    Number(Number),
     Text(String),
 }
 
@@ -121,6 +125,17 @@ mod tests {
             Ok(true)
         );
         assert_eq!(verdict(STRONG, r#"{"magnitude": -1}"#), Ok(false));
+    }
+
+    #[test]
+    fn a_negative_zero_is_zero_and_large_integers_differ() {
+        let positive = r#"{"field": "n", "op": ">=", "value": 0}"#;
+        for zero in [r#"{"n": -0.0}"#, r#"{"n": -0}"#, r#"{"n": 0}"#] {
+            assert_eq!(verdict(positive, zero), Ok(true), "{zero}");
+        }
+        let id = r#"{"field": "n", "op": "==", "value": 9007199254740993}"#;
+        assert_eq!(verdict(id, r#"{"n": 9007199254740993}"#), Ok(true));
+        assert_eq!(verdict(id, r#"{"n": 9007199254740992}"#), Ok(false));
     }
 
     #[test]
