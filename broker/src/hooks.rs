@@ -44,6 +44,8 @@ enum Installed {
 pub struct Processed {
     /// What goes into the topic; empty when nothing is left.
     pub batch: Batch,
+    /// Whether it is what came, with each record in its place.
+    pub is_unchanged: bool,
     /// Batches for other topics.
     pub side: Vec<SideBatch>,
 }
@@ -135,6 +137,7 @@ impl Hooks {
         let outcome = hook.run(batch.clone()).await?;
         let side = outcome.dead_letters.into_iter().chain(outcome.routed);
         Ok(Processed {
+            is_unchanged: matches!(outcome.batch, HookBatch::Unchanged),
             batch: match outcome.batch {
                 HookBatch::Unchanged => batch,
                 HookBatch::Changed(changed) => changed,
@@ -203,6 +206,7 @@ impl Processed {
     fn unchanged(batch: Batch) -> Self {
         Self {
             batch,
+            is_unchanged: true,
             side: Vec::new(),
         }
     }

@@ -61,9 +61,11 @@ use crate::{
 pub struct Receipt {
     /// The partition.
     pub partition: u32,
-    /// Its place in the partition. `None` when plugins on the topic dropped records of its
-    /// batch: then it cannot be told which of the others got which place, or that this one
-    /// was kept. A message that is alone in its batch has `None` only if it was dropped.
+    /// Its place in the partition. `None`: it cannot be told. Plugins on the topic have dropped
+    /// records of its batch, sent some elsewhere, or returned others for them, and do not say which
+    /// became which; this one may be stored or not. Of a message that is alone in its batch, `None`
+    /// says that it was dropped, sent elsewhere, or made several; or, of a `duplicate`, that the
+    /// broker has forgotten.
     pub offset: Option<Offset>,
     /// When it was appended, in milliseconds since the epoch.
     pub append_time_ms: u64,

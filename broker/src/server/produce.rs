@@ -27,7 +27,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
-use self::outcome::Verdict;
+use self::outcome::{Treated, Verdict};
 use super::{budget::Taken, session::Session};
 use crate::{
     hooks::{Processed, SideBatch},
@@ -67,7 +67,7 @@ enum Waiting {
         main: PendingAppend,
         /// Records that plugins sent elsewhere; the batch is not acknowledged before them.
         side: Vec<SideAppend>,
-        verdict: Verdict,
+        treated: Treated,
     },
 }
 
@@ -177,16 +177,25 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
     }
     let producer = batch.header().producer;
     let is_idempotent = producer.producer_id != ProducerId::NONE;
+    let came = batch.record_count();
     let processed = node.plugins.hooks().process(target.topic, batch).await;
-    let (Processed { batch, side }, verdict) = match processed {
-        Ok(processed) => {
-            let verdict = Verdict::Keep(processed.batch.record_count());
-            (processed, verdict)
+    let treated = |verdict, is_unchanged| Treated {
+        came,
+        is_unchanged,
+        verdict,
+    };
+    let (batch, side, treated) = match processed {
+        Ok(Processed {
+            batch,
+            is_unchanged,
+            side,
+        }) => {
+            let verdict = Verdict::Keep(batch.record_count());
+            (batch, side, treated(verdict, is_unchanged))
         }
         Err(error) if error.code == ErrorCode::Rejected && is_idempotent => {
-            let batch = Batch::empty(producer);
-            let side = Vec::new();
-            (Processed { batch, side }, Verdict::Refuse(error))
+            let treated = treated(Verdict::Refuse(error), false);
+            (Batch::empty(producer), Vec::new(), treated)
         }
         Err(error) => return Waiting::Decided(Err(error)),
     };
@@ -204,7 +213,7 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         Ok(main) => Waiting::Appending {
             main,
             side: side_appends,
-            verdict,
+            treated,
         },
         Err(error) => Waiting::Decided(Err(error)),
     }
@@ -268,18 +277,18 @@ async fn finish(counted: &Counted, pending: Pending) -> ProduceOutcome {
         Waiting::Appending {
             main,
             side,
-            verdict,
-        } => settle(main, side, verdict).await,
+            treated,
+        } => settle(main, side, treated).await,
     };
     counted.count(&outcome, pending.bytes, pending.received);
     outcome
 }
 
-async fn settle(main: PendingAppend, side: Vec<SideAppend>, verdict: Verdict) -> ProduceOutcome {
+async fn settle(main: PendingAppend, side: Vec<SideAppend>, treated: Treated) -> ProduceOutcome {
     for append in side {
         append.await?;
     }
-    outcome::outcome(verdict, main.await?)
+    outcome::outcome(treated, main.await?)
 }
 
 /// The counters of a stream, looked up once.

@@ -31,9 +31,11 @@ pub type ProduceOutcome = Result<ProduceReceipt, WireError>;
 /// A batch is durable as the broker's sync policy says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProduceReceipt {
-    /// The offset of its first record; `None` when a plugin kept none.
+    /// The offset of its first record; the others follow one by one. `None` unless each record is
+    /// known to be stored in its place: plugins may have dropped some, made several of one, or sent
+    /// some elsewhere.
     pub base_offset: Option<Offset>,
-    /// How many of its records were stored; fewer than sent when a plugin dropped some.
+    /// How many records were stored for it; plugins may have dropped some, or made more of them.
     pub stored: u32,
     /// When it was appended, in milliseconds since the epoch.
     pub append_time_ms: u64,
