@@ -73,7 +73,8 @@ impl Client {
 
     /// Builds a producer of values of type `T` to a topic.
     ///
-    /// Values travel as postcard unless [`ProducerBuilder::json`] is called; `T` =
+    /// Values travel as postcard unless [`ProducerBuilder::json`] is called, for types that change
+    /// over time (see [`Format`](crate::Format)); `T` =
     /// [`Raw`](crate::Raw) or `Vec<u8>` sends bytes as they are.
     pub fn producer<T: Serialize + 'static>(&self, topic: impl Into<String>) -> ProducerBuilder<T> {
         ProducerBuilder::new(self.clone(), topic.into())
@@ -81,7 +82,8 @@ impl Client {
 
     /// Builds a consumer of values of type `T` from a topic.
     ///
-    /// Values are read as postcard unless [`ConsumerBuilder::json`] is called; `T` =
+    /// Values are read as postcard unless [`ConsumerBuilder::json`] is called (see
+    /// [`Format`](crate::Format)); `T` =
     /// [`Raw`](crate::Raw) or `Vec<u8>` receives the bytes as they are.
     pub fn consumer<T: DeserializeOwned + 'static>(
         &self,

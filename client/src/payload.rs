@@ -20,12 +20,19 @@ const JSON: &str = "application/json";
 const POSTCARD: &str = "postcard";
 
 /// How values become bytes.
+///
+/// What travels beside the bytes is the format and the short name of the type, such as `Order`, and
+/// that is what a consumer checks. It is not the type's fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Format {
-    /// [postcard](https://docs.rs/postcard): compact, for serde types on both sides.
+    /// [postcard](https://docs.rs/postcard): compact, for serde types on both sides. Nothing in the
+    /// bytes says what they are, so the fields of a type, their order and their types must never
+    /// change: values of before would be errors, or be read as something else. A type that has to
+    /// change gets another name.
     Postcard,
-    /// JSON, for what others read as well.
+    /// JSON, for what others read as well, and for types that change: fields have names, and serde's
+    /// attributes, such as `#[serde(default)]`, say what becomes of those that are missing.
     Json,
     /// No format: the value is bytes.
     Raw,
@@ -63,6 +70,8 @@ impl Format {
     /// | raw | everything |
     /// | JSON | JSON of the same type or of none, and bytes that nobody described |
     /// | postcard | postcard of the same type |
+    ///
+    /// Types are the same if their short names are: neither their modules nor their fields count.
     pub(crate) fn reads(self, wanted: &str, found: &str) -> bool {
         if self == Self::Raw || wanted == found {
             return true;

@@ -165,8 +165,8 @@ impl<T> ConsumerBuilder<T> {
         self
     }
 
-    /// Reads values whatever their content type says. Without this, values of another type
-    /// are an error that names both types.
+    /// Reads values whatever their content type says. Without this, values of a type with another
+    /// name are an error that names both.
     pub fn any_content_type(mut self) -> Self {
         self.checks_type = false;
         self
