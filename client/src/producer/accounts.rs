@@ -34,12 +34,17 @@ pub(super) struct Unsettled {
     pub(super) completion: Arc<Completion>,
 }
 
+/// Fewer batches than this are not looked through for those that others have overtaken.
+const SWEEP_MIN: usize = 64;
+
 #[derive(Debug, Default)]
 pub(super) struct Account {
     is_closed: bool,
     failures: Option<Box<FlushError>>,
-    /// Batches with records of this producer.
+    /// Batches with records of this producer, in the order in which it came to them.
     unsettled: VecDeque<Unsettled>,
+    /// So many of them are looked through next time.
+    sweep_at: usize,
     /// The newest batch with a share of this producer, and where that lies in it: finds the
     /// share of the next record without a search, unless that goes to another partition.
     newest: Option<(u64, usize)>,
@@ -97,9 +102,16 @@ impl Account {
         unsettled.filter(|batch| !batch.completion.is_complete())
     }
 
+    /// Batches settle in order but for those of partitions that are not led, which others overtake:
+    /// there are at most twice as many here as had no outcome when this looked last.
     fn forget_settled(&mut self) {
         let is_settled = |batch: &mut Unsettled| batch.completion.is_complete();
         while self.unsettled.pop_front_if(is_settled).is_some() {}
+        if self.unsettled.len() >= self.sweep_at.max(SWEEP_MIN) {
+            self.unsettled
+                .retain(|batch| !batch.completion.is_complete());
+            self.sweep_at = self.unsettled.len() * 2;
+        }
     }
 }
 
@@ -186,6 +198,7 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::producer::completion::BatchOutcome;
 
     fn count(accounts: &mut Accounts, id: AccountId, number: u64, shares: &mut Vec<Share>) {
         let account = accounts.get(id).expect("it is open");
@@ -216,6 +229,35 @@ mod tests {
             let account = accounts.get(id).expect("it is open");
             assert_eq!(account.unsettled().count(), 2);
         }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_settle_does_not_keep_those_that_do() {
+        let mut accounts = Accounts::default();
+        let id = accounts.open();
+        let account = accounts.get(id).expect("it is open");
+        let stuck = Arc::new(Completion::default());
+        for number in 0..10_000 {
+            let completion = if number == 0 {
+                Arc::clone(&stuck)
+            } else {
+                Arc::default()
+            };
+            let unsettled = || Unsettled {
+                partition: 0,
+                completion: Arc::clone(&completion),
+            };
+            account.count(id, number, &mut Vec::new(), false, unsettled);
+            if number > 0 {
+                let topic = flumen_protocol::topic::Name::new("t").expect("a name");
+                completion.complete(BatchOutcome {
+                    result: Err(Arc::new(SendError::Closed { topic })),
+                    records: 1,
+                });
+            }
+            assert!(account.unsettled.len() <= SWEEP_MIN);
+        }
+        assert_eq!(account.unsettled().count(), 1);
     }
 
     #[test]
