@@ -172,8 +172,10 @@ impl<T> Consumer<T> {
                 None => ready!(self.events.poll_recv(ctx)),
             };
             let Some(event) = received else {
+                // Whoever fetches says why it ends, if nothing is wrong.
                 self.ended = true;
-                continue;
+                let stopped = ConsumeError::stopped(self.topic(), "its task is gone");
+                return Poll::Ready(Some(Err(stopped)));
             };
             match self.on_event(event) {
                 Ok(false) => {}

@@ -48,7 +48,10 @@ pub struct ConsumerBuilder<T> {
     /// Whether only these are read.
     reads_named_only: bool,
     format: Format,
+    /// That of the format and the type.
     content_type: String,
+    /// What the user says instead.
+    other_content_type: Option<String>,
     checks_type: bool,
     read_value: ReadValue<T>,
     stops_at_end: bool,
@@ -67,6 +70,7 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             reads_named_only: false,
             format,
             content_type: format.content_type::<T>(),
+            other_content_type: None,
             checks_type: true,
             read_value: read_value::<T>,
             stops_at_end: false,
@@ -94,6 +98,7 @@ impl<T: DeserializeOwned + 'static> ConsumerBuilder<T> {
             reads_named_only: self.reads_named_only,
             format: self.format,
             content_type: self.content_type,
+            other_content_type: self.other_content_type,
             checks_type: self.checks_type,
             read_value: read_optional_value::<T>,
             stops_at_end: self.stops_at_end,
@@ -161,7 +166,7 @@ impl<T> ConsumerBuilder<T> {
 
     /// Sets the content type that is read; see [`ConsumerBuilder::any_content_type`].
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
-        self.content_type = content_type.into();
+        self.other_content_type = Some(content_type.into());
         self
     }
 
@@ -218,10 +223,11 @@ impl<T> ConsumerBuilder<T> {
             setbacks: Arc::clone(&setbacks),
         };
         tokio::spawn(fetch.run(metadata, starts));
+        let content_type = self.other_content_type.unwrap_or(self.content_type);
         let reading = Reading {
             topic,
             format: self.format,
-            content_type: self.checks_type.then_some(self.content_type),
+            content_type: self.checks_type.then_some(content_type),
             read_value: self.read_value,
         };
         let mut consumer = Consumer {
@@ -317,7 +323,7 @@ impl<T> Consumer<T> {
                 }
                 Some(Event::Failed(error)) => return Err(error),
                 Some(event) => self.early.push_back(event),
-                None => break,
+                None => return Err(ConsumeError::stopped(self.topic(), "its task is gone")),
             }
         }
         Ok(())
@@ -356,24 +362,16 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_came_while_a_consumer_was_built_is_handed_out_though_its_stream_began_anew() {
+    /// A consumer that stops at the end, and who gives it events.
+    fn consumer() -> (mpsc::Sender<Event>, Consumer<Bytes>) {
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        for event in [
-            started(0, 0, 2),
-            batch(&[b"a", b"b"]).await,
-            started(0, 2, 2),
-            started(1, 0, 0),
-        ] {
-            sender.send(event).await.unwrap();
-        }
         let reading = Reading {
             topic: Name::new("t").unwrap(),
             format: Format::Raw,
             content_type: None,
             read_value: read_value::<Bytes>,
         };
-        let mut consumer = Consumer {
+        let consumer = Consumer {
             reading: Arc::new(reading),
             events,
             early: VecDeque::new(),
@@ -383,6 +381,32 @@ mod tests {
             stops_at_end: true,
             ended: false,
         };
+        (sender, consumer)
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_nobody_serves_any_more_does_not_end_as_if_all_were_read() {
+        let (sender, mut consumer) = consumer();
+        sender.send(started(0, 0, 2)).await.unwrap();
+        consumer.start(BTreeSet::from([0])).await.unwrap();
+        drop(sender);
+        let error = consumer.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, ConsumeError::Stopped { .. }), "{error}");
+        assert!(error.is_fatal());
+        assert!(consumer.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_came_while_a_consumer_was_built_is_handed_out_though_its_stream_began_anew() {
+        let (sender, mut consumer) = consumer();
+        for event in [
+            started(0, 0, 2),
+            batch(&[b"a", b"b"]).await,
+            started(0, 2, 2),
+            started(1, 0, 0),
+        ] {
+            sender.send(event).await.unwrap();
+        }
         consumer.start(BTreeSet::from([0, 1])).await.unwrap();
         let positions = [(0, Offset(0)), (1, Offset(0))];
         assert_eq!(consumer.positions(), positions, "nothing was handed out");

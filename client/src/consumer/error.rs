@@ -55,6 +55,15 @@ pub enum ConsumeError {
         /// The topic.
         topic: TopicName,
     },
+    /// A task of the client's own has ended that should not: a fault of the client, or its runtime
+    /// shuts down. The consumer ends; another one can go on where it was.
+    #[error("reading topic {topic} has stopped, which is a fault of the client: {text}")]
+    Stopped {
+        /// The topic.
+        topic: TopicName,
+        /// What is known of it.
+        text: String,
+    },
     /// A stored batch is damaged; its records are passed over.
     #[error(
         "a batch at offset {offset} of partition {partition} of topic {topic} is passed over: {source}"
@@ -136,6 +145,13 @@ impl ConsumeError {
         }
     }
 
+    pub(super) fn stopped(topic: &TopicName, text: &str) -> Self {
+        Self::Stopped {
+            topic: topic.clone(),
+            text: text.to_owned(),
+        }
+    }
+
     /// Whether the consumer ends with this error.
     pub fn is_fatal(&self) -> bool {
         matches!(
@@ -145,6 +161,7 @@ impl ConsumeError {
                 | Self::NotStarted { .. }
                 | Self::TopicReplaced { .. }
                 | Self::Closed { .. }
+                | Self::Stopped { .. }
         )
     }
 }

@@ -181,7 +181,13 @@ impl Fetch {
             let refresh = sleep(self.client.config().metadata_refresh);
             tokio::select! {
                 ended = streams.join_next(), if !streams.is_empty() => {
-                    let Some(Ok(ended)) = ended else { continue };
+                    let ended = match ended {
+                        Some(Ok(ended)) => ended,
+                        Some(Err(fault)) => {
+                            return Err(ConsumeError::stopped(&self.topic, &fault.to_string()));
+                        }
+                        None => continue,
+                    };
                     unserved = ended.positions.to_request();
                     match ended.reason {
                         Reason::Unwanted => return Ok(()),

@@ -297,6 +297,23 @@ async fn json_lines_without_a_type_are_read_as_json() {
 }
 
 #[tokio::test]
+async fn a_content_type_that_is_set_counts_whether_json_is_said_before_or_after() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let order = "application/json; type=com.example.Order";
+    broker.append("t", 0, order, &[br#"{"id":1}"#]);
+    let client = broker.client().await;
+    let consumer = || client.consumer::<Order>("t").until_end();
+    for builder in [
+        consumer().json().content_type(order),
+        consumer().content_type(order).json(),
+    ] {
+        let consumer = builder.build().await.unwrap();
+        assert_eq!(all(consumer).await, [Order { id: 1 }]);
+    }
+}
+
+#[tokio::test]
 async fn tombstones_are_passed_over_or_said_to_be_none() {
     let broker = Broker::start();
     broker.create_topic("t", 1);
