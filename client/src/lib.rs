@@ -34,6 +34,10 @@
 //! connections are made again in the background; producers then repeat what has no receipt
 //! and the broker recognises what it has already, consumers go on where they were.
 //!
+//! The text of an error stands alone: it says what was attempted, on what, and why it failed, the
+//! words of its causes included. [`source`](std::error::Error::source) gives these as values; who
+//! prints the causes one by one prints them twice.
+//!
 //! # Map
 //! | module | what it holds |
 //! | --- | --- |
@@ -61,15 +65,20 @@ mod search;
 mod setback;
 
 pub use flumen_protocol::{
-    batch::{Codec, HeaderRef, RecordRef},
+    batch::{BatchError, Codec, HeaderRef, Headers, PushError, RecordRef},
     error::ErrorCode,
     ids::{BrokerId, Offset, ShardId, TopicId},
+    limits::RECORDS_PER_BATCH_MAX,
     message::{
-        BindingStatus, BrokerStatus, PartitionDescription, PartitionExtent, PluginDescription,
+        BindingStatus, BrokerOverview, BrokerState, BrokerStatus, ClusterStatus,
+        PartitionDescription, PartitionExtent, PluginDescription, ReplicaStatus, ShardOverview,
         ShardStatus, StartAt, TopicDescription, TopicSummary,
     },
     plugin::{BindingConfig, Digest, ErrorPolicy, HookPoint, PluginInfo, World},
-    topic::{Cleanup, Name, NoSuchPartition, TopicChanges, TopicConfig, TopicName},
+    topic::{
+        Cleanup, InvalidName, InvalidTopicConfig, Name, NoSuchPartition, TopicChanges, TopicConfig,
+        TopicName,
+    },
 };
 
 pub use crate::{

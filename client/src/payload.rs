@@ -104,6 +104,7 @@ impl fmt::Display for Format {
 /// Why a value cannot become bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("a value of type {type_name} cannot be written as {format}: {reason}")]
+#[non_exhaustive]
 pub struct EncodeError {
     /// The type.
     pub type_name: String,
@@ -116,6 +117,7 @@ pub struct EncodeError {
 /// Why bytes cannot become a value.
 #[derive(Debug, thiserror::Error)]
 #[error("a value of type {type_name} cannot be read from {format}: {reason}")]
+#[non_exhaustive]
 pub struct DecodeError {
     /// The type.
     pub type_name: String,

@@ -321,7 +321,7 @@ impl<T: Serialize + 'static> Producer<T> {
                 let pushed = payload::encode(self.handle.format, value, |bytes| push(Some(bytes)));
                 pushed.map_err(|error| SendError::Encode {
                     topic: shared.topic.clone(),
-                    text: error.to_string(),
+                    source: Arc::new(error),
                 })?
             }
         };

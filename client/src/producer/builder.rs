@@ -115,7 +115,7 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
     }
 
     /// Sets the records at which a batch is complete. Default:
-    /// [`RECORDS_PER_BATCH_MAX`](flumen_protocol::limits::RECORDS_PER_BATCH_MAX).
+    /// [`RECORDS_PER_BATCH_MAX`].
     pub fn batch_records(mut self, records: u32) -> Self {
         self.batch_records_max = records;
         self

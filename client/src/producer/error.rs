@@ -10,6 +10,7 @@ use flumen_protocol::{
 };
 
 use super::delivery::DeliveryError;
+use crate::payload::EncodeError;
 
 /// Why a message has no receipt. [`SendError::is_unknown`] tells whether it may be stored
 /// all the same.
@@ -100,20 +101,20 @@ pub enum SendError {
         source: PushError,
     },
     /// The value cannot be written in the producer's format. The message was not taken.
-    #[error("message to topic {topic} was not taken: {text}")]
+    #[error("message to topic {topic} was not taken: {source}")]
     Encode {
         /// The topic.
         topic: TopicName,
         /// Why.
-        text: String,
+        source: Arc<EncodeError>,
     },
     /// The message names a partition that the topic does not have. It was not taken.
     #[error("message was not taken: {0}")]
-    UnknownPartition(NoSuchPartition),
+    UnknownPartition(#[source] NoSuchPartition),
     /// Messages that were enqueued before failed. This one was taken: to enqueue it again would
     /// send it twice. It is reported once.
     #[error("{0}; the message that was enqueued now was taken")]
-    Earlier(Arc<FlushError>),
+    Earlier(#[source] Arc<FlushError>),
     /// The producer was closed. The message was not taken.
     #[error("message to topic {topic} was not taken: the producer is closed")]
     Closed {
@@ -188,5 +189,6 @@ pub struct FlushError {
     /// Of how many of those it is not known whether they are stored.
     pub unknown: u64,
     /// The first error.
+    #[source]
     pub first: SendError,
 }

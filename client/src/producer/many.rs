@@ -4,6 +4,8 @@
 //!
 //! Nothing of the caller's runs under the lock: neither its iterator nor its serialisation.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{
@@ -128,7 +130,7 @@ impl<T: Serialize + 'static> Producer<T> {
             if let Err(error) = chunk.add(self.handle.format, message.into()) {
                 return Ended::By(SendError::Encode {
                     topic: self.topic().clone(),
-                    text: error.to_string(),
+                    source: Arc::new(error),
                 });
             }
         }
