@@ -54,11 +54,28 @@ use crate::{
 /// ```
 ///
 /// Messages of one partition come in order, each once per consumer, also over reconnects;
-/// partitions are read side by side. [`Consumer::next`] is safe to cancel. A consumer is
-/// also a [`Stream`].
+/// partitions are read side by side. A consumer is also a [`Stream`].
 ///
-/// An error stands in the place of what could not be read; unless
-/// [`ConsumeError::is_fatal`] says otherwise the next call goes on behind it.
+/// # Errors
+/// An error stands in the place of what could not be read, such as a value of another type. The loop
+/// above ends there. Unless [`ConsumeError::is_fatal`] says otherwise, the next call goes on behind
+/// it:
+///
+/// ```no_run
+/// # use flumen_client::{ConsumeError, Consumer};
+/// # async fn run(mut greetings: Consumer<String>) -> Result<(), ConsumeError> {
+/// while let Some(message) = greetings.next().await {
+///     match message {
+///         Ok(message) => println!("{}", message.value),
+///         Err(error) if error.is_fatal() => return Err(error),
+///         Err(error) => eprintln!("passed over: {error}"),
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// That no broker can be reached for a while is no error: the consumer waits, and goes on where it
+/// was.
 #[derive(Debug)]
 pub struct Consumer<T> {
     reading: Arc<Reading<T>>,
@@ -83,8 +100,12 @@ struct Current<T> {
 type Item<T> = Result<T, ConsumeError>;
 
 impl<T> Consumer<T> {
-    /// The next message; waits until there is one. `None` after a fatal error, and at the
-    /// end if the consumer was told to stop there.
+    /// The next message; waits until there is one, also while no broker can be read from
+    /// ([`Consumer::setback`] tells). `None` after a fatal error, and at the end if the consumer was
+    /// told to stop there.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has taken no message.
     #[inline]
     pub async fn next(&mut self) -> Option<Item<Received<T>>> {
         std::future::poll_fn(|ctx| self.poll_message(ctx)).await
@@ -92,6 +113,9 @@ impl<T> Consumer<T> {
 
     /// All messages of the next batch, or those that are left of it: less work a message
     /// than [`Consumer::next`].
+    ///
+    /// # Cancel safety
+    /// A call that is dropped has taken no message.
     pub async fn next_batch(&mut self) -> Option<Item<ReceivedBatch<T>>> {
         std::future::poll_fn(|ctx| self.poll_batch(ctx)).await
     }
@@ -121,8 +145,8 @@ impl<T> Consumer<T> {
     /// Why nothing comes at the moment, if the attempts to read fail: of the partition where that
     /// has lasted longest. `None` if all is well.
     ///
-    /// Nothing is lost by a setback: the consumer goes on where it was. After half a minute of it
-    /// there is a [`ConsumeError::Disconnected`] to receive, too.
+    /// Nothing is lost by a setback, and it is no error: the consumer waits, however long it takes,
+    /// and goes on where it was. To end instead, look at this while [`Consumer::next`] takes long.
     pub fn setback(&self) -> Option<Setback> {
         self.setbacks.longest()
     }

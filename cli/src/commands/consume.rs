@@ -221,8 +221,6 @@ impl Printer {
                 None => break,
                 Some(Ok(batch)) => batch,
                 Some(Err(error)) if error.is_fatal() => return Err(error.into()),
-                // It is told already why it waits.
-                Some(Err(ConsumeError::Disconnected { .. })) => continue,
                 Some(Err(error)) => {
                     self.progress
                         .suspend(|| anstream::eprintln!("warning: {error}"));

@@ -194,6 +194,9 @@ impl<T> ConsumerBuilder<T> {
     /// # Errors
     /// When the topic or a partition does not exist, the broker refuses, or it cannot be
     /// reached within the client's request time-out.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped leaves nothing behind.
     pub async fn build(self) -> Result<Consumer<T>, ConsumeError> {
         let topic = Name::new(self.topic.clone()).map_err(RequestError::from)?;
         let setbacks = Arc::clone(&self.setbacks);

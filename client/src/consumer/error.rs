@@ -123,17 +123,6 @@ pub enum ConsumeError {
         /// What is wrong with it.
         source: Arc<DecodeError>,
     },
-    /// No broker that has the partitions could be reached for a while. The consumer goes on
-    /// trying, and goes on where it was once it succeeds; nothing is lost.
-    #[error("topic {topic} cannot be read since {since:?}, still trying: {text}")]
-    Disconnected {
-        /// The topic.
-        topic: TopicName,
-        /// For how long.
-        since: Duration,
-        /// What is in the way.
-        text: String,
-    },
 }
 
 impl ConsumeError {

@@ -255,20 +255,6 @@ impl Fetch {
         Ok(())
     }
 
-    fn report_disconnected(&self, since: Duration, text: String) {
-        let error = ConsumeError::Disconnected {
-            topic: self.topic.clone(),
-            since,
-            text,
-        };
-        // Never waits: a consumer that does not listen need not be told.
-        let _ = self.events.try_send(Event::PassedOver {
-            partition: 0,
-            end: None,
-            error,
-        });
-    }
-
     /// Carries one stream from one broker, until it is lost or there is a better place. Returns
     /// when another stream is worth a try.
     async fn serve(
@@ -340,10 +326,10 @@ impl Fetch {
         let Lost {
             since,
             wait,
-            is_to_be_reported,
+            is_to_be_logged,
         } = self.outage.lock().lost();
-        if is_to_be_reported {
-            self.report_disconnected(since, text);
+        if is_to_be_logged {
+            tracing::warn!(topic = %self.topic, ?since, text, "nothing can be read, still trying");
         }
         wait
     }

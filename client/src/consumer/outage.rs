@@ -1,12 +1,12 @@
 //! Since when a consumer gets nothing: how long it waits before the next attempt, and when that is
-//! an error to hand out.
+//! worth a line in the log.
 
 use std::time::{Duration, Instant};
 
 use crate::connection::backoff::Backoff;
 
-/// A consumer that cannot be served says so this often.
-pub(super) const DISCONNECTED_REPORT: Duration = Duration::from_secs(30);
+/// A consumer that cannot be served says so in the log this often.
+const OUTAGE_LOG: Duration = Duration::from_secs(30);
 
 /// Since when nothing could be read.
 #[derive(Debug)]
@@ -14,8 +14,8 @@ pub(super) struct Outage {
     backoff: Backoff,
     /// When the first stream was lost since the last batch came.
     since: Option<Instant>,
-    /// When the consumer was told last.
-    reported: Instant,
+    /// When it was logged last.
+    logged: Instant,
 }
 
 /// What follows from the loss of a stream.
@@ -24,8 +24,8 @@ pub(super) struct Lost {
     pub(super) since: Duration,
     /// How long to wait before the next stream is tried.
     pub(super) wait: Duration,
-    /// Whether it is time to tell the consumer.
-    pub(super) is_to_be_reported: bool,
+    /// Whether it is time to log it.
+    pub(super) is_to_be_logged: bool,
 }
 
 impl Outage {
@@ -33,7 +33,7 @@ impl Outage {
         Self {
             backoff,
             since: None,
-            reported: Instant::now(),
+            logged: Instant::now(),
         }
     }
 
@@ -52,7 +52,7 @@ impl Outage {
     pub(super) fn goes_on(&mut self) -> Duration {
         let now = Instant::now();
         if self.since.is_none() {
-            self.reported = now;
+            self.logged = now;
         }
         now - *self.since.get_or_insert(now)
     }
@@ -61,14 +61,14 @@ impl Outage {
     pub(super) fn lost(&mut self) -> Lost {
         let since = self.goes_on();
         let wait = self.backoff.next_delay();
-        let is_to_be_reported = self.reported.elapsed() >= DISCONNECTED_REPORT;
-        if is_to_be_reported {
-            self.reported = Instant::now();
+        let is_to_be_logged = self.logged.elapsed() >= OUTAGE_LOG;
+        if is_to_be_logged {
+            self.logged = Instant::now();
         }
         Lost {
             since,
             wait,
-            is_to_be_reported,
+            is_to_be_logged,
         }
     }
 }
