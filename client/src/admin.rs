@@ -39,6 +39,9 @@ pub type AdminError = RequestError;
 /// }
 /// # Ok(()) }
 /// ```
+///
+/// # Cancel safety
+/// Of a changing call that is dropped nobody knows whether it was carried out.
 #[derive(Clone, Debug)]
 pub struct Admin {
     client: Client,

@@ -62,6 +62,9 @@ impl Client {
     /// # Errors
     /// When no broker of the profile can be reached or none accepts the credential. A client
     /// that is connected once reconnects on its own.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped leaves nothing behind.
     pub async fn connect(profile: impl Into<Profile>) -> Result<Self, ConnectError> {
         Self::builder().profile(profile.into()).connect().await
     }
@@ -104,6 +107,9 @@ impl Client {
     /// Close producers first: what they still hold is given up, and each message is told at once
     /// whether it may be stored ([`SendError::is_unknown`](crate::SendError::is_unknown)) or is not.
     /// Without this a broker notices that a process is gone only some seconds later.
+    ///
+    /// # Cancel safety
+    /// The client is closed at the first poll. A call that is dropped only does not wait.
     pub async fn close(&self) {
         self.inner.dialer.closed.send_replace(true);
         for broker in self.inner.brokers.lock().values() {

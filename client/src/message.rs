@@ -47,7 +47,9 @@ impl<T> Message<T> {
         }
     }
 
-    /// Sets the key, which decides the partition: messages of one key keep their order.
+    /// Sets the key, which decides the partition: messages of one key keep their order, for as long
+    /// as the topic has as many partitions. When it gets more, those that come from then on may go
+    /// to another partition than those before, and be received before them.
     #[must_use]
     pub fn key(self, key: impl AsRef<[u8]>) -> Self {
         self.key_bytes(Bytes::copy_from_slice(key.as_ref()))
@@ -114,6 +116,28 @@ pub struct Received<T> {
 }
 
 impl<T> Received<T> {
+    /// A message as if it had been received, at the beginning of partition 0, without key, headers
+    /// and time: for unit tests of what handles messages. Set what they look at.
+    ///
+    /// ```
+    /// use flumen_client::{HeaderMap, Received};
+    ///
+    /// let mut message = Received::new(42_u64);
+    /// message.key = Some("customer-7".into());
+    /// message.headers = HeaderMap::new([("source", "till")]);
+    /// assert_eq!((message.value, message.key_str()), (42, Some("customer-7")));
+    /// ```
+    pub fn new(value: T) -> Self {
+        Self {
+            partition: 0,
+            offset: Offset(0),
+            timestamp_ms: 0,
+            key: None,
+            headers: HeaderMap::default(),
+            value,
+        }
+    }
+
     /// The key as text, if it is one.
     pub fn key_str(&self) -> Option<&str> {
         self.key
@@ -127,6 +151,13 @@ impl<T> Received<T> {
 pub struct HeaderMap(pub(crate) Bytes);
 
 impl HeaderMap {
+    /// These headers, such as those of a message that a test makes.
+    pub fn new<'a>(headers: impl IntoIterator<Item = (&'a str, impl AsRef<[u8]>)>) -> Self {
+        let headers = headers.into_iter();
+        let encoded = headers.flat_map(|(name, value)| encode_headers([(name, value.as_ref())]));
+        Self(encoded.collect())
+    }
+
     /// The value of the first header of that name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         Headers::from_encoded(&self.0).get(name)
@@ -164,5 +195,9 @@ mod tests {
         assert_eq!(all, [("a", &b"1"[..]), ("b", b"2"), ("a", b"3")]);
         assert_eq!(headers.get_str("a"), Some("1"));
         assert_eq!(headers.get("c"), None);
+        assert_eq!(
+            HeaderMap::new([("a", "1"), ("b", "2"), ("a", "3")]),
+            headers
+        );
     }
 }

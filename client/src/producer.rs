@@ -207,6 +207,9 @@ impl<T: Serialize + 'static> Producer<T> {
     ///
     /// # Errors
     /// How many enqueued messages failed since this was last reported.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped only does not wait; failures are told by the next one.
     pub async fn flush(&self) -> Result<(), FlushError> {
         let Handle {
             shared, account, ..
@@ -226,6 +229,10 @@ impl<T: Serialize + 'static> Producer<T> {
     ///
     /// # Errors
     /// As [`Producer::flush`].
+    ///
+    /// # Cancel safety
+    /// The producer is closed at the first poll. A call that is dropped only does not wait, and
+    /// failures are told by nobody but the log.
     pub async fn close(self) -> Result<(), FlushError> {
         let Handle {
             shared, account, ..

@@ -176,6 +176,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// The failure of the last broker that was tried, when none can be reached.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped leaves nothing behind.
     pub async fn connect(self) -> Result<Client, ConnectError> {
         let Self {
             profile,

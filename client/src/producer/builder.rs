@@ -156,6 +156,9 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
     ///
     /// # Errors
     /// When the topic does not exist, no broker can be reached, or a setting cannot be used.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped leaves nothing behind.
     pub async fn build(self) -> Result<Producer<T>, RequestError> {
         let topic = Name::new(self.topic.clone())?;
         let content_type = self.check()?;
