@@ -104,6 +104,7 @@ async fn read_copy(raw: &RawClient, topic: &TopicName, partitions: &[u32]) -> Re
     let starts = partitions.iter().map(|index| (*index, StartAt::Beginning));
     let open = ConsumeOpen {
         topic: topic.clone(),
+        topic_id: None,
         partitions: starts.collect(),
     };
     let (_writer, mut reader) = raw.consume(open).await?;

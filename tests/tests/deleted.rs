@@ -1,8 +1,12 @@
-//! A producer whose topic is deleted says so, and goes on when the topic is made anew.
+//! A producer whose topic is deleted says so, and goes on when the topic is made anew; a consumer
+//! ends.
 #![allow(clippy::unwrap_used)]
 
-use flumen_client::{Client, ErrorCode, Message, Offset, Producer, Raw, SendError, TopicConfig};
-use flumen_tests::broker::Broker;
+use flumen_client::{
+    Client, ErrorCode, Message, Offset, Producer, Raw, SendError, StartAt, TopicConfig, TopicId,
+};
+use flumen_protocol::message::{ConsumeEvent, ConsumeOpen};
+use flumen_tests::{broker::Broker, raw::RawClient};
 
 const TOPIC: &str = "orders";
 
@@ -76,4 +80,50 @@ async fn a_message_to_a_partition_that_a_topic_made_anew_lacks_fails_for_that_re
         matches!(&error, SendError::Refused { code: c, .. } if *c == code),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_is_told_when_its_topic_was_deleted_and_made_anew() {
+    let (mut broker, client, _producer) = started(1).await;
+    let mut consumer = client.consumer::<Raw>(TOPIC).build().await.unwrap();
+    assert_eq!(consumer.next().await.unwrap().unwrap().offset, Offset(0));
+    // While the consumer is away.
+    broker.kill();
+    broker.restart().await;
+    let client = broker.client().await;
+    delete(&client).await;
+    create(&client, 1).await;
+    let error = consumer.next().await.unwrap().unwrap_err();
+    assert!(error.is_fatal(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_a_topic_that_was_made_anew_is_refused_to_who_means_the_one_before() {
+    let (broker, client, _producer) = started(1).await;
+    delete(&client).await;
+    create(&client, 1).await;
+    let raw = RawClient::connect(&broker.profile().unwrap()).await;
+    let raw = raw.unwrap();
+    let now = client.admin().describe_topic(TOPIC).await.unwrap().id;
+    for (topic_id, is_taken) in [
+        (None, true),
+        (Some(now), true),
+        (Some(TopicId(now.0 - 1)), false),
+        (Some(TopicId(now.0 + 1)), false),
+    ] {
+        let open = ConsumeOpen {
+            topic: TOPIC.parse().unwrap(),
+            topic_id,
+            partitions: vec![(0, StartAt::Beginning)],
+        };
+        let (_writer, mut reader) = raw.consume(open).await.unwrap();
+        match reader.next::<ConsumeEvent>().await.unwrap() {
+            Some((ConsumeEvent::Started(_), _)) => assert!(is_taken, "{topic_id:?}"),
+            Some((ConsumeEvent::Failed(error), _)) => {
+                assert!(!is_taken, "{error}");
+                assert_eq!(error.code, ErrorCode::Unavailable);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

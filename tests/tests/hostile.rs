@@ -167,6 +167,7 @@ async fn consumers_that_never_read_cost_a_bounded_amount() {
     let before = resident_bytes(broker.pid());
     let open = StreamOpen::Consume(ConsumeOpen {
         topic: TOPIC.parse().unwrap(),
+        topic_id: None,
         partitions: vec![(0, StartAt::Beginning)],
     });
     let mut idle = Vec::new();

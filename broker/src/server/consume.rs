@@ -97,7 +97,10 @@ async fn start(session: &Session, open: &ConsumeOpen) -> Result<Vec<ConsumeSourc
     let ends = node.ends(&open.topic, indexes.collect()).await?;
     let mut sources = Vec::with_capacity(open.partitions.len());
     for (index, at) in &open.partitions {
-        let mut source = node.topics.source(&open.topic, *index, *at).await?;
+        let mut source = node
+            .topics
+            .source(&open.topic, open.topic_id, *index, *at)
+            .await?;
         if let Some(end) = ends.get(index) {
             source.reaches(*end);
         }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flumen_protocol::{
     batch::Batch,
     error::{ErrorCode, WireError},
-    ids::Offset,
+    ids::{Offset, TopicId},
     message::StartAt,
     topic::TopicName,
 };
@@ -42,14 +42,19 @@ pub struct Fetched {
 }
 
 impl Topics {
-    /// Finds a consumer's place in a partition.
+    /// Finds a consumer's place in a partition: of the topic `id`, if that says which is meant.
     pub async fn source(
         &self,
         name: &TopicName,
+        id: Option<TopicId>,
         index: u32,
         at: StartAt,
     ) -> Result<ConsumeSource, WireError> {
         let topic = self.find_with(name, &[index]).await?;
+        if id.is_some_and(|id| id != topic.id) {
+            let text = format!("topic {name} was made anew, or this broker has not heard of that");
+            return Err(WireError::new(ErrorCode::Unavailable, text));
+        }
         let reader = self.reader(&topic, index)?;
         let known = match at {
             StartAt::Beginning => true,

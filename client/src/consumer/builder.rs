@@ -213,6 +213,7 @@ impl<T> ConsumerBuilder<T> {
         let fetch = Fetch {
             client: self.client.clone(),
             topic: topic.clone(),
+            topic_id: metadata.id,
             events: sender,
             buffer: Buffer::new(self.buffer_bytes),
             follows_growth: !self.reads_named_only,

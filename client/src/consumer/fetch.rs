@@ -13,7 +13,7 @@ use bytes::Bytes;
 use flumen_protocol::{
     batch::{Batch, BatchHeader, Columns},
     error::{ErrorCode, WireError},
-    ids::{BrokerId, Offset, ShardId},
+    ids::{BrokerId, Offset, ShardId, TopicId},
     limits::PARTITIONS_PER_CONSUMER_MAX,
     message::StreamOpen,
     message::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt, TopicMetadata},
@@ -85,6 +85,8 @@ pub(super) enum Event {
 pub(super) struct Fetch {
     pub(super) client: Client,
     pub(super) topic: TopicName,
+    /// A topic that was made anew is another one.
+    pub(super) topic_id: TopicId,
     pub(super) events: mpsc::Sender<Event>,
     /// Bytes of batches that may wait for the consumer.
     pub(super) buffer: Arc<Buffer>,
@@ -234,7 +236,7 @@ impl Fetch {
 
     async fn refresh(&self, metadata: &mut TopicMetadata) -> Result<(), ConsumeError> {
         match self.client.topic(&self.topic).await {
-            Ok(Some(fresh)) => match fresh.id.cmp(&metadata.id) {
+            Ok(Some(fresh)) => match fresh.id.cmp(&self.topic_id) {
                 std::cmp::Ordering::Greater => {
                     let topic = self.topic.clone();
                     return Err(ConsumeError::TopicReplaced { topic });
@@ -444,6 +446,7 @@ impl Fetch {
         let starts = positions.to_request().into_iter();
         let open = StreamOpen::Consume(ConsumeOpen {
             topic: self.topic.clone(),
+            topic_id: Some(self.topic_id),
             partitions: starts
                 .map(|(partition, start)| (partition, start.at))
                 .collect(),

@@ -65,6 +65,7 @@ fn main() {
         "consume",
         &StreamOpen::Consume(ConsumeOpen {
             topic: name(),
+            topic_id: None,
             partitions: vec![(0, StartAt::Beginning), (1, StartAt::Time(-5))],
         }),
     );

@@ -2,7 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::WireError, ids::Offset, topic::TopicName};
+use crate::{
+    error::WireError,
+    ids::{Offset, TopicId},
+    topic::TopicName,
+};
 
 /// Opens a consume stream, at the leader of the partitions or at any other broker that has a
 /// copy of them.
@@ -15,6 +19,9 @@ use crate::{error::WireError, ids::Offset, topic::TopicName};
 pub struct ConsumeOpen {
     /// The topic.
     pub topic: TopicName,
+    /// The one that is meant, of all that ever had the name. A broker that knows another one
+    /// refuses, with an error that can be retried: it may be behind, or the topic was made anew.
+    pub topic_id: Option<TopicId>,
     /// The partitions and where to start in each.
     pub partitions: Vec<(u32, StartAt)>,
 }
@@ -92,6 +99,7 @@ mod tests {
     fn the_places_of_all_partitions_of_a_stream_fit_into_a_frame() {
         let open = ConsumeOpen {
             topic: TopicName::new("t".repeat(NAME_CHARS_MAX)).unwrap(),
+            topic_id: Some(TopicId(u64::MAX)),
             partitions: largest(|partition, offset| (partition, StartAt::Offset(offset))),
         };
         let started = ConsumeEvent::Started(largest(|partition, offset| PartitionStart {

@@ -86,6 +86,7 @@ async fn a_broker_without_a_majority_lets_read_what_it_has_and_does_not_call_tha
     let start = async || {
         let open = ConsumeOpen {
             topic: "orders".parse().unwrap(),
+            topic_id: None,
             partitions: vec![(0, StartAt::Beginning)],
         };
         let (_writer, mut reader) = raw.consume(open).await.unwrap();

@@ -156,6 +156,11 @@ impl Session {
 
     pub(super) async fn consume(&mut self, open: ConsumeOpen) -> Result<(), WireError> {
         let topic = open.topic.as_str().to_owned();
+        self.shared
+            .world
+            .state
+            .lock()
+            .check_topic(&topic, open.topic_id)?;
         let mut appended = self.shared.world.appended.subscribe();
         let mut starts = Vec::new();
         for (index, at) in open.partitions {

@@ -62,6 +62,17 @@ impl State {
         self.topics.insert(name.to_owned(), topic);
     }
 
+    /// An error if the topic is another one than is meant.
+    pub(super) fn check_topic(&self, name: &str, id: Option<TopicId>) -> Result<(), WireError> {
+        let topic = self.topics.get(name);
+        match id.zip(topic) {
+            Some((id, topic)) if id != topic.id => {
+                Err(WireError::new(ErrorCode::Unavailable, "made anew"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn partition(
         &mut self,
         topic: &str,
