@@ -5,6 +5,7 @@
 //! message by message ([`batch`]). What is not taken fills a bounded buffer and then QUIC's
 //! flow control, which stops the broker.
 
+mod avoided;
 mod batch;
 mod builder;
 mod ends;

@@ -1,7 +1,6 @@
 //! From which broker a partition is read, and for how long that stays so.
 
 use std::{
-    collections::HashMap,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -13,10 +12,8 @@ use flumen_protocol::{
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
+use super::avoided::Avoided;
 use crate::{client::Client, config::SILENCE};
-
-/// After a copy could not be read, the leader is read instead for so long.
-const AVOIDED: Duration = Duration::from_secs(10);
 
 /// How often a stream looks whether its broker is silent, and whether it may return to a copy.
 const CHECK: Duration = Duration::from_millis(100);
@@ -25,8 +22,7 @@ const CHECK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Places {
     client: Client,
-    /// Copies that could not be read, and until when they are left alone.
-    avoided: Mutex<HashMap<BrokerId, Instant>>,
+    avoided: Mutex<Avoided>,
 }
 
 /// Why a stream should be left.
@@ -56,17 +52,12 @@ impl Places {
         let now = Instant::now();
         let avoided = self.avoided.lock();
         let cluster = self.client.cluster();
-        cluster.reader(shard, zone, |id| {
-            avoided.get(&id).is_some_and(|until| *until > now)
-        })
+        cluster.reader(shard, zone, |id| avoided.contains(id, now))
     }
 
     /// Notes that a broker could not be read. Matters only where it is not the leader.
     pub(super) fn avoid(&self, broker: BrokerId) {
-        let now = Instant::now();
-        let mut avoided = self.avoided.lock();
-        avoided.retain(|_, until| *until > now);
-        avoided.insert(broker, now + AVOIDED);
+        self.avoided.lock().note(broker, Instant::now());
     }
 
     /// Whether the broker leads all of the shards, as far as is known.
