@@ -68,7 +68,7 @@ impl Arguments {
 
 /// The commands without the variables that are set to nothing, or to white space alone: these are
 /// not set.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
+pub(crate) fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| {
         let value = env::var_os(name);
         value.is_some_and(|value| value.to_str().is_some_and(|text| text.trim().is_empty()))

@@ -6,11 +6,13 @@ mod named;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use clap::{Args as _, FromArgMatches as _};
 use flumen_broker::config::Interval;
 use flumen_client::{Admin, AdminError, Client, ConnectError, Profile, ProfileError, Profiles};
 
 use self::{flags::Flags, named::NamedProfile};
 use crate::{
+    arguments::without_empty_variables,
     failure::usage,
     hint::{Named, similar},
 };
@@ -30,6 +32,14 @@ impl Connection {
             profile: Some(path.display().to_string()),
             ..Flags::default()
         })
+    }
+
+    /// By the flags on a line that is not finished; none if they make no sense by themselves.
+    pub(crate) fn of_unfinished(flags: &[String]) -> Option<Self> {
+        let command = clap::Command::new("flumen").no_binary_name(true);
+        let command = without_empty_variables(Self::augment_args(command));
+        let matches = command.try_get_matches_from(flags).ok()?;
+        Self::from_arg_matches(&matches).ok()
     }
 
     /// Whether the user said which cluster to use.

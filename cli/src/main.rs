@@ -6,6 +6,7 @@
 //! | `broker_names` | brokers by their addresses, beside their ids |
 //! | `commands` | one file for each verb or noun |
 //! | `bench` | the benchmarks |
+//! | `complete` | names that a shell completes |
 //! | `confirm` | asking before something is destroyed |
 //! | `connect` | from flags and profiles to a connected client |
 //! | `hint` | names that somebody may have meant |
@@ -27,6 +28,7 @@ mod arguments;
 mod bench;
 mod broker_names;
 mod commands;
+mod complete;
 mod confirm;
 mod connect;
 mod failure;
@@ -41,7 +43,7 @@ mod variables;
 mod view;
 mod waiting;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use crate::arguments::Arguments;
 
@@ -50,6 +52,11 @@ use crate::arguments::Arguments;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let mut line = env::args_os().skip(1).peekable();
+    if line.next_if(|word| word == complete::COMMAND).is_some() {
+        complete::answer(line);
+        return ExitCode::SUCCESS;
+    }
     // Usage errors end here, with exit code 2.
     let arguments = Arguments::read();
     failure::exit_code(commands::run(arguments))

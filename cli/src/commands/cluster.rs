@@ -14,6 +14,7 @@ mod wait;
 
 use anyhow::Result;
 
+pub(crate) use self::broker::names as names_of_brokers;
 use crate::output::OutputFormat;
 
 /// Show the cluster, let brokers join, and move leaders and replicas

@@ -1,15 +1,21 @@
-//! `flumen completions`: a script that completes commands and flags in a shell.
+//! `flumen completions`: a script that completes commands, flags and names in a shell.
 
 use std::io::{self, Write};
 
 use anyhow::Result;
 use clap_complete::Shell;
 
+use crate::complete;
+
 const EXAMPLES: &str = "\
 Examples:
   flumen completions bash > ~/.local/share/bash-completion/completions/flumen
   flumen completions zsh > ~/.zfunc/_flumen
-  flumen completions fish > ~/.config/fish/completions/flumen.fish";
+  flumen completions fish > ~/.config/fish/completions/flumen.fish
+
+In bash, zsh and fish, the names of topics, plugins, brokers and profiles are completed, too: the
+script asks the cluster for them, the one that the line names or else the default one, and offers
+none if that does not answer within a second.";
 
 /// Print a script that completes commands in a shell
 #[derive(Debug, clap::Args)]
@@ -20,10 +26,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut command = crate::arguments::Arguments::program();
-    // Into memory first: the generator panics when its writer fails.
-    let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut command, "flumen", &mut script);
+    // In memory by now: the generator panics when its writer fails.
+    let script = complete::script(arguments.shell);
     io::stdout().lock().write_all(&script)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
 mod broker;
+mod completing;
 mod confirm;
 mod joining;
 mod plugins;

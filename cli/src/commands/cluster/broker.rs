@@ -47,6 +47,31 @@ pub(super) fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a Brok
     }
 }
 
+/// What [`find`] takes for each broker that is no removed one, with what else is known of it: its
+/// id, and its host if no other broker has it. No address: shells take the colon in it for the end
+/// of a word.
+pub(crate) fn names(status: &ClusterStatus) -> Vec<(String, String)> {
+    let there = || {
+        let brokers = status.brokers.iter();
+        brokers.filter(|broker| broker.state != BrokerState::Removed)
+    };
+    let mut names = Vec::new();
+    for broker in there() {
+        let address = &broker.address;
+        let about = match &broker.zone {
+            Some(zone) => format!("{address}, {zone}"),
+            None => address.clone(),
+        };
+        names.push((broker.id.to_string(), about));
+        let host = host(broker);
+        let is_alone = there().filter(|other| self::host(other) == host).count() == 1;
+        if is_alone && !host.contains(':') {
+            names.push((host.to_owned(), format!("broker {}", broker.id)));
+        }
+    }
+    names
+}
+
 /// Whether this is the id that was asked for.
 pub(super) fn by_id(status: &ClusterStatus, id: BrokerId) -> Result<&BrokerOverview> {
     let gone = || anyhow!("broker {id} is no part of the cluster any more");
@@ -117,6 +142,28 @@ mod tests {
         ] {
             assert_eq!(find(&status, name).unwrap().id, BrokerId(id), "{name}");
         }
+    }
+
+    #[test]
+    fn the_names_that_a_shell_completes_are_found() {
+        let status = status();
+        let names = names(&status);
+        let only: Vec<_> = names.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            only,
+            [
+                "12345",
+                "a.example",
+                "12999",
+                "b.example",
+                "12998",
+                "d.example",
+                "7",
+                "71"
+            ]
+        );
+        assert!(only.into_iter().all(|name| find(&status, name).is_ok()));
+        assert_eq!(names[0].1, "a.example:4650");
     }
 
     #[test]
