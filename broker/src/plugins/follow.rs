@@ -10,8 +10,8 @@ impl Plugins {
     pub async fn follow(self: Arc<Self>) {
         let mut catalog = self.catalog.watch();
         loop {
-            let state = Arc::clone(&catalog.borrow_and_update());
-            self.catch_up(&state).await;
+            catalog.mark_unchanged();
+            self.catch_up().await;
             if catalog.changed().await.is_err() {
                 return;
             }
@@ -26,10 +26,12 @@ impl Plugins {
     }
 
     /// Makes what runs on each topic what the catalog says.
-    async fn catch_up(&self, state: &CatalogState) {
+    async fn catch_up(&self) {
         let _changing = self.changing.lock().await;
+        // As it is now: what a change made that was under way must not be taken back.
+        let state = self.catalog.snapshot();
         for topic in state.topics.values() {
-            if self.runs_as_it_should(state, topic) {
+            if self.runs_as_it_should(&state, topic) {
                 continue;
             }
             if topic.bindings.is_empty() {
