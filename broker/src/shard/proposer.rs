@@ -3,19 +3,25 @@
 //! while a batch that comes alone is proposed at once.
 //!
 //! There is no task behind it: whoever brings a batch, or completes an entry, proposes what
-//! waits. One at a time does so, which keeps the order.
+//! waits. One at a time does so, which keeps the order. While entries are on their way, a task
+//! looks whether they still get anywhere: a leader that hears of no majority goes on to lead, and
+//! what waited for it would hold the room that all shards share.
 
 use std::{
     collections::VecDeque,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use flumen_protocol::{batch::Batch, ids::PartitionId};
-use openraft::{Raft, errors::ClientWriteError, raft::ClientWriteResult};
+use openraft::{
+    Instant as _, Raft, async_runtime::WatchReceiver, errors::ClientWriteError,
+    raft::ClientWriteResult,
+};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot, time::sleep};
 
 use super::{
     admission::{BATCH_HEAD_BYTES_MAX, Room},
@@ -37,6 +43,13 @@ pub const ENTRY_BATCHES_MAX: usize = 4096;
 /// while the outcome of the one before is dealt with; more would only make entries smaller.
 pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 
+/// How long a leader may hear of no majority before those who wait for entries on their way are
+/// told. Longer than the lease and than most elections, after which they would hear for certain.
+const MAJORITY_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// How often a leader looks for that while entries are on their way.
+const SILENCE_LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 type Outcome = Result<Appended, AppendError>;
 
 /// An append that waits to be proposed.
@@ -57,16 +70,24 @@ pub(crate) struct Proposer {
     raft: Raft<TypeConfig, RaftMachine>,
     entry_bytes_max: usize,
     queue: Mutex<Queue>,
+    /// Entries may be completed, and others proposed, where there is no runtime at hand.
+    runtime: Handle,
 }
 
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    in_flight: usize,
+    /// Those who wait for the entries on their way.
+    in_flight: Vec<Waiters>,
+    /// A task looks whether the entries on their way get anywhere.
+    watched: bool,
     /// Someone is proposing; what comes meanwhile is seen by them.
     proposing: bool,
     last_time_ms: u64,
 }
+
+/// Those who wait for an entry; none when they have been told.
+type Waiters = Arc<Mutex<Vec<Waiter>>>;
 
 type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -76,6 +97,7 @@ impl Proposer {
             raft,
             entry_bytes_max: ENTRY_BYTES_MAX.min(wal.entry_bytes_max() as usize),
             queue: Mutex::default(),
+            runtime: Handle::current(),
         })
     }
 
@@ -112,7 +134,7 @@ impl Proposer {
                 .poll(&mut Context::from_waker(Waker::noop()));
             if sent == Poll::Pending {
                 let this = Arc::clone(self);
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     sending.await;
                     this.queue.lock().proposing = false;
                     this.propose();
@@ -125,11 +147,13 @@ impl Proposer {
 
     fn next_entry(self: &Arc<Self>) -> Option<(Command, InFlight)> {
         let mut queue = self.queue.lock();
-        if queue.proposing || queue.waiting.is_empty() || queue.in_flight >= ENTRIES_IN_FLIGHT_MAX {
+        if queue.proposing
+            || queue.waiting.is_empty()
+            || queue.in_flight.len() >= ENTRIES_IN_FLIGHT_MAX
+        {
             return None;
         }
         queue.proposing = true;
-        queue.in_flight += 1;
         let count = queue.entry_len(self.entry_bytes_max);
         let mut batches = Vec::with_capacity(count);
         let mut waiters = Vec::with_capacity(count);
@@ -140,6 +164,12 @@ impl Proposer {
         // The clock may step back; the log's times do not.
         let time_ms = queue.last_time_ms.max(now_ms());
         queue.last_time_ms = time_ms;
+        let waiters = Waiters::new(Mutex::new(waiters));
+        queue.in_flight.push(Arc::clone(&waiters));
+        if !queue.watched {
+            queue.watched = true;
+            self.runtime.spawn(Arc::clone(self).watch());
+        }
         let in_flight = InFlight {
             proposer: Arc::clone(self),
             waiters,
@@ -160,6 +190,42 @@ impl Proposer {
             }
         };
         Box::pin(tokio::task::coop::unconstrained(send))
+    }
+
+    /// Looks whether entries get anywhere, for as long as any are on their way.
+    async fn watch(self: Arc<Self>) {
+        loop {
+            sleep(SILENCE_LOOK_INTERVAL).await;
+            let is_cut_off = self.is_cut_off();
+            let mut queue = self.queue.lock();
+            if queue.in_flight.is_empty() {
+                queue.watched = false;
+                return;
+            }
+            if !is_cut_off {
+                continue;
+            }
+            let waiting = std::mem::take(&mut queue.waiting);
+            let in_flight = queue.in_flight.clone();
+            drop(queue);
+            // None of it was proposed. What was may be committed yet, here or by the next leader.
+            for waiting in waiting {
+                waiting.waiter.fail(AppendError::NotLeader);
+            }
+            for waiters in in_flight {
+                let waiters = std::mem::take(&mut *waiters.lock());
+                fail_all(waiters, &AppendError::Deposed);
+            }
+        }
+    }
+
+    /// Whether this broker leads and has heard of no majority for too long.
+    fn is_cut_off(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.last_quorum_acked.map(|at| at.elapsed());
+        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
+        !is_alone && heard.is_some_and(|silence| silence > MAJORITY_SILENCE_MAX)
     }
 }
 
@@ -184,16 +250,16 @@ impl Queue {
 /// that theirs is not known.
 struct InFlight {
     proposer: Arc<Proposer>,
-    waiters: Vec<Waiter>,
+    waiters: Waiters,
 }
 
 impl InFlight {
-    fn complete(mut self, result: ClientWriteResult<TypeConfig>) {
-        let waiters = std::mem::take(&mut self.waiters);
+    fn complete(self, result: ClientWriteResult<TypeConfig>) {
+        let waiters = std::mem::take(&mut *self.waiters.lock());
         match result {
             Ok(written) => {
                 let Response::Appended(outcomes) = written.data else {
-                    return self.fail(waiters, &AppendError::Stopped);
+                    return fail_all(waiters, &AppendError::Stopped);
                 };
                 for (waiter, outcome) in waiters.into_iter().zip(outcomes) {
                     waiter.finish(outcome);
@@ -206,17 +272,15 @@ impl InFlight {
                     // It was in the log already, and may yet be committed by the next leader.
                     _ => AppendError::Deposed,
                 };
-                self.fail(waiters, &error);
+                fail_all(waiters, &error);
             }
         }
     }
+}
 
-    #[expect(clippy::unused_self, reason = "the entry is over when it is dropped")]
-    fn fail(self, waiters: Vec<Waiter>, error: &AppendError) {
-        for waiter in waiters {
-            // A producer that no longer waits is no concern of the shard's.
-            let _ = waiter.outcome.send(Err(error.clone()));
-        }
+fn fail_all(waiters: Vec<Waiter>, error: &AppendError) {
+    for waiter in waiters {
+        waiter.fail(error.clone());
     }
 }
 
@@ -225,14 +289,22 @@ impl Waiter {
         let outcome = outcome.map_err(|refusal| refusal.into_error(self.partition));
         let _ = self.outcome.send(outcome);
     }
+
+    fn fail(self, error: AppendError) {
+        // A producer that no longer waits is no concern of the shard's.
+        let _ = self.outcome.send(Err(error));
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        for waiter in self.waiters.drain(..) {
-            let _ = waiter.outcome.send(Err(AppendError::Stopped));
-        }
-        self.proposer.queue.lock().in_flight -= 1;
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        fail_all(waiters, &AppendError::Stopped);
+        let mut queue = self.proposer.queue.lock();
+        queue
+            .in_flight
+            .retain(|waiters| !Arc::ptr_eq(waiters, &self.waiters));
+        drop(queue);
         self.proposer.propose();
     }
 }

@@ -1,7 +1,10 @@
 //! Brokers that die, are cut off or stop.
 
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
 use super::*;
-use crate::disk::CrashKeep;
+use crate::{disk::CrashKeep, shard::ENTRIES_IN_FLIGHT_MAX};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_cluster_goes_on_without_a_leader_that_dies_and_loses_and_doubles_nothing() {
@@ -119,6 +122,44 @@ async fn a_leader_that_is_cut_off_acknowledges_nothing_and_what_it_took_is_repla
     let outcome = lost.await.unwrap();
     assert_eq!(outcome, Err(AppendError::Deposed));
     cluster.everyone_has(0, &numbers(0..2)).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_lets_nobody_wait_for_ever_and_keeps_no_room() {
+    let cluster = TestCluster::with_topic(3).await;
+    cluster.append(0, &value(0), 0).await;
+    let shard = cluster.shard_of(partition(0));
+    let old = cluster.leader(shard).unwrap();
+    let others = (0..3).filter(|at| *at != old).map(id);
+    let data = cluster.shards(old).data(shard).unwrap();
+    // Nobody can take over: whoever waits would wait until the network is back.
+    for other in others {
+        cluster.network.isolate(id(old), [other]);
+    }
+    cluster
+        .network
+        .isolate(id((old + 1) % 3), [id((old + 2) % 3)]);
+    let appends = (0..3 * ENTRIES_IN_FLIGHT_MAX as u64).map(|sequence| {
+        let (data, batch) = (data.clone(), sequenced(b"lost", 8, 0, sequence));
+        async move { data.append(partition(0), batch).await }
+    });
+    let outcomes = timeout(PATIENCE, join_all(appends)).await.unwrap();
+    let (unknown, refused): (Vec<_>, Vec<_>) = outcomes
+        .into_iter()
+        .partition(|outcome| *outcome == Err(AppendError::Deposed));
+    assert!(
+        !unknown.is_empty(),
+        "it took in nothing while its lease was on"
+    );
+    assert!(
+        refused
+            .iter()
+            .all(|outcome| *outcome == Err(AppendError::NotLeader)),
+        "{refused:?}"
+    );
+    cluster.network.mend_all();
+    cluster.append(0, &value(1), 1).await;
     cluster.end().await;
 }
 
