@@ -2,8 +2,9 @@
 //!
 //! A connection's bytes are taken before a payload is read, so that what a client announces
 //! costs nothing until there is room for it; the bytes of all are taken once it has arrived,
-//! so that only batches that are on their way hold them. Both are given back when the batch
-//! is acknowledged.
+//! so that only batches that are on their way hold them. None is read while all of these are
+//! taken: what comes beyond them is what was being read when the last went. Both are given back
+//! when the batch is acknowledged.
 
 use std::sync::Arc;
 
@@ -45,6 +46,13 @@ impl ByteBudget {
         }
     }
 
+    /// Waits until anything is free, and takes nothing of it.
+    pub(super) async fn has_some(&self) {
+        if self.permits.available_permits() == 0 {
+            drop(self.take(1).await);
+        }
+    }
+
     /// Waits until `bytes` are free. More than the whole budget counts as the whole budget.
     pub(super) async fn take(&self, bytes: usize) -> Taken {
         let permits = bytes.div_ceil(PERMIT_BYTES).min(self.permits_max);
@@ -74,6 +82,19 @@ mod tests {
         assert!(tokio::time::timeout(wait, &mut second).await.is_err());
         drop(taken);
         second.await;
+    }
+
+    #[tokio::test]
+    async fn who_only_waits_for_some_takes_nothing() {
+        let budget = ByteBudget::new(4 * 1024);
+        let all = budget.take(4 * 1024).await;
+        let some = budget.has_some();
+        tokio::pin!(some);
+        let wait = Duration::from_millis(5);
+        assert!(tokio::time::timeout(wait, &mut some).await.is_err());
+        drop(all);
+        some.await;
+        drop(budget.take(4 * 1024).await);
     }
 
     #[tokio::test]
