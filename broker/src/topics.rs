@@ -6,6 +6,7 @@
 //! left undone in between is done by [`Topics::reconcile`] at the next start, or by the next broker
 //! that leads the catalog.
 
+mod beside;
 mod consume;
 mod produce;
 
@@ -25,6 +26,7 @@ use flumen_protocol::{
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) use self::beside::{Beside, SideAppend};
 pub use self::{
     consume::{ConsumeSource, Fetched},
     produce::ProduceTarget,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +17,11 @@ use flumen_protocol::{
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::{catalog::CATALOG_SHARD, config::ShardCount, shard::raft::GroupView};
+use crate::{
+    catalog::{CATALOG_SHARD, Topic},
+    config::ShardCount,
+    shard::raft::GroupView,
+};
 
 /// Longer than anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
@@ -319,10 +324,9 @@ async fn a_broker_is_not_called_drained_while_no_leader_says_that_its_replicas_a
     founder.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (founder, joined) = pair(one.path(), two.path()).await;
+/// Two brokers, each of which leads a shard that it alone has, and a topic with partitions in both.
+async fn pair_with_topic(one: &Path, two: &Path, name: &TopicName) -> (Broker, Broker, Arc<Topic>) {
+    let (founder, joined) = pair(one, two).await;
     eventually("each broker has one shard of its own", || {
         [&founder, &joined].into_iter().all(|broker| {
             let shards = &broker.node().shards;
@@ -335,7 +339,6 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
         })
     })
     .await;
-    let name: TopicName = "orders".parse().unwrap();
     let request = Request::CreateTopic {
         name: name.clone(),
         config: TopicConfig {
@@ -345,7 +348,7 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
     };
     let created = founder.node().answer(request, Bytes::new()).await;
     assert!(created.is_ok(), "{created:?}");
-    let topic = founder.node().topics.find(&name).await.unwrap();
+    let topic = founder.node().topics.find(name).await.unwrap();
     eventually("each broker knows of both leaders", || {
         [&founder, &joined].into_iter().all(|broker| {
             let led = broker.node().topics.by_leader(&topic);
@@ -353,6 +356,48 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
         })
     })
     .await;
+    (founder, joined, topic)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_plugins_send_to_another_broker_gets_there_in_order_whether_anybody_waits_or_not() {
+    const BATCHES: u64 = 100;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = topic("orders");
+    let (founder, joined, topic) = pair_with_topic(one.path(), two.path(), &name).await;
+    let led = joined.node().topics.by_leader(&topic);
+    let index = led[&Some(joined.node().shards.broker())][0];
+    let beside = founder.node().topics.beside(index);
+    for number in 0..BATCHES {
+        let batch = crate::shards::tests::batch(&[&number.to_le_bytes()]);
+        drop(beside.append(&name, batch).await.unwrap());
+    }
+    drop(beside);
+    let partition = PartitionId {
+        topic: topic.id,
+        index,
+    };
+    let reader = joined.node().shards.data_of(partition).unwrap();
+    let reader = reader.reader(partition).unwrap();
+    eventually("all of it has arrived", || {
+        reader.end_offset() == Offset(BATCHES)
+    })
+    .await;
+    let expected = (0..BATCHES).map(|number| number.to_le_bytes().to_vec());
+    assert!(
+        crate::shards::tests::values(&reader)
+            .into_iter()
+            .eq(expected)
+    );
+    founder.stop().await;
+    joined.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = topic("orders");
+    let (founder, joined, topic) = pair_with_topic(one.path(), two.path(), &name).await;
     let mut expected = BTreeMap::new();
     for index in 0..4 {
         let partition = PartitionId {
@@ -361,7 +406,10 @@ async fn any_broker_knows_where_partitions_end_whose_leader_can_be_asked() {
         };
         for _ in 0..=index {
             let record = crate::shards::tests::batch(&[b"order"]);
-            let appended = founder.node().shards.append_at_leader(partition, record);
+            let appended = founder
+                .node()
+                .shards
+                .append_at_leader(partition, vec![record]);
             appended.await.unwrap();
         }
         expected.insert(index, Offset(u64::from(index) + 1));

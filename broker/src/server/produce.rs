@@ -23,7 +23,7 @@ use flumen_protocol::{
     size::Size,
 };
 use flumen_transport::stream::{FrameReader, FrameWriter, Payload, ReadError, WriteError};
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
@@ -34,7 +34,7 @@ use crate::{
     metrics::{ErrorLabel, ServerMetrics, observe},
     node::Node,
     shard::PendingAppend,
-    topics::ProduceTarget,
+    topics::{Beside, ProduceTarget, SideAppend},
 };
 
 /// Batches of one stream that may wait for their outcome.
@@ -88,7 +88,8 @@ pub(super) async fn serve(
     };
     let counted = Counted::new(&session.shared.metrics, &open);
     let (pending_tx, pending_rx) = mpsc::channel(BATCHES_INFLIGHT_MAX);
-    let receiving = receive(session, &target, reader, pending_tx);
+    let beside = session.shared.node.topics.beside(open.partition);
+    let receiving = receive(session, &target, &beside, reader, pending_tx);
     let acknowledging = acknowledge(session, &counted, pending_rx, writer);
     tokio::pin!(receiving, acknowledging);
     tokio::select! {
@@ -107,6 +108,7 @@ async fn find(node: &Node, open: &ProduceOpen) -> Result<ProduceTarget, WireErro
 async fn receive(
     session: &Session,
     target: &ProduceTarget,
+    beside: &Beside,
     mut reader: FrameReader,
     pending: mpsc::Sender<Pending>,
 ) {
@@ -125,6 +127,7 @@ async fn receive(
             break;
         };
         let taken = session.budget.take(len).await;
+        session.shared.budget.has_some().await;
         let payload =
             tokio::time::timeout(PAYLOAD_TIMEOUT, reader.payload_aligned(len, HEADER_LEN)).await;
         let bytes = match payload {
@@ -137,7 +140,7 @@ async fn receive(
         let all = session.shared.budget.take(len).await;
         let received = Instant::now();
         let outcome = match Batch::decode(bytes) {
-            Ok(batch) => submit(session, target, batch).await,
+            Ok(batch) => submit(session, target, beside, batch).await,
             Err(error) => {
                 let error = WireError::new(ErrorCode::CorruptBatch, error.to_string());
                 Waiting::Decided(Err(error))
@@ -159,7 +162,12 @@ fn refuse_frame(error: ReadError, reader: &mut FrameReader) {
 }
 
 /// Runs the topic's plugins over a batch and hands what is left to the shard.
-async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Waiting {
+async fn submit(
+    session: &Session,
+    target: &ProduceTarget,
+    beside: &Beside,
+    batch: Batch,
+) -> Waiting {
     let refuse = |code, text: String| Waiting::Decided(Err(WireError::new(code, text)));
     let (bytes, bytes_max) = (batch.encoded_len(), session.shared.limits.batch_bytes_max);
     if bytes > bytes_max {
@@ -204,7 +212,7 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
     }
     let mut side_appends = Vec::with_capacity(side.len());
     for SideBatch { topic, batch } in side {
-        match node.topics.append_beside(&topic, target.index, batch).await {
+        match beside.append(&topic, batch).await {
             Ok(append) => side_appends.push(append),
             Err(error) => return Waiting::Decided(Err(error)),
         }
@@ -218,9 +226,6 @@ async fn submit(session: &Session, target: &ProduceTarget, batch: Batch) -> Wait
         Err(error) => Waiting::Decided(Err(error)),
     }
 }
-
-/// An append to another topic on its way, perhaps at another broker.
-type SideAppend = BoxFuture<'static, Result<(), WireError>>;
 
 fn nothing_stored() -> ProduceReceipt {
     ProduceReceipt {

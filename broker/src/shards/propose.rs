@@ -55,24 +55,26 @@ impl Shards {
             .await
     }
 
-    /// Appends a batch at whichever broker leads its partition, which is another one most likely.
+    /// Appends batches, in their order, at whichever broker leads their partition, which is another
+    /// one most likely. Tells what became of each.
     pub async fn append_at_leader(
         &self,
         partition: PartitionId,
-        batch: Batch,
-    ) -> Result<Appended, AppendError> {
+        batches: Vec<Batch>,
+    ) -> Result<Vec<Result<Appended, AppendError>>, AppendError> {
+        let with_partition = |batch| (partition, batch);
         let command = Command::Append {
             time_ms: now_ms(),
-            batches: vec![(partition, batch)],
+            batches: batches.into_iter().map(with_partition).collect(),
         };
         let response = self.propose_for(self.shard_of(partition), command).await;
-        match response.map_err(AppendError::from)? {
-            Response::Appended(outcomes) => match outcomes.into_iter().next() {
-                Some(outcome) => outcome.map_err(|refusal| refusal.into_error(partition)),
-                None => Err(AppendError::Deposed),
-            },
-            _ => Err(AppendError::Deposed),
-        }
+        let Response::Appended(outcomes) = response.map_err(AppendError::from)? else {
+            return Err(AppendError::Deposed);
+        };
+        let outcomes = outcomes
+            .into_iter()
+            .map(|outcome| outcome.map_err(|refusal| refusal.into_error(partition)));
+        Ok(outcomes.collect())
     }
 
     async fn propose_to_all(&self, command: impl Fn() -> Command) -> Result<(), ProposeError> {

@@ -140,7 +140,7 @@ pub(crate) fn read_all(reader: &PartitionReader) -> Vec<Batch> {
     }
 }
 
-fn values(reader: &PartitionReader) -> Vec<Vec<u8>> {
+pub(crate) fn values(reader: &PartitionReader) -> Vec<Vec<u8>> {
     let mut values = Vec::new();
     for batch in read_all(reader) {
         let columns = batch.columns().unwrap();

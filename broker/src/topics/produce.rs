@@ -7,8 +7,6 @@ use flumen_protocol::{
     topic::TopicName,
 };
 
-use futures_util::future::BoxFuture;
-
 use super::{Topics, partition};
 use crate::shard::{DataShard, PendingAppend, ProposeError};
 
@@ -56,28 +54,5 @@ impl Topics {
             index,
             shard: self.replica(partition)?,
         })
-    }
-
-    /// Appends records that a plugin sent to another topic, to the partition that
-    /// corresponds to the one they were meant for.
-    pub async fn append_beside(
-        &self,
-        name: &TopicName,
-        index: u32,
-        batch: Batch,
-    ) -> Result<BoxFuture<'static, Result<(), WireError>>, WireError> {
-        let topic = self.find(name).await?;
-        let partition = partition(&topic, index % topic.config.partitions);
-        let led_here = self.shards.data_of(partition);
-        if let Some(shard) = led_here.filter(DataShard::leads) {
-            let room = shard.make_room(batch.encoded_len()).await?;
-            let append = room.append(partition, batch);
-            return Ok(Box::pin(async { Ok(append.await.map(drop)?) }));
-        }
-        let shards = self.shards.clone();
-        Ok(Box::pin(async move {
-            let appended = shards.append_at_leader(partition, batch).await;
-            Ok(appended.map(drop)?)
-        }))
     }
 }

@@ -13,14 +13,17 @@ use tokio::{
 
 use super::Group;
 use crate::{
+    clock::now_ms,
     peer::{PeerError, PeerMessage, PeerNetwork, PeerService},
     shard::{
+        admission::{Admission, BATCH_HEAD_BYTES_MAX, Room},
         command::{self, Command},
+        data::AppendError,
         machine::RaftMachine,
         reserve,
         types::{Callback, Response, TypeConfig},
     },
-    wal::Wal,
+    wal::{Reservation, Wal},
 };
 
 /// How long a proposal may take, finding a leader included.
@@ -68,6 +71,7 @@ struct Forwarded {
 pub(in crate::shard) struct LocalProposals {
     raft: Raft<TypeConfig, RaftMachine>,
     wal: Wal,
+    admission: Option<Admission>,
 }
 
 impl LocalProposals {
@@ -76,7 +80,7 @@ impl LocalProposals {
         &self,
         command: Arc<Command>,
     ) -> Result<Response, ProposeError> {
-        let _reserved = reserve(&self.wal, &command)?;
+        let _room = self.room(&command).await?;
         let (tx, rx) = oneshot::channel();
         let callback = Callback::new(move |result| {
             // The caller may have gone; the command stands.
@@ -93,6 +97,37 @@ impl LocalProposals {
             Err(_) => Err(ProposeError::Stopped),
         }
     }
+
+    /// Room for a command. Records that plugins send here from other brokers get no more than those
+    /// of producers: what is kept back for commands may be what makes room for both.
+    async fn room(&self, command: &Command) -> Result<Taken, ProposeError> {
+        match (command, &self.admission) {
+            (Command::Append { batches, .. }, Some(admission)) => {
+                let heads = batches.len() * BATCH_HEAD_BYTES_MAX;
+                let room = admission.room(command.len_bytes() + heads).await;
+                Ok(Taken::Room(room?))
+            }
+            _ => Ok(Taken::Reserved(reserve(&self.wal, command)?)),
+        }
+    }
+}
+
+/// What a proposal takes until it is applied.
+#[expect(dead_code, reason = "it is given back by being dropped")]
+enum Taken {
+    Room(Room),
+    Reserved(Reservation),
+}
+
+impl From<AppendError> for ProposeError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Failed { .. } | AppendError::Stopped => Self::Stopped,
+            error => Self::NoRoom {
+                reason: error.to_string(),
+            },
+        }
+    }
 }
 
 impl Group {
@@ -100,6 +135,7 @@ impl Group {
         LocalProposals {
             raft: self.raft.clone(),
             wal: self.parts.wal.clone(),
+            admission: self.admission(),
         }
     }
 
@@ -188,7 +224,11 @@ pub(in crate::shard) fn decode_forwarded(
 ) -> Result<(ShardId, Arc<Command>), String> {
     let Forwarded { shard, command } =
         postcard::from_bytes(request).map_err(|error| error.to_string())?;
-    let command = command::decode_command(command).map_err(|error| error.to_string())?;
+    let mut command = command::decode_command(command).map_err(|error| error.to_string())?;
+    // By the clock of who leads, as the records of its own producers.
+    if let Some(Command::Append { time_ms, .. }) = Arc::get_mut(&mut command) {
+        *time_ms = now_ms();
+    }
     Ok((shard, command))
 }
 
