@@ -256,6 +256,10 @@ async fn send_chunk(
         let run = iter::from_fn(|| records.next_if(|record| record.content_type == content_type));
         let content_type = content_type.as_deref().unwrap_or(flags.content_type());
         let sent = send_run(sender, run, content_type, &mut number, outcome).await;
+        if outcome.receipts.first.is_some() {
+            // Nothing is sent behind a record that is known to have failed.
+            return Ok(());
+        }
         if let Err(error) = sent {
             failed = Some(error);
             break;
@@ -278,6 +282,9 @@ async fn send_run(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let producer = sender.of_type(content_type, &mut outcome.receipts).await?;
+    if outcome.receipts.first.is_some() {
+        return Ok(());
+    }
     let (mut receipts, mut lengths) = (Vec::new(), Vec::new());
     let messages = records.map(|record| {
         lengths.push(record.bytes);

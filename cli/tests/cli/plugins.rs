@@ -149,6 +149,35 @@ fn a_plugin_lives_from_deployment_to_removal() {
     );
 }
 
+#[test]
+fn nothing_is_sent_behind_a_record_of_another_content_type_that_was_refused() {
+    let user = User::new();
+    user.write_filter();
+    let _broker = user.start_broker();
+    user.run(&["topic", "create", "quakes"]).ok();
+    user.run(&["plugin", "deploy", "strong", "filter.wasm"])
+        .ok();
+    let bind = ["plugin", "bind", "quakes", "strong", "--timeout", "10s"];
+    user.run(&[&bind[..], &["--config", FILTER]].concat()).ok();
+    let record = |value: &str, content_type: &str| {
+        let record = serde_json::json!({ "value": value, "content_type": content_type });
+        record.to_string() + "\n"
+    };
+    let lines = [
+        record("{\"magnitude\":8}", "a"),
+        record("not JSON", "b"),
+        record("{\"magnitude\":9}", "a"),
+    ];
+    let produce = ["produce", "quakes", "--format", "json"];
+    let said = user.run_with_input(&produce, &lines.concat()).fails(1);
+    assert!(
+        said.contains("of 2 records sent to topic quakes, 1 is stored, 1 is not"),
+        "{said}"
+    );
+    let kept = ["consume", "quakes", "--from", "beginning", "--until-end"];
+    assert_eq!(user.run(&kept).ok(), "{\"magnitude\":8}\n");
+}
+
 /// Which of its neighbours go with line 2 depends on which of them share its batch.
 fn a_refused_line_is_found_by_its_number(user: &User) {
     let lines = "{\"magnitude\":1}\nnot JSON\n{\"magnitude\":2}\n";
