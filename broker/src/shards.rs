@@ -4,11 +4,14 @@
 mod checkpoint_files;
 mod checkpointer;
 mod degraded;
+mod groups;
 mod leaders;
 mod left;
+mod lost_files;
 mod opening;
 mod propose;
 mod repair;
+mod upkeep;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -35,7 +38,10 @@ use tokio::sync::Notify;
 use self::{
     checkpoint_files::CheckpointFiles,
     checkpointer::Checkpointer,
+    groups::Groups,
+    lost_files::LostFiles,
     opening::{mark_as_founded, open_data, open_known, remove_checkpoint},
+    upkeep::Upkeep,
 };
 pub(crate) use self::{leaders::Leaders, repair::others_of};
 use crate::{
@@ -167,6 +173,7 @@ struct Shared {
     logs: LogStore,
     leaders: Leaders,
     checkpointer: Checkpointer,
+    upkeep: Upkeep,
     /// Data shards that are not open, since their files are damaged.
     unrepaired: Mutex<BTreeSet<ShardId>>,
     /// Held by the one that opens or closes a replica.
@@ -234,14 +241,23 @@ impl Shards {
         .await?;
         catalog.ready().await?;
         let data = DataShards::default();
+        let groups = Groups {
+            catalog: catalog.clone(),
+            data: Arc::clone(&data),
+            checkpoints: options.checkpoints.clone(),
+        };
         let checkpointer = Checkpointer::start(
             &options,
-            catalog.clone(),
-            Arc::clone(&data),
+            groups.clone(),
             (wal.clone(), logs.clone()),
             checkpoint_wanted,
-            CheckpointFiles::new(Arc::clone(&disk), options.clone(), mark_made),
+            LostFiles {
+                groups: groups.clone(),
+                wal: wal.clone(),
+                checkpoints: CheckpointFiles::new(Arc::clone(&disk), options.clone(), mark_made),
+            },
         );
+        let upkeep = Upkeep::start(options.retention_interval, groups);
         let mut parts = DataShardParts {
             raft,
             disk,
@@ -266,6 +282,7 @@ impl Shards {
                 logs,
                 leaders: Leaders::default(),
                 checkpointer,
+                upkeep,
                 unrepaired: Mutex::new(known.unrepaired),
                 opening: tokio::sync::Mutex::new(()),
                 clustered: AtomicBool::new(false),
@@ -445,13 +462,18 @@ impl Shards {
     /// Takes checkpoints and stops all shards. Appends that are still on their way fail; callers
     /// drain them before.
     pub async fn shutdown(&self) {
-        self.shared.checkpointer.stop().await;
+        self.stop_tasks().await;
         if self.failure().is_none()
             && let Err(error) = self.checkpoint().await
         {
             tracing::warn!("no checkpoint at shutdown, the next start takes longer: {error}");
         }
         self.stop_groups().await;
+    }
+
+    async fn stop_tasks(&self) {
+        self.shared.upkeep.stop().await;
+        self.shared.checkpointer.stop().await;
     }
 
     async fn stop_groups(&self) {
@@ -466,7 +488,7 @@ impl Shards {
     /// Stops without a checkpoint.
     #[cfg(test)]
     pub(crate) async fn kill(&self) {
-        self.shared.checkpointer.stop().await;
+        self.stop_tasks().await;
         self.stop_groups().await;
     }
 }

@@ -15,7 +15,8 @@
 
 use std::sync::Arc;
 
-use flumen_protocol::{ids::Offset, topic::Cleanup};
+use flumen_protocol::{batch::Batch, ids::Offset, topic::Cleanup};
+use tokio_util::sync::CancellationToken;
 
 mod filter;
 mod keys;
@@ -46,6 +47,9 @@ pub enum CompactError {
     /// A new segment cannot be written.
     #[error("compaction stopped: {0}")]
     Write(#[from] FlushError),
+    /// It was cancelled.
+    #[error("compaction was cancelled; a later one does what is left")]
+    Cancelled,
 }
 
 /// What compaction did.
@@ -65,17 +69,29 @@ impl PartitionLog {
     /// Removes records that a later one with the same key supersedes, and tombstones whose time
     /// is over at `now_ms`, milliseconds since the epoch. Does nothing if the topic is not
     /// compacted, or there is too little to gain yet. Blocks, perhaps for long; reading and
-    /// appending go on.
+    /// appending go on. It ends within a batch when it is cancelled.
     ///
     /// # Errors
-    /// When a segment is damaged or the disk is full. What was done until then is right.
-    pub fn compact(&self, now_ms: u64) -> Result<Compaction, CompactError> {
-        let compacted = self.log.compact(now_ms, COMPACTION_KEYS_MAX);
+    /// When a segment is damaged, the disk is full, or it was cancelled. What was done until then
+    /// is right.
+    pub fn compact(
+        &self,
+        now_ms: u64,
+        cancelled: &CancellationToken,
+    ) -> Result<Compaction, CompactError> {
+        let compacted = self.log.compact(now_ms, COMPACTION_KEYS_MAX, cancelled);
         compacted.inspect_err(|error| {
             if let CompactError::Read(error) = error {
                 self.log.note_damage(error);
             }
         })
+    }
+
+    /// Does something while no compaction of the log can begin.
+    #[cfg(test)]
+    pub(crate) fn without_compaction<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _compacting = self.log.compacting.lock();
+        work()
     }
 }
 
@@ -87,21 +103,42 @@ struct Work {
     compacted_to: Offset,
     /// The end of the last sealed segment.
     end: Offset,
+    cancelled: CancellationToken,
+}
+
+impl Work {
+    /// Gives the next batch of a segment, if there is one, unless the work was cancelled.
+    fn next_batch(&self, scan: &mut Scan<'_>) -> Result<Option<Batch>, CompactError> {
+        if self.cancelled.is_cancelled() {
+            return Err(CompactError::Cancelled);
+        }
+        Ok(scan.next_batch()?)
+    }
 }
 
 impl Log {
-    pub(super) fn compact(&self, now_ms: u64, keys_max: usize) -> Result<Compaction, CompactError> {
+    pub(super) fn compact(
+        &self,
+        now_ms: u64,
+        keys_max: usize,
+        cancelled: &CancellationToken,
+    ) -> Result<Compaction, CompactError> {
         let _compacting = self.compacting.lock();
         let mut done = Compaction::default();
         // Ends: each pass moves `compacted_to` on by a batch at least.
-        while let Some(work) = self.compaction_work(now_ms, done.passes > 0) {
+        while let Some(work) = self.compaction_work(now_ms, done.passes > 0, cancelled) {
             self.compaction_pass(&work, now_ms, keys_max, &mut done)?;
         }
         Ok(done)
     }
 
     /// What there is to do. `None` if it is not worth it.
-    fn compaction_work(&self, now_ms: u64, in_the_middle: bool) -> Option<Work> {
+    fn compaction_work(
+        &self,
+        now_ms: u64,
+        in_the_middle: bool,
+        cancelled: &CancellationToken,
+    ) -> Option<Work> {
         let state = self.state.lock();
         let options = state.options;
         if options.cleanup != Cleanup::Compact || state.removed {
@@ -137,6 +174,7 @@ impl Log {
             segments,
             compacted_to,
             end,
+            cancelled: cancelled.clone(),
         })
     }
 
@@ -158,7 +196,7 @@ impl Log {
         let taking_part = work.segments.iter().filter(|s| s.base_offset() < clean_to);
         let taking_part: Vec<_> = taking_part.cloned().collect();
         for group in groups(&taking_part, work.options.segment_bytes) {
-            if group.len() > 1 || self.would_change(&group[0], &mut filter)? {
+            if group.len() > 1 || self.would_change(work, &group[0], &mut filter)? {
                 self.rewrite(work, group, &mut filter, done)?;
             }
         }
@@ -184,7 +222,7 @@ impl Log {
         for segment in dirty {
             let open = self.store.files.get(segment)?;
             let mut scan = Scan::new(segment, &self.store.dir, &open);
-            while let Some(batch) = scan.next_batch()? {
+            while let Some(batch) = work.next_batch(&mut scan)? {
                 if batch.end_offset() <= work.compacted_to {
                     continue;
                 }
@@ -207,13 +245,14 @@ impl Log {
     /// Whether the filter would change a segment. If not, its tombstones are counted.
     fn would_change(
         &self,
+        work: &Work,
         segment: &Arc<Segment>,
         filter: &mut Filter,
     ) -> Result<bool, CompactError> {
         let counted = filter.oldest_tombstone_ms;
         let open = self.store.files.get(segment)?;
         let mut scan = Scan::new(segment, &self.store.dir, &open);
-        while let Some(batch) = scan.next_batch()? {
+        while let Some(batch) = work.next_batch(&mut scan)? {
             let damaged = |e: flumen_protocol::batch::BatchError| self.damaged(segment, e.into());
             if filter.changes(&batch).map_err(damaged)? {
                 filter.oldest_tombstone_ms = counted;
@@ -241,7 +280,7 @@ impl Log {
         for segment in group {
             let open = self.store.files.get(segment)?;
             let mut scan = Scan::new(segment, &self.store.dir, &open);
-            while let Some(batch) = scan.next_batch()? {
+            while let Some(batch) = work.next_batch(&mut scan)? {
                 let filtered = filter.apply(&batch);
                 match filtered.map_err(|e| self.damaged(segment, e.into()))? {
                     Filtered::Unchanged => output.push(batch)?,

@@ -17,6 +17,7 @@ use flumen_protocol::{
     message::ShardStatus,
     topic::TopicConfig,
 };
+use tokio_util::sync::CancellationToken;
 
 pub use self::{
     append::{AppendError, AppendRoom, Appended, PendingAppend},
@@ -137,9 +138,10 @@ impl DataShard {
         &self.shared.group
     }
 
-    /// Applies retention and compaction to the logs. Blocks on the disk.
-    pub(crate) fn look_after_logs(&self, now_ms: u64) {
-        self.shared.machine.look_after_logs(now_ms);
+    /// Applies retention and compaction to the logs, unless it is cancelled. Blocks on the disk,
+    /// perhaps for long.
+    pub(crate) fn look_after_logs(&self, now_ms: u64, cancelled: &CancellationToken) {
+        self.shared.machine.look_after_logs(now_ms, cancelled);
     }
 }
 

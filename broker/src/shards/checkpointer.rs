@@ -1,26 +1,18 @@
-//! Takes checkpoints of the shards when the write-ahead log grows, and now and then; and sees to
-//! retention and compaction. One task for all shards, so that they do not all hit the disk at
-//! once.
+//! Takes checkpoints of the shards when the write-ahead log grows, and now and then. One task for
+//! all shards, so that they do not all hit the disk at once; nothing that may take long is done in
+//! between, since a log without checkpoints soon takes no more.
 
-use std::{io, ops::Deref, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use flumen_protocol::ids::ShardId;
-use prometheus_client::metrics::counter::Counter;
 use tokio::{
     sync::Notify,
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::{DataShards, ShardsOptions, checkpoint_files::CheckpointFiles};
-use crate::{
-    catalog::{CATALOG_SHARD, Catalog},
-    clock::now_ms,
-    disk::is_full,
-    log::LogStore,
-    shard::{DataShard, raft::Group},
-    wal::Wal,
-};
+use super::{ShardsOptions, groups::Groups, lost_files::LostFiles};
+use crate::{disk::is_full, log::LogStore, wal::Wal};
 
 /// How often it is looked whether the files of the log and the checkpoints are still there, and
 /// whether there is room to be made on a full disk.
@@ -45,17 +37,11 @@ pub(super) struct Checkpointer {
 impl Checkpointer {
     pub(super) fn start(
         options: &ShardsOptions,
-        catalog: Catalog,
-        data: DataShards,
+        groups: Groups,
         (wal, logs): (Wal, LogStore),
         wanted: Arc<Notify>,
-        files: CheckpointFiles,
+        files: LostFiles,
     ) -> Self {
-        let groups = Groups {
-            catalog,
-            data,
-            checkpoints: options.checkpoints.clone(),
-        };
         let stop = Arc::new(Notify::new());
         let trouble = Trouble::default();
         let work = Work {
@@ -67,7 +53,6 @@ impl Checkpointer {
             wanted,
             unmoved: parking_lot::Mutex::default(),
             checkpoint_interval: options.checkpoint_interval,
-            retention_interval: options.retention_interval,
         };
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -110,21 +95,19 @@ type Trouble = Arc<parking_lot::Mutex<Option<String>>>;
 struct Work {
     groups: Groups,
     trouble: Trouble,
-    files: CheckpointFiles,
+    files: LostFiles,
     wal: Wal,
     logs: LogStore,
     wanted: Arc<Notify>,
     /// Why what closed shards have in the log could not be moved last, if so.
     unmoved: parking_lot::Mutex<Option<String>>,
     checkpoint_interval: Duration,
-    retention_interval: Duration,
 }
 
 impl Work {
     async fn run(self) {
         let mut wal_wants = self.wal.checkpoint_wanted();
         let mut checkpoint = timer(self.checkpoint_interval);
-        let mut retention = timer(self.retention_interval);
         let mut look = timer(LOOK_INTERVAL);
         let mut failing = None;
         loop {
@@ -136,10 +119,6 @@ impl Work {
                 },
                 () = self.wanted.notified() => (self.relieve_wal().await, false),
                 _ = checkpoint.tick() => (self.groups.checkpoint_changed().await, false),
-                _ = retention.tick() => {
-                    self.look_after_logs().await;
-                    (Ok(()), false)
-                }
                 _ = look.tick() => (self.look_after_files().await, false),
                 () = std::future::ready(()), if is_failing => (self.do_all().await, true),
             };
@@ -162,7 +141,7 @@ impl Work {
     /// All that may have failed.
     async fn do_all(&self) -> io::Result<()> {
         let relieved = self.relieve_wal().await;
-        let looked = self.look_for_files().await;
+        let looked = self.files.look().await;
         relieved
             .and(looked)
             .and(self.groups.checkpoint_changed().await)
@@ -214,128 +193,11 @@ impl Work {
     /// Looks for files that are gone, and on a full disk for what could go: partitions may have
     /// been deleted, and make room with a checkpoint only.
     async fn look_after_files(&self) -> io::Result<()> {
-        let looked = self.look_for_files().await;
+        let looked = self.files.look().await;
         if self.logs.degraded().is_none() && self.wal.trouble().is_none() {
             return looked;
         }
         looked.and(self.groups.checkpoint_changed().await)
-    }
-
-    /// Makes up for files that somebody has removed, as far as that can be done: what they held is
-    /// still in memory, or in other files.
-    async fn look_for_files(&self) -> io::Result<()> {
-        let wal = self.wal.clone();
-        let looked = crate::executor::spawn_blocking(move || wal.look_for_files()).await;
-        let wal_lacks_some = looked
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
-        let with_checkpoint = self.groups.all().filter(|group| group.has_checkpoint());
-        let with_checkpoint = with_checkpoint.map(|group| group.shard()).collect();
-        let files = self.files.clone();
-        let looked = crate::executor::spawn_blocking(move || files.gone(with_checkpoint)).await;
-        let gone = looked.map_err(io::Error::other)??;
-        for group in self.groups.all() {
-            let is_gone = gone.contains(&group.shard());
-            if is_gone || wal_lacks_some && group.has_changed() {
-                self.groups.checkpoint(&group).await?;
-            }
-            if wal_lacks_some {
-                self.groups.release_log(&group).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn look_after_logs(&self) {
-        let shards = self.groups.data();
-        let work = move || {
-            for shard in shards {
-                shard.look_after_logs(now_ms());
-            }
-        };
-        if let Err(error) = crate::executor::spawn_blocking(work).await {
-            tracing::error!("retention has failed: {error}");
-        }
-    }
-}
-
-/// The Raft groups of the broker.
-#[derive(Clone)]
-struct Groups {
-    catalog: Catalog,
-    data: DataShards,
-    checkpoints: Counter,
-}
-
-/// A Raft group, kept open while it is looked at.
-enum Kept {
-    Catalog(Catalog),
-    Data(DataShard),
-}
-
-impl Deref for Kept {
-    type Target = Group;
-
-    fn deref(&self) -> &Group {
-        match self {
-            Self::Catalog(catalog) => catalog.group(),
-            Self::Data(shard) => shard.group(),
-        }
-    }
-}
-
-impl Groups {
-    async fn checkpoint(&self, group: &Group) -> io::Result<()> {
-        match group.checkpoint().await {
-            Ok(()) => {
-                self.checkpoints.inc();
-                Ok(())
-            }
-            Err(error) => self.unless_closed(group, error),
-        }
-    }
-
-    async fn release_log(&self, group: &Group) -> io::Result<()> {
-        let released = group.release_log().await;
-        released.or_else(|error| self.unless_closed(group, error))
-    }
-
-    /// The error, unless the replica was given up or closed meanwhile: then nothing is wrong.
-    fn unless_closed(&self, group: &Group, error: io::Error) -> io::Result<()> {
-        let open = self.get(group.shard());
-        if open.is_some_and(|open| std::ptr::eq::<Group>(&raw const *open, group)) {
-            Err(error)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn data(&self) -> Vec<DataShard> {
-        self.data.read().values().cloned().collect()
-    }
-
-    fn get(&self, id: ShardId) -> Option<Kept> {
-        if id == CATALOG_SHARD {
-            return Some(Kept::Catalog(self.catalog.clone()));
-        }
-        self.data.read().get(&id).cloned().map(Kept::Data)
-    }
-
-    fn all(&self) -> impl Iterator<Item = Kept> + use<> {
-        let data = self.data().into_iter().map(Kept::Data);
-        data.chain([Kept::Catalog(self.catalog.clone())])
-    }
-
-    /// The first failure keeps none of the others from theirs: one of them may make the room that
-    /// all lack.
-    async fn checkpoint_changed(&self) -> io::Result<()> {
-        let mut done = Ok(());
-        for group in self.all() {
-            if group.has_changed() {
-                done = done.and(self.checkpoint(&group).await);
-            }
-        }
-        done
     }
 }
 

@@ -22,6 +22,7 @@ mod crash;
 mod duplicates;
 mod scale;
 mod space;
+mod upkeep;
 
 pub(crate) const TOPIC: TopicId = TopicId(7);
 

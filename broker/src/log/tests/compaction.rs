@@ -1,6 +1,7 @@
 //! Compaction: of each key the last record stays, whatever happens meanwhile.
 
 use flumen_protocol::{batch::ProducerSequence, ids::ProducerId, topic::Cleanup};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::disk::{CrashKeep, FaultPlan};
@@ -118,7 +119,10 @@ fn of_each_key_the_last_record_stays_in_one_pass_or_in_many() {
             let all = fill(&log, codec);
             let end = sealed_end(&log);
             assert!(end > 150);
-            let done = log.log.compact(0, keys_max).unwrap();
+            let done = log
+                .log
+                .compact(0, keys_max, &CancellationToken::new())
+                .unwrap();
             assert!(done.passes > 1 || keys_max > 2, "{done:?}");
             assert!(done.records_removed > 100);
             assert!(
@@ -129,7 +133,10 @@ fn of_each_key_the_last_record_stays_in_one_pass_or_in_many() {
             check(&found, &all, 0);
             check_compact(&found, end);
             // Again, there is nothing to do.
-            assert_eq!(log.compact(0).unwrap(), Compaction::default());
+            assert_eq!(
+                log.compact(0, &CancellationToken::new()).unwrap(),
+                Compaction::default()
+            );
         }
     }
 }
@@ -141,7 +148,7 @@ fn batches_keep_their_place_their_producer_and_their_compression() {
     let log = open_new(&store, compacted());
     fill(&log, Codec::Zstd);
     let before = read_all(&log.reader(), Offset(0)).unwrap();
-    log.compact(0).unwrap();
+    log.compact(0, &CancellationToken::new()).unwrap();
     let mut changed = 0;
     for batch in read_all(&log.reader(), Offset(0)).unwrap() {
         let old = before
@@ -164,7 +171,7 @@ fn a_reader_finds_its_way_from_every_offset_over_the_gaps() {
     let store = open_store(&disk, manual());
     let log = open_new(&store, compacted());
     fill(&log, Codec::None);
-    log.compact(0).unwrap();
+    log.compact(0, &CancellationToken::new()).unwrap();
     let all = read_all(&log.reader(), Offset(0)).unwrap();
     for offset in 0..200 {
         let found = read_all(&log.reader(), Offset(offset)).unwrap();
@@ -185,7 +192,7 @@ fn a_tombstone_stays_for_its_time_and_then_goes_without_bringing_back_what_it_de
     let all = fill(&log, Codec::None);
     let end = sealed_end(&log);
     for now in [0, 100, 150, 201, 250, 290, 1000] {
-        log.compact(now).unwrap();
+        log.compact(now, &CancellationToken::new()).unwrap();
         let found = records(&log.reader());
         check(&found, &all, now);
         check_compact(&found, end);
@@ -207,7 +214,7 @@ fn a_key_that_is_updated_later_is_compacted_away_from_the_old_segments() {
     let store = open_store(&disk, manual());
     let log = open_new(&store, compacted());
     let mut all = fill(&log, Codec::None);
-    log.compact(0).unwrap();
+    log.compact(0, &CancellationToken::new()).unwrap();
     for n in 100..200_u64 {
         let key = format!("key-{}", n % 13);
         log.append(keyed(
@@ -220,7 +227,7 @@ fn a_key_that_is_updated_later_is_compacted_away_from_the_old_segments() {
     }
     log.flush().unwrap();
     let end = sealed_end(&log);
-    log.compact(0).unwrap();
+    log.compact(0, &CancellationToken::new()).unwrap();
     let found = records(&log.reader());
     check(&found, &all, 0);
     check_compact(&found, end);
@@ -234,7 +241,7 @@ fn records_without_a_key_stay() {
     let batches = batches(50);
     append_all(&log, &batches);
     log.flush().unwrap();
-    log.compact(u64::MAX).unwrap();
+    log.compact(u64::MAX, &CancellationToken::new()).unwrap();
     assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), batches);
 }
 
@@ -255,12 +262,12 @@ fn a_crash_at_any_point_leaves_all_that_must_be_there() {
                 crash_in: Some(crash_in),
                 ..FaultPlan::default()
             });
-            drop(log.compact(250));
+            drop(log.compact(250, &CancellationToken::new()));
             if let Ok(checkpoint) = log.checkpoint() {
                 log.checkpoint_saved(&checkpoint);
                 saved = checkpoint;
             }
-            drop(log.compact(400));
+            drop(log.compact(400, &CancellationToken::new()));
             let disk = disk.crash(keep);
             let store = open_store(&disk, manual());
             let log = store
@@ -270,7 +277,7 @@ fn a_crash_at_any_point_leaves_all_that_must_be_there() {
             check(&found, &all, 400);
             let segments = files_of(&disk, "segment").len();
             assert_eq!(segments, saved.segments.len(), "old or new, never both");
-            log.compact(400).unwrap();
+            log.compact(400, &CancellationToken::new()).unwrap();
             check(&records(&log.reader()), &all, 400);
         }
     }
@@ -287,7 +294,7 @@ fn old_files_go_when_the_checkpoint_is_saved_and_readers_in_them_finish() {
     };
     let segments = || files_of(&disk, "segment").len();
     let before = segments();
-    let done = log.compact(0).unwrap();
+    let done = log.compact(0, &CancellationToken::new()).unwrap();
     assert_eq!(segments() as u64, before as u64 + done.segments_after);
     let checkpoint = log.checkpoint().unwrap();
     log.checkpoint_saved(&checkpoint);
@@ -307,7 +314,7 @@ fn a_full_disk_or_a_damaged_segment_stops_it_and_loses_nothing() {
         capacity_bytes: Some(0),
         ..FaultPlan::default()
     });
-    let error = log.compact(0).unwrap_err();
+    let error = log.compact(0, &CancellationToken::new()).unwrap_err();
     assert!(
         matches!(error, CompactError::Write(FlushError::NoSpace { .. })),
         "{error}"
@@ -328,8 +335,27 @@ fn a_full_disk_or_a_damaged_segment_stops_it_and_loses_nothing() {
     let mut byte = [0];
     file.read_exact_at(&mut byte, 300).unwrap();
     file.write_all_at(&[byte[0] ^ 1], 300).unwrap();
-    let error = log.compact(0).unwrap_err();
+    let error = log.compact(0, &CancellationToken::new()).unwrap_err();
     assert!(error.to_string().contains(&name), "{error}");
     file.write_all_at(&byte, 300).unwrap();
     check(&records(&log.reader()), &all, 0);
+}
+
+#[test]
+fn a_compaction_that_is_cancelled_ends_and_leaves_what_was_there() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let log = open_new(&store, compacted());
+    let all = fill(&log, Codec::None);
+    let before = files(&disk);
+    let cancelled = CancellationToken::new();
+    cancelled.cancel();
+    let error = log.compact(0, &cancelled).unwrap_err();
+    assert!(matches!(error, CompactError::Cancelled), "{error}");
+    assert_eq!(files(&disk), before);
+    let end = sealed_end(&log);
+    log.compact(0, &CancellationToken::new()).unwrap();
+    let found = records(&log.reader());
+    check(&found, &all, 0);
+    check_compact(&found, end);
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flumen_protocol::topic::Cleanup;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -106,7 +107,7 @@ fn race(cleanup: Cleanup) {
             match n % 100 {
                 10 | 60 => log.flush().unwrap(),
                 20 => drop(log.enforce_retention(n).unwrap()),
-                40 => drop(log.compact(n).unwrap()),
+                40 => drop(log.compact(n, &CancellationToken::new()).unwrap()),
                 80 => {
                     let checkpoint = log.checkpoint().unwrap();
                     log.checkpoint_saved(&checkpoint);

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     disk::{Disk, is_full},
     executor::{disk_work, disk_work_once_there_is_room},
-    log::{LogCheckpoint, LogOptions, LogStore, PartitionLog},
+    log::{CompactError, LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
         machine::{Applied, Checkpoint, Machine},
@@ -126,11 +126,14 @@ impl DataMachine {
         self.state.lock().appended_total()
     }
 
-    /// Removes what retention and compaction say. Blocks on the disk.
-    pub(super) fn look_after_logs(&self, now_ms: u64) {
+    /// Removes what retention and compaction say, unless it is cancelled. Blocks on the disk.
+    pub(super) fn look_after_logs(&self, now_ms: u64, cancelled: &CancellationToken) {
         let logs = self.state.lock().logs();
         for log in logs {
-            match look_after(&log, now_ms) {
+            if cancelled.is_cancelled() {
+                return;
+            }
+            match look_after(&log, now_ms, cancelled) {
                 Ok(false) => {}
                 Ok(true) => self.state.lock().mark_dirty(log.id()),
                 Err(error) => {
@@ -265,10 +268,18 @@ fn load(disk: &dyn Disk, path: &Path) -> Result<Option<(Manifest, Checkpoint)>, 
 }
 
 /// Whether the log's files have changed.
-fn look_after(log: &PartitionLog, now_ms: u64) -> Result<bool, Box<dyn std::error::Error>> {
+fn look_after(
+    log: &PartitionLog,
+    now_ms: u64,
+    cancelled: &CancellationToken,
+) -> Result<bool, Box<dyn std::error::Error>> {
     let freed_bytes = log.enforce_retention(now_ms)?;
-    let compaction = log.compact(now_ms)?;
-    Ok(freed_bytes > 0 || compaction.passes > 0)
+    match log.compact(now_ms, cancelled) {
+        Ok(compaction) => Ok(freed_bytes > 0 || compaction.passes > 0),
+        // Some segments may have been replaced before.
+        Err(CompactError::Cancelled) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Machine for DataMachine {
