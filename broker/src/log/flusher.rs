@@ -1,8 +1,9 @@
 //! The flusher: the thread that writes batches of all partitions to their segments.
 //!
 //! A partition is written when it has collected enough for a large write, when its oldest batch
-//! has waited long enough, or, oldest first, when all together hold too much memory. When the
-//! disk takes no more, batches stay in memory and the write is tried again every second.
+//! has waited long enough, or, oldest first, when all together hold too much memory. What the
+//! disk does not take stays in memory, and is tried again: one partition a second, until one
+//! succeeds. The others go on meanwhile, since it may be the file of one that fails.
 
 use std::{
     collections::VecDeque,
@@ -44,8 +45,8 @@ struct Queue {
     ready: VecDeque<Arc<Log>>,
     /// All logs with something to write, by the time of their oldest batch.
     aging: VecDeque<(Instant, Arc<Log>)>,
-    /// Logs whose write failed.
-    stalled: Vec<Arc<Log>>,
+    /// Logs whose write failed. They are in no other queue that counts.
+    stalled: VecDeque<Arc<Log>>,
     /// Set while a write fails.
     trouble: Option<Trouble>,
     stopped: bool,
@@ -63,18 +64,30 @@ struct Trouble {
 pub(super) struct Due {
     ready: bool,
     aging: bool,
+    stalled: bool,
 }
 
 impl Due {
     /// Notes that `unflushed` bytes wait now; returns which queues the log must enter.
     pub(super) fn rise(&mut self, unflushed: u64) -> Self {
+        if self.stalled {
+            return Self::default();
+        }
         let enter = Self {
             ready: unflushed >= FLUSH_BYTES && !self.ready,
             aging: !self.aging,
+            stalled: false,
         };
         self.ready |= enter.ready;
         self.aging = true;
         enter
+    }
+
+    /// Notes that the log has left these queues.
+    fn leave(&mut self, left: Self) {
+        self.ready &= !left.ready;
+        self.aging &= !left.aging;
+        self.stalled &= !left.stalled;
     }
 }
 
@@ -232,11 +245,13 @@ impl Flusher {
         // Up to here only, so that a busy partition does not keep the others waiting.
         let end = {
             let mut state = log.state.lock();
-            state.due.ready &= !left.ready;
-            state.due.aging &= !left.aging;
+            state.due.leave(left);
+            if state.due.stalled {
+                return;
+            }
             state.end
         };
-        self.finished(log, log.flush_to(end));
+        self.finished(log, left, log.flush_to(end));
     }
 
     /// The next log that is due.
@@ -245,62 +260,77 @@ impl Flusher {
             return Step::Stop;
         }
         let now = Instant::now();
-        if let Some(retry_at) = queue.trouble.as_ref().map(|trouble| trouble.retry_at) {
-            if now < retry_at {
-                return Step::Wait(Some(retry_at));
-            }
-            let stalled = std::mem::take(&mut queue.stalled);
-            queue.ready.extend(stalled);
+        let trouble = queue.trouble.as_ref();
+        let retry_at = trouble.map(|trouble| trouble.retry_at);
+        let retry_at = retry_at.filter(|_| !queue.stalled.is_empty());
+        if retry_at.is_some_and(|at| at <= now)
+            && let Some(log) = queue.stalled.pop_front()
+        {
+            let left = Due {
+                stalled: true,
+                ..Due::default()
+            };
+            return Step::Flush(log, left);
         }
         if let Some(log) = queue.ready.pop_front() {
             let left = Due {
                 ready: true,
-                aging: false,
+                ..Due::default()
             };
             return Step::Flush(log, left);
         }
         let Some(oldest) = queue.aging.front().map(|(since, _)| *since) else {
-            return Step::Wait(None);
+            return Step::Wait(retry_at);
         };
         let due_at = oldest + FLUSH_AGE_MAX;
         if now < due_at && self.unflushed_bytes() < self.pressure_bytes() {
-            return Step::Wait(Some(due_at));
+            let until = retry_at.map_or(due_at, |retry_at| retry_at.min(due_at));
+            return Step::Wait(Some(until));
         }
         match queue.aging.pop_front() {
             Some((_, log)) => Step::Flush(
                 log,
                 Due {
-                    ready: false,
                     aging: true,
+                    ..Due::default()
                 },
             ),
-            None => Step::Wait(None),
+            None => Step::Wait(retry_at),
         }
     }
 
-    fn finished(&self, log: &Arc<Log>, result: Result<(), FlushError>) {
-        let mut queue = self.queue.lock();
+    fn finished(&self, log: &Arc<Log>, left: Due, result: Result<(), FlushError>) {
         match result {
             Ok(()) => {
+                let mut queue = self.queue.lock();
                 if queue.stalled.is_empty() && queue.trouble.take().is_some() {
                     tracing::info!("batches are written to disk again");
                 }
             }
             Err(error) => {
-                let text = error.to_string();
-                if queue.trouble.is_none() {
-                    tracing::error!(partition = %log.id, error = text, "batches stay in memory");
-                }
-                let since = queue.trouble.take().map(|trouble| trouble.since);
-                queue.trouble = Some(Trouble {
-                    since: since.unwrap_or_else(SystemTime::now),
-                    text,
-                    retry_at: Instant::now() + RETRY_INTERVAL,
-                });
-                if !queue.stopped {
-                    queue.stalled.push(Arc::clone(log));
-                }
+                log.state.lock().due.stalled = true;
+                self.failed(log, left, &error);
             }
+        }
+    }
+
+    fn failed(&self, log: &Arc<Log>, left: Due, error: &FlushError) {
+        let mut queue = self.queue.lock();
+        let text = error.to_string();
+        let before = queue.trouble.take();
+        if before.is_none() {
+            tracing::error!(partition = %log.id, error = text, "batches stay in memory");
+        }
+        // Another one that fails does not put off what waits for its next try.
+        let waits = before.as_ref().filter(|_| !left.stalled);
+        let retry_at = waits.map(|trouble| trouble.retry_at);
+        queue.trouble = Some(Trouble {
+            since: before.map_or_else(SystemTime::now, |trouble| trouble.since),
+            text,
+            retry_at: retry_at.unwrap_or_else(|| Instant::now() + RETRY_INTERVAL),
+        });
+        if !queue.stopped {
+            queue.stalled.push_back(Arc::clone(log));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The log of one partition: the handle through which it is written.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use flumen_protocol::{
     batch::Batch,
@@ -209,16 +209,7 @@ impl Log {
 
     /// Takes note of what a read came by, if the log is open and its file is to blame.
     pub(super) fn note_damage(&self, error: &ReadError) {
-        let is_damage = match error {
-            ReadError::Damaged { .. } => true,
-            // Gone, or in a part of the disk that cannot be read.
-            ReadError::Io { source, .. } => {
-                source.kind() == io::ErrorKind::NotFound
-                    || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-            }
-            ReadError::OutOfRange { .. } => false,
-        };
-        if is_damage && !self.state.lock().removed && self.store.note_damage(self.id) {
+        if error.is_damage() && !self.state.lock().removed && self.store.note_damage(self.id) {
             tracing::error!(partition = %self.id, %error, "a read has found damage");
         }
     }

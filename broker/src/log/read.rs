@@ -101,6 +101,19 @@ impl ReadError {
             source,
         }
     }
+
+    /// Whether the file is to blame, and another try would find the same.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            // Gone, or in a part of the disk that cannot be read.
+            Self::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+            }
+            Self::OutOfRange { .. } => false,
+        }
+    }
 }
 
 impl LogReader {

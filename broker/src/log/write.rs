@@ -115,9 +115,11 @@ impl Log {
                             is_new: false,
                         });
                     }
-                    // What is new need not suffer from what is old.
-                    Err(error @ ReadError::Damaged { .. }) => {
+                    // What is new need not suffer from what is old. That is missed where it is
+                    // read, and once it is known, got from other replicas.
+                    Err(error) if error.is_damage() => {
                         tracing::error!(%error, "a new segment is begun");
+                        self.note_damage(&error);
                     }
                     Err(error) => return Err(error.into()),
                 }

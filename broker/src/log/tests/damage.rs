@@ -141,6 +141,14 @@ fn two_files_that_change_places_are_recognised() {
     }
 }
 
+/// Segments that take more than those of [`small`], so that the active one has room.
+fn with_room() -> LogOptions {
+    LogOptions {
+        segment_bytes: 10_000,
+        ..small()
+    }
+}
+
 #[test]
 fn a_damaged_active_segment_does_not_keep_new_batches_from_the_disk() {
     let log = Damaged::new();
@@ -148,14 +156,38 @@ fn a_damaged_active_segment_does_not_keep_new_batches_from_the_disk() {
     let path = log.path(active);
     log.disk.open(&path).unwrap().write_all_at(b"x", 3).unwrap();
     let store = open_store(&log.disk, manual());
-    let opened = store.open_partition(partition(0), small(), &log.checkpoint);
+    let opened = store.open_partition(partition(0), with_room(), &log.checkpoint);
     let opened = opened.unwrap();
     opened.append(batch(24, &[b"new"]));
     opened.flush().unwrap();
     let found = read_all(&opened.reader(), Offset(24)).unwrap();
     assert_eq!(found, [batch(24, &[b"new"])]);
+    assert_eq!(store.damaged(), [partition(0)], "the others are asked");
     let first = log.checkpoint.segments[active].base_offset;
     assert!(read_all(&opened.reader(), first).is_err());
+}
+
+#[test]
+fn an_active_segment_that_is_gone_does_not_keep_new_batches_from_the_disk() {
+    let log = Damaged::new();
+    let active = log.checkpoint.segments.len() - 1;
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), with_room(), &log.checkpoint);
+    let opened = opened.unwrap();
+    log.disk.remove_file(&log.path(active)).unwrap();
+    opened.append(batch(24, &[b"new"]));
+    opened.flush().unwrap();
+    let found = read_all(&opened.reader(), Offset(24)).unwrap();
+    assert_eq!(found, [batch(24, &[b"new"])]);
+    assert_eq!(store.damaged(), [partition(0)], "the others are asked");
+    // What it held is missed, here and at the next start.
+    let first = log.checkpoint.segments[active].base_offset;
+    assert!(read_all(&opened.reader(), first).is_err());
+    let checkpoint = opened.checkpoint().unwrap();
+    drop((opened, store));
+    let store = open_store(&log.disk, manual());
+    let opened = store.open_partition(partition(0), small(), &checkpoint);
+    assert!(matches!(opened, Err(OpenError::Missing { .. })));
 }
 
 /// Salvages the log, checks that it is the batches before the damage, and gives it back whole.

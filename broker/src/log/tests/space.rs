@@ -65,6 +65,41 @@ fn the_flusher_says_so_and_tries_again() {
 }
 
 #[test]
+fn a_partition_that_cannot_be_written_holds_up_no_other() {
+    let disk = SimulatedDisk::new();
+    let options = LogStoreOptions {
+        flush_mode: FlushMode::Background,
+        ..manual()
+    };
+    let store = open_store(&disk, options);
+    let failing = open_new(&store, small());
+    let all = batches(40);
+    append_all(&failing, &all[..1]);
+    wait_until(|| store.unflushed_bytes() == 0);
+    // The next segment cannot be made.
+    disk.remove_dir_all(&std::path::Path::new(DIR).join("7"))
+        .unwrap();
+    append_all(&failing, &all[1..]);
+    wait_until(|| store.degraded().is_some());
+    let other = PartitionId {
+        topic: TopicId(8),
+        index: 0,
+    };
+    let other = store.open_partition(other, small(), &LogCheckpoint::default());
+    let other = other.unwrap();
+    let unflushed = |log: &PartitionLog| log.log.state.lock().tail.unflushed_bytes();
+    append_all(&other, &all);
+    wait_until(|| unflushed(&other) == 0);
+    assert!(unflushed(&failing) > 0 && store.degraded().is_some());
+    // It is tried again all the same.
+    disk.create_dir_all(&std::path::Path::new(DIR).join("7"))
+        .unwrap();
+    wait_until(|| store.unflushed_bytes() == 0 && store.degraded().is_none());
+    append_all(&failing, &[batch(80, &[b"later"])]);
+    wait_until(|| store.unflushed_bytes() == 0);
+}
+
+#[test]
 fn a_failed_write_is_tried_again_and_leaves_no_gap() {
     for fail_write_in in 0..8 {
         let disk = SimulatedDisk::new();
