@@ -176,8 +176,8 @@ struct Shared {
     upkeep: Upkeep,
     /// Data shards that are not open, since their files are damaged.
     unrepaired: Mutex<BTreeSet<ShardId>>,
-    /// Held by the one that opens or closes a replica.
-    opening: tokio::sync::Mutex<()>,
+    /// Held by the one that opens or closes a replica. Whether none is opened any more.
+    opening: tokio::sync::Mutex<bool>,
     clustered: AtomicBool,
     /// Why others do not reach this broker, as far as they have said.
     unreachable: Mutex<Option<String>>,
@@ -284,7 +284,7 @@ impl Shards {
                 checkpointer,
                 upkeep,
                 unrepaired: Mutex::new(known.unrepaired),
-                opening: tokio::sync::Mutex::new(()),
+                opening: tokio::sync::Mutex::new(false),
                 clustered: AtomicBool::new(false),
                 unreachable: Mutex::default(),
             }),
@@ -293,14 +293,27 @@ impl Shards {
 
     /// Opens this broker's replica of a data shard. A new one is empty until a leader takes it in.
     pub(crate) async fn open_replica(&self, id: ShardId) -> Result<(), ShardError> {
-        if self.data(id).is_some() || self.shared.unrepaired.lock().contains(&id) {
-            return Ok(());
-        }
-        let _one = self.shared.opening.lock().await;
-        let shard = open_data(&self.shared.options, id, self.shared.parts.clone()).await?;
-        shard.group().keep_time(self.is_clustered());
-        self.shared.data.write().insert(id, shard);
-        Ok(())
+        let this = self.clone();
+        // What has begun is finished, even if nobody waits for it any more.
+        let opened = tokio::spawn(async move {
+            let shared = &this.shared;
+            let is_over = shared.opening.lock().await;
+            if *is_over || this.has_replica(id) {
+                return Ok(());
+            }
+            let shard = open_data(&shared.options, id, shared.parts.clone()).await?;
+            shard.group().keep_time(this.is_clustered());
+            shared.data.write().insert(id, shard);
+            Ok(())
+        });
+        opened
+            .await
+            .map_err(|error| ShardError::start(id, &error))?
+    }
+
+    /// Whether this broker has a replica of a data shard: open, or closed until it is repaired.
+    pub(crate) fn has_replica(&self, id: ShardId) -> bool {
+        self.data(id).is_some() || self.shared.unrepaired.lock().contains(&id)
     }
 
     /// Gives up this broker's replica of a data shard, with its records, if the leader confirms
@@ -478,7 +491,8 @@ impl Shards {
 
     async fn stop_groups(&self) {
         // Whoever opens or removes a replica gets it done before.
-        let _one = self.shared.opening.lock().await;
+        let mut is_over = self.shared.opening.lock().await;
+        *is_over = true;
         for shard in self.all_data() {
             shard.group().stop().await;
         }

@@ -106,12 +106,14 @@ async fn run(shared: Arc<Shared>) {
                 return;
             },
         }
-        shared.round(&mut memory).await;
+        shared.round(&mut memory);
     }
 }
 
 impl Shared {
-    async fn round(self: &Arc<Self>, memory: &mut Memory) {
+    /// Waits for nothing: what takes time is a step, and others have to hear of this broker
+    /// meanwhile.
+    fn round(self: &Arc<Self>, memory: &mut Memory) {
         while let Some(done) = memory.steps.try_join_next() {
             if let Err(error) = done {
                 tracing::error!("a step of the steward has failed: {error}");
@@ -119,7 +121,7 @@ impl Shared {
         }
         let state = self.shards.catalog().snapshot();
         self.shards.set_clustered(state.brokers.len() > 1);
-        self.open_replicas(&state).await;
+        self.open_replicas(memory, &state);
         let views = self.views();
         self.repair_replicas(memory, &state, &views);
         memory.note_leadership(&views);

@@ -76,7 +76,10 @@ impl Shards {
         let this = self.clone();
         let opened = tokio::spawn(async move {
             let shared = &this.shared;
-            let _one = shared.opening.lock().await;
+            let is_over = shared.opening.lock().await;
+            if *is_over {
+                return Ok(());
+            }
             let shard = repaired.start().await?;
             shard.group().keep_time(this.is_clustered());
             shared.data.write().insert(id, shard);

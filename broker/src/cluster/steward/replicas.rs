@@ -15,11 +15,19 @@ use crate::{
 const REPAIR_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Shared {
-    pub(super) async fn open_replicas(&self, state: &CatalogState) {
+    /// Begins to open the replicas that should be here and are not. Nobody waits for it: whoever
+    /// removes the files of another one has its way first.
+    pub(super) fn open_replicas(&self, memory: &mut Memory, state: &CatalogState) {
         for shard in state.shards_of(self.broker) {
-            if let Err(error) = self.shards.open_replica(shard).await {
-                tracing::error!(%shard, %error, "the replica does not open");
+            if self.shards.has_replica(shard) {
+                continue;
             }
+            let shards = self.shards.clone();
+            memory.begin(shard, async move {
+                if let Err(error) = shards.open_replica(shard).await {
+                    tracing::error!(%shard, %error, "the replica does not open");
+                }
+            });
         }
     }
 

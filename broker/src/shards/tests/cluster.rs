@@ -27,6 +27,7 @@ const SHARDS: u32 = 3;
 struct Member {
     broker: Broker,
     steward: Steward,
+    reports: Reports,
 }
 
 pub(super) struct TestCluster {
@@ -48,6 +49,15 @@ impl TestCluster {
 
     /// As [`TestCluster::start`], with logs that are synced like this.
     async fn start_synced(count: usize, wal_sync: SyncPolicy) -> Self {
+        let cluster = Self::start_apart(count, wal_sync).await;
+        for at in 0..count {
+            cluster.register(at).await;
+        }
+        cluster
+    }
+
+    /// Brokers that have not been taken in yet.
+    async fn start_apart(count: usize, wal_sync: SyncPolicy) -> Self {
         let disks = (0..count).map(|_| Arc::new(SimulatedDisk::new()));
         let mut cluster = Self {
             network: MemoryNetwork::new(),
@@ -57,9 +67,6 @@ impl TestCluster {
         };
         for at in 0..count {
             cluster.start_member(at).await;
-        }
-        for at in 0..count {
-            cluster.register(at).await;
         }
         cluster
     }
@@ -99,8 +106,12 @@ impl TestCluster {
             PeerService::Plugins,
             Arc::new(broker.shards.catalog().plugin_server()),
         );
-        let steward = Steward::start(broker.shards.clone(), network, reports);
-        self.members[at] = Some(Member { broker, steward });
+        let steward = Steward::start(broker.shards.clone(), network, reports.clone());
+        self.members[at] = Some(Member {
+            broker,
+            steward,
+            reports,
+        });
     }
 
     async fn register(&self, at: usize) {

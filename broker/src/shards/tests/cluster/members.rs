@@ -191,3 +191,32 @@ async fn brokers_that_die_while_replicas_move_lose_nothing_and_the_move_is_finis
         .await;
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_waits_to_open_a_replica_is_heard_of_all_the_same() {
+    let cluster = TestCluster::start_apart(2, SyncPolicy::Always).await;
+    // As by the removal of another replica's files, which takes long.
+    let removing = Arc::clone(&cluster.shards(1).shared);
+    let removing = removing.opening.lock().await;
+    for at in 0..2 {
+        cluster.register(at).await;
+    }
+    let placed = || {
+        let state = cluster.shards(1).catalog().snapshot();
+        state.shards_of(id(1)).next().is_some()
+    };
+    cluster.wait_for("replicas to be placed", placed).await;
+    let since = Instant::now();
+    let reports = &cluster.members[0].as_ref().unwrap().reports;
+    cluster
+        .wait_for("a report a while later", || {
+            let heard = reports.of(id(1)).map(|(age, _)| age);
+            heard.is_some_and(|age| age + Duration::from_secs(1) < since.elapsed())
+        })
+        .await;
+    assert!(cluster.shards(1).all_data().is_empty());
+    drop(removing);
+    let opened = || !cluster.shards(1).all_data().is_empty();
+    cluster.wait_for("the replica to be opened", opened).await;
+    cluster.end().await;
+}
