@@ -24,7 +24,30 @@ pub(super) struct PartitionShared {
     deleted: AtomicBool,
     /// The records are on other brokers now.
     moved: AtomicBool,
-    watchers: Mutex<Vec<Weak<Watcher>>>,
+    watchers: Mutex<Watchers>,
+}
+
+/// Those that wait for news of a partition, or have done so.
+#[derive(Debug, Default)]
+struct Watchers {
+    all: Vec<Weak<Watcher>>,
+    /// How many there were when those that are gone were removed last.
+    kept: usize,
+}
+
+/// A partition looks for watchers that are gone when it has at least so many.
+const WATCHERS_KEPT_MIN: usize = 8;
+
+impl Watchers {
+    /// Adds one. Those that are gone are removed whenever the number has doubled, so that a
+    /// partition in which nothing happens does not collect them.
+    fn add(&mut self, watcher: &Arc<Watcher>) {
+        if self.all.len() >= 2 * self.kept.max(WATCHERS_KEPT_MIN) {
+            self.all.retain(|watcher| watcher.strong_count() > 0);
+            self.kept = self.all.len();
+        }
+        self.all.push(Arc::downgrade(watcher));
+    }
 }
 
 #[derive(Debug)]
@@ -44,7 +67,7 @@ impl PartitionShared {
             end_offset: AtomicU64::new(end_offset.0),
             deleted: AtomicBool::new(false),
             moved: AtomicBool::new(false),
-            watchers: Mutex::new(Vec::new()),
+            watchers: Mutex::default(),
         })
     }
 
@@ -68,7 +91,7 @@ impl PartitionShared {
 
     fn wake(&self) {
         let mut watchers = self.watchers.lock();
-        watchers.retain(|watcher| {
+        watchers.all.retain(|watcher| {
             let Some(watcher) = watcher.upgrade() else {
                 return false;
             };
@@ -77,6 +100,12 @@ impl PartitionShared {
             }
             true
         });
+        watchers.kept = watchers.all.len();
+    }
+
+    #[cfg(test)]
+    fn watcher_count(&self) -> usize {
+        self.watchers.lock().all.len()
     }
 }
 
@@ -147,7 +176,7 @@ impl PartitionReader {
             token,
             news: Arc::clone(news),
         });
-        self.shared.watchers.lock().push(Arc::downgrade(&watcher));
+        self.shared.watchers.lock().add(&watcher);
         Subscription {
             watcher,
             shared: Arc::clone(&self.shared),
@@ -228,5 +257,43 @@ impl Subscription {
         // What came between the look and the arming would be missed: look again. If the report
         // is out by then, it stands.
         has_news() && self.watcher.armed.swap(false, Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::ids::TopicId;
+
+    use super::*;
+    use crate::{
+        disk::SimulatedDisk,
+        log::{LogCheckpoint, LogOptions, LogStore, LogStoreOptions},
+    };
+
+    #[test]
+    fn consumers_that_come_and_go_are_not_collected_where_nothing_happens() {
+        let disk = Arc::new(SimulatedDisk::new());
+        let store = LogStore::open(disk, "/logs", LogStoreOptions::default()).unwrap();
+        let id = PartitionId {
+            topic: TopicId(1),
+            index: 0,
+        };
+        let log = store.open_partition(id, LogOptions::default(), &LogCheckpoint::default());
+        let shared = PartitionShared::new(id, log.unwrap().reader(), Offset(0));
+        let reader = PartitionReader::new(Arc::clone(&shared));
+        let news = News::new();
+        let stay: Vec<_> = (0..20)
+            .map(|token| reader.subscribe(&news, token))
+            .collect();
+        for _ in 0..1000 {
+            drop(reader.subscribe(&news, 99));
+            assert!(shared.watcher_count() <= 2 * stay.len() + 1);
+        }
+        for subscription in &stay {
+            assert!(!subscription.arm(Offset(0)));
+        }
+        shared.raise(Offset(1));
+        assert_eq!(news.take(), (0..20).collect::<Vec<_>>());
+        assert_eq!(shared.watcher_count(), stay.len());
     }
 }
