@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,7 +23,9 @@ pub(super) struct TailBudget {
     bytes_max: u64,
     bytes: AtomicU64,
     queue: Mutex<VecDeque<Evictable>>,
-    /// Held by the one that evicts.
+    /// How long the queue was when it was cleaned up last.
+    kept: AtomicUsize,
+    /// Held by the one that evicts or cleans up.
     evicting: Mutex<()>,
 }
 
@@ -34,12 +36,24 @@ struct Evictable {
     to: Offset,
 }
 
+/// Entries that are kept without asking whether they stand for anything.
+const ENTRIES_KEPT_MIN: usize = 256;
+
+impl Evictable {
+    /// Whether it stands for nothing any more: retention was faster, or the log is gone.
+    fn is_spent(&self) -> bool {
+        let log = self.log.upgrade();
+        log.is_none_or(|log| log.state.lock().tail.from() >= self.to)
+    }
+}
+
 impl TailBudget {
     pub(super) fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
             bytes: AtomicU64::new(0),
             queue: Mutex::default(),
+            kept: AtomicUsize::new(0),
             evicting: Mutex::default(),
         }
     }
@@ -70,6 +84,7 @@ impl TailBudget {
         let Some(_evicting) = self.evicting.try_lock() else {
             return;
         };
+        self.clean_up();
         let mut evicted = Vec::new();
         loop {
             let wanted = self.bytes().saturating_sub(self.bytes_max);
@@ -87,5 +102,27 @@ impl TailBudget {
                 self.queue.lock().pop_front();
             }
         }
+    }
+
+    /// Removes entries that stand for nothing whenever the queue is twice as long as after the last
+    /// time: what is dropped before memory is short is asked for by nobody. The caller evicts, so
+    /// that the front of the queue stays.
+    fn clean_up(&self) {
+        let mut queue = self.queue.lock();
+        let kept = self.kept.load(Ordering::Relaxed);
+        if queue.len() < 2 * kept.max(ENTRIES_KEPT_MIN) {
+            return;
+        }
+        queue.retain(|entry| !entry.is_spent());
+        let kept = queue.len();
+        queue.shrink_to(2 * kept.max(ENTRIES_KEPT_MIN));
+        drop(queue);
+        self.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// Entries in the queue.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.queue.lock().len()
     }
 }

@@ -177,3 +177,36 @@ fn the_mark_goes_with_the_checkpoint_that_makes_it_needless() {
     log.enforce_retention(1100).unwrap();
     assert!(log.needs_checkpoint(&checkpoint));
 }
+
+#[test]
+fn memory_remembers_nothing_of_batches_that_retention_or_deletion_dropped() {
+    let disk = SimulatedDisk::new();
+    let roomy = LogStoreOptions {
+        tail_bytes_max: u64::MAX,
+        ..manual()
+    };
+    let store = open_store(&disk, roomy);
+    let options = LogOptions {
+        retention_bytes: Some(0),
+        ..small()
+    };
+    let log = open_new(&store, options);
+    let entries = || store.shared().budget.entries();
+    for n in 0..2000 {
+        log.append(batch(n, &[b"a"]));
+        log.flush().unwrap();
+        log.enforce_retention(n).unwrap();
+        assert!(entries() <= 600, "{} after {n}", entries());
+    }
+    let deleted = std::sync::Arc::downgrade(&log.log);
+    store.remove(partition(0));
+    drop(log);
+    for n in 0..2000 {
+        let log = open_new(&store, small());
+        log.append(batch(0, &[b"a"]));
+        log.flush().unwrap();
+        store.remove(partition(0));
+        assert!(entries() <= 600, "{} after {n}", entries());
+    }
+    assert_eq!(deleted.strong_count(), 0);
+}
