@@ -25,6 +25,7 @@ mod log_storage;
 mod machine;
 mod network;
 mod pace;
+mod pieces;
 mod proposer;
 mod raft_parts;
 mod replicas;

@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 const HEADER_LEN: usize = 8 + 4 + 4;
 
 /// Bytes of a checkpoint, at most; far above what 100,000 partitions take.
-const CHECKPOINT_BYTES_MAX: usize = 1024 * 1024 * 1024;
+pub(super) const CHECKPOINT_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// Why a checkpoint cannot be used. There is only one, and the Raft log before it is gone: the
 /// shard cannot start without it.

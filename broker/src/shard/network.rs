@@ -21,10 +21,11 @@ use serde::de::DeserializeOwned;
 use super::{
     group::ANSWER_MIN,
     pace::Pace,
+    pieces,
     rpc::{self, Call, CallRequest, Open, Purpose, SnapshotHead},
     types::{Snapshot, SnapshotData, TypeConfig, Vote},
 };
-use crate::peer::{PeerError, PeerMessage, PeerNetwork, PeerService};
+use crate::peer::{PeerError, PeerNetwork, PeerService};
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
@@ -99,12 +100,11 @@ impl Replica {
         snapshot: Snapshot,
     ) -> Result<SnapshotResponse<TypeConfig>, PeerError> {
         let mut stream = self.open(Purpose::Snapshot).await?;
-        let meta = snapshot.meta;
-        let message = PeerMessage {
-            head: rpc::encode(&SnapshotHead { vote, meta }),
-            parts: vec![snapshot.snapshot.bytes],
+        let head = SnapshotHead {
+            vote,
+            meta: snapshot.meta,
         };
-        stream.sender.send(message).await?;
+        pieces::send(&mut *stream.sender, &head, snapshot.snapshot.bytes).await?;
         stream.sender.finish();
         let lost = |reason: String| PeerError::Lost {
             broker: self.broker,
@@ -186,9 +186,14 @@ impl RaftNetworkV2<TypeConfig> for Replica {
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
-            sent = self.send_snapshot(vote, snapshot) => {
-                sent.map_err(|error| StreamingError::Unreachable(Unreachable::new(&error)))
-            }
+            sent = self.send_snapshot(vote, snapshot) => sent.map_err(|error| {
+                // Who is away is known to be; what else fails keeps the replica from coming back.
+                if !matches!(error, PeerError::Unreachable { .. }) {
+                    let (shard, broker) = (self.shard, self.broker);
+                    tracing::warn!(%shard, %broker, "the checkpoint was not sent: {error}");
+                }
+                StreamingError::Unreachable(Unreachable::new(&error))
+            }),
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }

@@ -17,12 +17,14 @@ pub(crate) use self::gate::ClosedGate;
 use self::gate::Gate;
 use super::{
     admission::Admission,
+    checkpoint_file::CHECKPOINT_BYTES_MAX,
     group::{
         Group, ProposeError, catch_up,
         leave::Standing,
         propose::{self, LocalProposals},
     },
     machine::RaftMachine,
+    pieces,
     rpc::{self, AppendReply, Call, CallRequest, Open, Purpose, SnapshotHead},
     types::{Response, Snapshot, SnapshotData, TypeConfig},
 };
@@ -124,8 +126,12 @@ impl Replicas {
                     Purpose::Append => gate.pass(entries::take(raft, admission, stream)).await,
                     Purpose::Snapshot => {
                         let taken = gate.pass(take_snapshot(from, raft, stream)).await;
-                        if taken.is_ok() {
-                            self.transfers.snapshots_received.inc();
+                        match &taken {
+                            Ok(()) => drop(self.transfers.snapshots_received.inc()),
+                            Err(reason) => tracing::warn!(
+                                shard = %open.shard, broker = %from, reason,
+                                "a checkpoint of another replica was not taken"
+                            ),
                         }
                         taken
                     }
@@ -218,14 +224,13 @@ async fn take_snapshot(
     raft: ShardRaft,
     mut stream: PeerStream,
 ) -> Result<(), String> {
-    let Some(message) = stream.receiver.next().await.map_err(text)? else {
-        return Err("the stream ended before the snapshot".to_owned());
-    };
-    let SnapshotHead { vote, meta } = rpc::decode(&message.head).map_err(text)?;
+    let received = pieces::receive(&mut *stream.receiver, CHECKPOINT_BYTES_MAX).await;
+    let (head, bytes) = received.map_err(text)?;
+    let SnapshotHead { vote, meta } = rpc::decode(&head).map_err(text)?;
     let snapshot = Snapshot {
         meta,
         snapshot: SnapshotData {
-            bytes: message.parts.into_iter().next().unwrap_or_default(),
+            bytes,
             sender: Some(from),
         },
     };

@@ -52,7 +52,7 @@ pub(super) struct Open {
 pub(super) enum Purpose {
     /// [`AppendHead`]s with entries one way, [`AppendReply`]s in order the other way.
     Append,
-    /// One [`SnapshotHead`] with a checkpoint one way, one reply the other way.
+    /// One [`SnapshotHead`] and the pieces of a checkpoint one way, one reply the other way.
     Snapshot,
 }
 
@@ -75,7 +75,7 @@ struct EntryHead {
 /// Up to where the other replica's log is durable, or why the stream ends here.
 pub(super) type AppendReply = Result<StreamAppendResult<TypeConfig>, String>;
 
-/// Announces the checkpoint that is the message's part.
+/// Announces the checkpoint that follows in pieces.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SnapshotHead {
     pub(super) vote: Vote,
