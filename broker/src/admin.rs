@@ -14,11 +14,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpSocket, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::serve::{Bounds, serve};
 use crate::metrics::Metrics;
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: u32 = 1024;
 
 /// What the endpoints show of the broker.
 pub trait Health: Send + Sync + 'static {
@@ -53,15 +56,47 @@ struct Shown {
     health: Arc<dyn Health>,
 }
 
+/// The address of an admin server, taken before there is anything to show: who connects is refused
+/// until [`Admin::start`].
+#[derive(Debug)]
+pub struct AdminAddress {
+    address: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl AdminAddress {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// When it is another one's.
+    pub fn take(address: SocketAddr) -> Result<Self, AdminError> {
+        let taken = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        let socket = taken().map_err(|source| AdminError { address, source })?;
+        Ok(Self { address, socket })
+    }
+}
+
 impl Admin {
-    /// Listens on `address` and serves until [`Admin::stop`].
-    pub async fn start(
-        address: SocketAddr,
+    /// Listens and serves until [`Admin::stop`].
+    ///
+    /// # Errors
+    /// When another one was faster to listen on the address.
+    pub fn start(
+        at: AdminAddress,
         metrics: Metrics,
         health: Arc<dyn Health>,
     ) -> Result<Self, AdminError> {
+        let AdminAddress { address, socket } = at;
         let failed = |source| AdminError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listener = socket.listen(BACKLOG).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let routes = Router::new()
             .route("/metrics", get(show_metrics))

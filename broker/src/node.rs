@@ -57,7 +57,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub use self::start_error::StartError;
 use self::{enrol::Enrolments, open::listen};
 use crate::{
-    admin::{Admin, Health as _},
+    admin::{Admin, AdminAddress, Health as _},
     catalog::{Catalog, ClusterId},
     cluster::{Reports, Steward},
     config::BrokerConfig,
@@ -118,6 +118,13 @@ pub(crate) struct Node {
     background: parking_lot::Mutex<JoinSet<()>>,
 }
 
+/// What a broker has once it serves.
+struct Begun {
+    profile: PathBuf,
+    profile_changes: watch::Receiver<()>,
+    admin: Option<Admin>,
+}
+
 impl Broker {
     /// Starts a broker that is one of a cluster, and joins it with the token on its first start.
     /// Later the token is not used any more, unless it is of another cluster, which is an error.
@@ -174,6 +181,11 @@ impl Broker {
         let identity = Identity::load_or_create(&config)?;
         check(identity.membership())?;
         let metrics = Metrics::default();
+        // Both addresses are taken before anything is begun that would have to be ended.
+        let admin = match config.admin {
+            Some(address) => Some(AdminAddress::take(address)?),
+            None => None,
+        };
         let server = listen(&config, &*environment.network, &identity, &metrics)?;
         members::introduce(server.peers(), identity.membership());
         let peers = server.peers().clone();
@@ -185,30 +197,21 @@ impl Broker {
                 return Err(error);
             }
         };
-        let bound = server.local_addr();
-        let advertised = config.advertised(bound);
-        *node.address.write() = advertised;
-        node.look_for_members(&config);
-        if let Err(error) = node.take_part().await {
-            node.stop_taking_part().await;
-            node.stop_background().await;
-            node.shards.shutdown().await;
-            server.close().await;
-            return Err(error);
-        }
-        node.warn_of_other_shards(config.shards.asked_for());
-        server.serve_clients(Arc::clone(&node));
-        let addresses = node.profile_addresses();
-        let profile = node.identity.write_profile(&addresses)?;
-        let (changed, profile_changes) = watch::channel(());
-        let keep = members::keep_profile(Arc::downgrade(&node), addresses, changed);
-        node.in_background(keep);
-        // Last, so that who sees it ready finds the profile, too.
-        let admin = node.show(&config).await?;
+        let begun = match node.begin(&config, &server, admin).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                node.stop_taking_part().await;
+                node.stop_background().await;
+                node.shards.shutdown().await;
+                server.close().await;
+                return Err(error);
+            }
+        };
+        let admin = begun.admin.as_ref().map(Admin::local_addr);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
-            address = %bound,
-            admin = admin.as_ref().map(|admin| tracing::field::display(admin.local_addr())),
+            address = %server.local_addr(),
+            admin = admin.map(tracing::field::display),
             data_dir = %config.data_dir.display(),
             elapsed = ?started.elapsed(),
             wal_sync = %node.wal_sync,
@@ -217,9 +220,9 @@ impl Broker {
         Ok(Self {
             node,
             server,
-            admin,
-            profile,
-            profile_changes,
+            admin: begun.admin,
+            profile: begun.profile,
+            profile_changes: begun.profile_changes,
             shutdown_grace: config.shutdown_grace.into(),
         })
     }
@@ -278,6 +281,33 @@ impl Broker {
 }
 
 impl Node {
+    /// Takes part in the cluster, and serves clients. What was begun before an error is for the
+    /// caller to end.
+    async fn begin(
+        self: &Arc<Self>,
+        config: &BrokerConfig,
+        server: &Server,
+        admin: Option<AdminAddress>,
+    ) -> Result<Begun, StartError> {
+        *self.address.write() = config.advertised(server.local_addr());
+        self.look_for_members(config);
+        self.take_part().await?;
+        self.warn_of_other_shards(config.shards.asked_for());
+        server.serve_clients(Arc::clone(self));
+        let addresses = self.profile_addresses();
+        let profile = self.identity.write_profile(&addresses)?;
+        let (changed, profile_changes) = watch::channel(());
+        let keep = members::keep_profile(Arc::downgrade(self), addresses, changed);
+        self.in_background(keep);
+        // Last, so that who sees it ready finds the profile, too.
+        let admin = admin.map(|at| self.show(at)).transpose()?;
+        Ok(Begun {
+            profile,
+            profile_changes,
+            admin,
+        })
+    }
+
     /// Says so if the settings ask for another number of shards than there is.
     fn warn_of_other_shards(&self, asked_for: Option<u32>) {
         let there = self.catalog.snapshot().shard_count;
@@ -299,15 +329,11 @@ impl Node {
         self.catalog.snapshot().brokers.clone()
     }
 
-    async fn show(self: &Arc<Self>, config: &BrokerConfig) -> Result<Option<Admin>, StartError> {
-        let Some(address) = config.admin else {
-            return Ok(None);
-        };
+    fn show(self: &Arc<Self>, at: AdminAddress) -> Result<Admin, StartError> {
         // Elections are counted from now on.
         self.refresh(&self.metrics);
         let health = Arc::clone(self) as _;
-        let admin = Admin::start(address, self.metrics.clone(), health);
-        Ok(Some(admin.await?))
+        Ok(Admin::start(at, self.metrics.clone(), health)?)
     }
 
     /// Waits until records may be taken: whoever takes some must know of all plugins that were

@@ -117,23 +117,14 @@ impl Node {
             },
         };
         let shards = Shards::open(shard_options, parts).await?;
-        shards.ready().await?;
-        let catalog = shards.catalog().clone();
-        peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
-        let topics = Topics::new(catalog.clone(), shards.clone());
-        // Where there are other brokers, whoever leads the catalog does so once it takes part: that
-        // it is the only one with a vote, as one of two is, does not say that all shards are here.
-        let view = catalog.group().view();
-        if view.voters == BTreeSet::from([shards.broker()]) && view.learners.is_empty() {
-            topics
-                .reconcile(&mut BTreeSet::new())
-                .await
-                .map_err(StartError::Reconcile)?;
-        }
-        let engine = PluginEngine::new(&dir.join("plugins"))?;
-        let hooks = Hooks::new(metrics.plugin.clone());
-        let plugins = Arc::new(Plugins::new(catalog.clone(), engine, hooks));
-        plugins.load().await;
+        let on_shards = OnShards::open(&shards, &dir, &peers, &metrics).await;
+        let OnShards { topics, plugins } = match on_shards {
+            Ok(opened) => opened,
+            Err(error) => {
+                shards.shutdown().await;
+                return Err(error);
+            }
+        };
         Ok(Self {
             network,
             peers,
@@ -153,11 +144,45 @@ impl Node {
             wal_sync,
             batch_bytes_max: config.limits.batch_bytes_max.as_u64() as u32,
             logs,
+            catalog: shards.catalog().clone(),
             shards,
-            catalog,
             filters: AtomicBool::new(false),
             registered: AtomicBool::new(false),
         })
+    }
+}
+
+/// What stands on the shards.
+struct OnShards {
+    topics: Topics,
+    plugins: Arc<Plugins>,
+}
+
+impl OnShards {
+    async fn open(
+        shards: &Shards,
+        dir: &Path,
+        peers: &Peers,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        shards.ready().await?;
+        let catalog = shards.catalog().clone();
+        peers.serve(PeerService::Plugins, Arc::new(catalog.plugin_server()));
+        let topics = Topics::new(catalog.clone(), shards.clone());
+        // Where there are other brokers, whoever leads the catalog does so once it takes part: that
+        // it is the only one with a vote, as one of two is, does not say that all shards are here.
+        let view = catalog.group().view();
+        if view.voters == BTreeSet::from([shards.broker()]) && view.learners.is_empty() {
+            topics
+                .reconcile(&mut BTreeSet::new())
+                .await
+                .map_err(StartError::Reconcile)?;
+        }
+        let engine = PluginEngine::new(&dir.join("plugins"))?;
+        let hooks = Hooks::new(metrics.plugin.clone());
+        let plugins = Arc::new(Plugins::new(catalog.clone(), engine, hooks));
+        plugins.load().await;
+        Ok(Self { topics, plugins })
     }
 }
 

@@ -618,3 +618,19 @@ async fn partitions_that_a_leader_of_the_catalog_has_not_made_are_made_by_the_ne
         broker.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_without_its_admin_address_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = BrokerConfig {
+        admin: Some(taken.local_addr().unwrap()),
+        ..config(dir.path())
+    };
+    let refused = Broker::start(config.clone()).await;
+    assert!(matches!(refused, Err(StartError::Admin(_))), "{refused:?}");
+    drop(taken);
+    // At once: nobody has the data directory any more.
+    let broker = Broker::start(config).await.unwrap();
+    broker.stop().await;
+}
