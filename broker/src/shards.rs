@@ -4,6 +4,7 @@
 mod checkpoint_files;
 mod checkpointer;
 mod degraded;
+mod files;
 mod groups;
 mod leaders;
 mod left;
@@ -152,10 +153,6 @@ impl ShardsParts {
     }
 }
 
-/// A file that says that this broker's first shards are made. A new shard without it belongs to a
-/// new cluster; with it, the shard's replicas are elsewhere, and it must not be made once more.
-const FOUNDED_FILE: &str = "founded";
-
 /// All shards of a broker. Cheap to clone.
 #[derive(Clone)]
 pub struct Shards {
@@ -203,7 +200,7 @@ impl Shards {
                 source,
             })?;
         let broker = BrokerId(options.broker_id);
-        let mark = dir.join(FOUNDED_FILE);
+        let mark = files::founded(&options);
         let founded = read_file(&*disk, &mark, 1);
         let founded = founded.map_err(|source| ShardError::Dir {
             dir: dir.clone(),

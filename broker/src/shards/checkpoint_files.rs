@@ -9,11 +9,8 @@ use std::{
 
 use flumen_protocol::ids::ShardId;
 
-use super::{ShardsOptions, opening::checkpoint_path};
-use crate::{
-    catalog::{CATALOG_SHARD, CHECKPOINT_FILE},
-    disk::{Disk, write_file_atomically},
-};
+use super::{ShardsOptions, files};
+use crate::disk::{Disk, write_file_atomically};
 
 /// The files in the shards' directory.
 #[derive(Clone)]
@@ -48,11 +45,7 @@ impl CheckpointFiles {
     }
 
     fn lacks(&self, shard: ShardId) -> io::Result<bool> {
-        let path = if shard == CATALOG_SHARD {
-            self.options.dir.join(CHECKPOINT_FILE)
-        } else {
-            checkpoint_path(&self.options, shard)
-        };
+        let path = files::checkpoint(&self.options, shard);
         if !self.is_gone(&path)? {
             return Ok(false);
         }

@@ -5,15 +5,11 @@
 //! it confirmed to them. So it remembers the entry that left it out, which is committed: until it
 //! has that one again, it votes for nobody and does not stand for election.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
 use flumen_protocol::ids::ShardId;
 
-use super::{Shards, ShardsOptions};
+use super::{Shards, ShardsOptions, files};
 use crate::{
     disk::{Disk, read_file, write_file_atomically},
     executor::spawn_blocking,
@@ -27,7 +23,7 @@ impl Shards {
     /// Remembers the entry that left a replica out, before anything of the replica goes.
     pub(super) async fn remember_left(&self, id: ShardId, index: u64) -> Result<(), ShardError> {
         let (options, disk) = (&self.shared.options, Arc::clone(&self.shared.parts.disk));
-        let path = path(options, id);
+        let path = files::left(options, id);
         let write = move || write_file_atomically(&*disk, &path, &index.to_le_bytes());
         on_disk(options, id, write).await
     }
@@ -39,13 +35,9 @@ pub(super) async fn with_left(
     id: ShardId,
     mut parts: DataShardParts,
 ) -> Result<DataShardParts, ShardError> {
-    let (disk, path) = (Arc::clone(&parts.disk), path(options, id));
+    let (disk, path) = (Arc::clone(&parts.disk), files::left(options, id));
     parts.raft.left_by = on_disk(options, id, move || read(&*disk, &path)).await?;
     Ok(parts)
-}
-
-fn path(options: &ShardsOptions, id: ShardId) -> PathBuf {
-    options.dir.join(format!("shard-{id}.left"))
 }
 
 fn read(disk: &dyn Disk, path: &Path) -> io::Result<Option<u64>> {

@@ -1,14 +1,11 @@
-//! What a broker opens when it starts, and where the checkpoints of its shards are.
+//! What a broker opens when it starts.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use flumen_protocol::ids::ShardId;
 use futures_util::future::try_join_all;
 
-use super::{DataShards, ShardsOptions, left::with_left, repair};
+use super::{DataShards, ShardsOptions, files, left::with_left, repair};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
     disk::{Disk, write_file_atomically},
@@ -82,7 +79,7 @@ pub(super) async fn open_data(
         remove_checkpoint(options, id, &*parts.disk)?;
     }
     let parts = with_left(options, id, parts).await?;
-    DataShard::open(id, checkpoint_path(options, id), parts).await
+    DataShard::open(id, files::checkpoint(options, id), parts).await
 }
 
 pub(super) fn remove_checkpoint(
@@ -90,15 +87,11 @@ pub(super) fn remove_checkpoint(
     id: ShardId,
     disk: &dyn Disk,
 ) -> Result<(), ShardError> {
-    match disk.remove_file(&checkpoint_path(options, id)) {
+    match disk.remove_file(&files::checkpoint(options, id)) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             let dir = options.dir.clone();
             Err(ShardError::Dir { dir, source })
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn checkpoint_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
-    options.dir.join(format!("shard-{id}.checkpoint"))
 }

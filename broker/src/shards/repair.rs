@@ -10,20 +10,11 @@
 //! In between the broker has no replica for anybody: it neither leads nor votes with a hole. A
 //! replica without others is all that there is, and stays as it is.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, io, path::Path, sync::Arc};
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 
-use super::{
-    Shards, ShardsOptions,
-    left::with_left,
-    opening::{checkpoint_path, open_data},
-};
+use super::{Shards, ShardsOptions, files, left::with_left, opening::open_data};
 use crate::{
     catalog::CatalogState,
     disk::{Disk, read_file, write_file_atomically},
@@ -69,7 +60,7 @@ impl Shards {
         let shared = &self.shared;
         self.mark(id).await?;
         tracing::warn!(shard = %id, "files are damaged: getting the records from other brokers");
-        let path = checkpoint_path(&shared.options, id);
+        let path = files::checkpoint(&shared.options, id);
         let parts = with_left(&shared.options, id, shared.parts.clone()).await?;
         let others = || others_of(&shared.catalog.snapshot(), id, shared.broker);
         let repaired = DataShard::repair(id, path, parts, others).await?;
@@ -109,7 +100,7 @@ impl Shards {
         work: impl FnOnce(&dyn Disk, &Path) -> io::Result<()> + Send + 'static,
     ) -> Result<(), ShardError> {
         let (options, disk) = (&self.shared.options, Arc::clone(&self.shared.parts.disk));
-        let path = mark_path(options, id);
+        let path = files::damaged(options, id);
         let done = spawn_blocking(move || work(&*disk, &path)).await;
         let done = done.map_err(|error| ShardError::start(id, &error))?;
         done.map_err(|source| ShardError::Dir {
@@ -133,7 +124,7 @@ pub(super) async fn open_unless_damaged(
     has_others: bool,
 ) -> Result<Option<DataShard>, ShardError> {
     let dir = &options.dir;
-    let (disk, path) = (parts.disk.clone(), mark_path(options, id));
+    let (disk, path) = (parts.disk.clone(), files::damaged(options, id));
     let marked = spawn_blocking(move || read_file(&*disk, &path, 1)).await;
     let marked = marked.map_err(|error| ShardError::start(id, &error))?;
     let marked = marked.map_err(|source| ShardError::Dir {
@@ -153,8 +144,4 @@ pub(super) async fn open_unless_damaged(
         }
         opened => opened.map(Some),
     }
-}
-
-fn mark_path(options: &ShardsOptions, id: ShardId) -> PathBuf {
-    options.dir.join(format!("shard-{id}.damaged"))
 }
