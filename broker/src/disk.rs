@@ -26,10 +26,12 @@ mod atomic;
 mod direct;
 mod real;
 mod simulated;
+mod work;
 
 pub use atomic::{read_file, write_file_atomically};
 pub use real::RealDisk;
 pub use simulated::{CrashKeep, FaultPlan, SimulatedDisk};
+pub(crate) use work::{disk_work, disk_work_once_there_is_room};
 
 /// Bytes of a block: what begins at a multiple of it, in a file and in memory, is written past
 /// the page cache without a copy. Disks ask for 512 or 4,096.

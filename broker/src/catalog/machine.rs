@@ -16,8 +16,7 @@ use super::{
     state::CatalogState,
 };
 use crate::{
-    disk::Disk,
-    executor::{disk_work, disk_work_once_there_is_room},
+    disk::{Disk, disk_work, disk_work_once_there_is_room},
     peer::PeerNetwork,
     shard::{
         checkpoint_file,

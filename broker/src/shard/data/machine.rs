@@ -20,8 +20,7 @@ use super::{
     transfer::{RecordSource, Wanted},
 };
 use crate::{
-    disk::{Disk, is_full},
-    executor::{disk_work, disk_work_once_there_is_room},
+    disk::{Disk, disk_work, disk_work_once_there_is_room, is_full},
     log::{CompactError, LogCheckpoint, LogOptions, LogStore, PartitionLog},
     shard::{
         ShardError, checkpoint_file,
