@@ -25,7 +25,7 @@ use super::{
     segment::{AtomicPosition, Segment},
     shard::{Shard, ShardImage, ShardIndex},
     space::Space,
-    writer::{Operation, Writer},
+    writer::Writer,
 };
 use crate::{
     disk::Disk,
@@ -174,11 +174,6 @@ impl Engine {
 
     /// Takes nothing more; the writer's thread ends when it has written what waits.
     pub(super) fn close(&self) {
-        for shard in self.shards.read().values() {
-            if shard.planned.lock().committed_unwritten {
-                self.submit(shard, Operation::Committed, 0, None, |_| Ok(()));
-            }
-        }
         self.queue.lock().closed = true;
         self.space.close();
         self.work.ring_for_all();

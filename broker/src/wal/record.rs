@@ -41,7 +41,7 @@ pub(super) enum RecordKind {
     Entry = 1,
     /// A vote of a shard.
     Vote = 2,
-    /// The commit point of a shard.
+    /// The commit point of a shard. Known, and needed by nobody: it is passed over.
     Committed = 3,
     /// Entries after `index` are void; all of them, if `term` is 0.
     Truncate = 4,

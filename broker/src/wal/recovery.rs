@@ -422,7 +422,6 @@ impl Recovery<'_> {
                 }
             }
             RecordKind::Vote => Change::Vote(bytes()),
-            RecordKind::Committed => Change::Committed(bytes()),
             RecordKind::Truncate => Change::Truncate((term != 0).then_some(number)),
             RecordKind::Purge => {
                 let up_to = LogPosition {
@@ -432,7 +431,10 @@ impl Recovery<'_> {
                 Change::Purge(up_to, bytes())
             }
             RecordKind::Reset => Change::Reset,
-            RecordKind::State | RecordKind::OpeningEnd | RecordKind::Seal => return Ok(()),
+            RecordKind::Committed
+            | RecordKind::State
+            | RecordKind::OpeningEnd
+            | RecordKind::Seal => return Ok(()),
         };
         let segments = &self.segments;
         let first = segments.first().map_or(0, |segment| segment.sequence);

@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -33,10 +32,6 @@ pub(super) struct Planned {
     pub(super) extent: Extent,
     pub(super) purged_log_id: Option<Bytes>,
     pub(super) vote: Option<Bytes>,
-    pub(super) committed: Option<Bytes>,
-    /// Whether `committed` is newer than what is in the file.
-    pub(super) committed_unwritten: bool,
-    pub(super) committed_written_at: Option<Instant>,
 }
 
 impl Shard {
@@ -45,8 +40,6 @@ impl Shard {
             extent: index.extent.clone(),
             purged_log_id: index.purged_log_id.clone(),
             vote: index.vote.clone(),
-            committed: index.committed.clone(),
-            ..Planned::default()
         };
         Arc::new(Self {
             id,
@@ -64,7 +57,6 @@ impl Shard {
             first: planned.extent.first(),
             last: planned.extent.last(),
             vote: planned.vote.clone(),
-            committed: planned.committed.clone(),
         }
     }
 
@@ -186,7 +178,6 @@ pub(super) struct ShardIndex {
     pub(super) extent: Extent,
     pub(super) purged_log_id: Option<Bytes>,
     pub(super) vote: Option<Bytes>,
-    pub(super) committed: Option<Bytes>,
     slots: VecDeque<Slot>,
     /// From this index on, the entries lie in the file in their order, behind all others: those
     /// before it were there when some were moved last.
@@ -199,7 +190,6 @@ pub(super) enum Change {
     Entry { term: u64, index: u64, slot: Slot },
     Moved { index: u64, slot: Slot },
     Vote(Bytes),
-    Committed(Bytes),
     Truncate(Option<u64>),
     Purge(LogPosition, Bytes),
     Reset,
@@ -211,6 +201,7 @@ pub(super) struct ShardImage {
     extent: Extent,
     purged_log_id: Option<Bytes>,
     vote: Option<Bytes>,
+    /// Of the format alone: nobody needs a commit point.
     committed: Option<Bytes>,
 }
 
@@ -229,7 +220,6 @@ impl ShardIndex {
                 }
             }
             Change::Vote(vote) => self.vote = Some(vote),
-            Change::Committed(committed) => self.committed = Some(committed),
             Change::Truncate(index) => {
                 self.extent.truncate(index);
                 self.slots
@@ -246,7 +236,6 @@ impl ShardIndex {
             Change::Reset => {
                 self.extent = Extent::default();
                 self.purged_log_id = None;
-                self.committed = None;
                 self.ordered_from = 0;
                 self.slots.drain(..).for_each(freed);
             }
@@ -306,7 +295,7 @@ impl ShardIndex {
             extent: self.extent.clone(),
             purged_log_id: self.purged_log_id.clone(),
             vote: self.vote.clone(),
-            committed: self.committed.clone(),
+            committed: None,
         }
     }
 
@@ -322,7 +311,6 @@ impl ShardIndex {
             extent: image.extent,
             purged_log_id: image.purged_log_id,
             vote: image.vote,
-            committed: image.committed,
             ordered_from: 0,
         }
     }

@@ -8,6 +8,7 @@ mod gone;
 mod moved;
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::*;
+use super::{record::record_bytes, *};
 use crate::disk::{CrashKeep, FaultPlan, SimulatedDisk};
 
 /// The longest that a test waits for something that should happen soon.

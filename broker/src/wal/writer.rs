@@ -1,10 +1,7 @@
 //! The one that writes: turns operations into records, records into segments, and keeps the index
 //! in step. Whoever holds it has the right to write.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use flumen_protocol::ids::ShardId;
@@ -18,8 +15,6 @@ use super::{
     shard::{Change, Shard, Slot},
 };
 
-/// How often a shard's commit point is written, at most.
-const COMMITTED_INTERVAL: Duration = Duration::from_secs(1);
 /// What is waiting is written in pieces of about this size, which bounds the memory for headers
 /// and for slices.
 const WRITE_BYTES: u64 = 4 << 20;
@@ -31,7 +26,6 @@ pub(super) enum Operation {
     /// Entries that go to the end, unless they are not where they were read any more.
     Move(Vec<Placed>),
     Vote(Bytes),
-    Committed,
     Truncate(Option<u64>),
     Purge(LogPosition, Bytes),
     Reset,
@@ -69,10 +63,9 @@ impl Writer {
                 for entry in entries {
                     self.add_entry(engine, shard, &entry)?;
                 }
-                self.add_committed(engine, shard, Some(Instant::now()))
+                Ok(())
             }
             Operation::Move(entries) => self.add_moved(engine, shard, entries),
-            Operation::Committed => self.add_committed(engine, shard, None),
             Operation::Vote(vote) => {
                 let parts = [vote.clone()];
                 self.add_record(engine, shard, RecordKind::Vote, (0, 0), &parts)?;
@@ -151,35 +144,6 @@ impl Writer {
     fn flush_if_large(&mut self, engine: &Engine) -> Result<(), WalError> {
         if self.buffer.bytes() >= WRITE_BYTES {
             self.flush(engine)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the shard's commit point if it is new; with a time, only if the last is old enough.
-    fn add_committed(
-        &mut self,
-        engine: &Engine,
-        shard: &Arc<Shard>,
-        now: Option<Instant>,
-    ) -> Result<(), WalError> {
-        let committed = {
-            let mut planned = shard.planned.lock();
-            let written_at = planned.committed_written_at;
-            let recent = match (now, written_at) {
-                (Some(now), Some(at)) => now.duration_since(at) < COMMITTED_INTERVAL,
-                _ => false,
-            };
-            if !planned.committed_unwritten || recent {
-                return Ok(());
-            }
-            planned.committed_unwritten = false;
-            planned.committed_written_at = now;
-            planned.committed.clone()
-        };
-        if let Some(committed) = committed {
-            let parts = [committed.clone()];
-            self.add_record(engine, shard, RecordKind::Committed, (0, 0), &parts)?;
-            self.changed(shard, Change::Committed(committed));
         }
         Ok(())
     }

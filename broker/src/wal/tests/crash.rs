@@ -194,7 +194,6 @@ impl History {
                 model.entry(log.id()).or_default().vote = Some(vote.clone());
                 self.push(model);
                 log.save_vote(vote, self.promise(true));
-                log.save_committed(Bytes::from_static(b"commit"));
             }
             Step::Move { shard } => {
                 // Wherever they are, they are the same.

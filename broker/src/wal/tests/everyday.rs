@@ -161,19 +161,17 @@ fn a_purge_past_the_end_lets_the_log_go_on_there() {
 }
 
 #[test]
-fn votes_and_commit_points_survive_restarts_and_the_segments_they_were_written_to() {
+fn votes_survive_restarts_and_the_segments_they_were_written_to() {
     let disk = SimulatedDisk::new();
     let wal = open(&disk, RARELY);
     let (quiet, busy) = (wal.shard(ShardId(1)), wal.shard(ShardId(2)));
     wait(|done| quiet.save_vote(Bytes::from_static(b"vote"), done)).unwrap();
-    quiet.save_committed(Bytes::from_static(b"commit"));
     wal.shutdown().unwrap();
     assert!(matches!(append(&busy, vec![]), Err(WalError::Closed)));
     for round in 0..3 {
         let wal = open(&disk, RARELY);
         let quiet = wal.shard(ShardId(1)).state();
         assert_eq!(quiet.vote, Some(Bytes::from_static(b"vote")));
-        assert_eq!(quiet.committed, Some(Bytes::from_static(b"commit")));
         let busy = wal.shard(ShardId(2));
         for index in round * 100..(round + 1) * 100 {
             append(&busy, vec![entry(busy.id(), 1, index, 5000)]).unwrap();
