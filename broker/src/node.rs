@@ -18,6 +18,7 @@
 //! ```
 
 mod answer;
+mod cut_off;
 mod ends;
 mod enrol;
 mod health;
@@ -54,6 +55,7 @@ use flumen_protocol::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
+pub(crate) use self::cut_off::CutOffs;
 pub use self::start_error::StartError;
 use self::{enrol::Enrolments, open::listen};
 use crate::{
@@ -114,6 +116,8 @@ pub(crate) struct Node {
     reports: Reports,
     /// Looks after this broker's part of the cluster from [`Node::take_part`] on.
     steward: parking_lot::Mutex<Option<Steward>>,
+    /// Told when this broker is cut off from shards.
+    cut_offs: watch::Sender<CutOffs>,
     /// What goes on for as long as the broker runs.
     background: parking_lot::Mutex<JoinSet<()>>,
 }
@@ -375,14 +379,8 @@ impl Node {
 
     /// A shard's state without a leader that is gone, or finds no majority.
     fn with_leader_heard(&self, mut shard: ShardStatus) -> ShardStatus {
-        let me = self.shards.broker();
-        shard.leader = shard.leader.filter(|leader| {
-            if *leader == me {
-                !self.leads_alone(shard.id)
-            } else {
-                self.reports.is_reachable(*leader)
-            }
-        });
+        let leader = shard.leader;
+        shard.leader = leader.filter(|leader| self.hears(shard.id, *leader));
         shard
     }
 

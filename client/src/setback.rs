@@ -41,6 +41,8 @@ pub(crate) enum Cause {
     Attempts,
     /// Nobody says where the partition ends, though it may be read.
     End,
+    /// The broker that the partition is read from is cut off from its leader.
+    CutOff,
     /// A consumer has not started yet. Whatever is known beside it says more.
     Start,
 }

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Node, StartError, members,
+    Node, StartError, cut_off, members,
     newcomers::{self, Told},
     remote::Remote,
 };
@@ -53,6 +53,7 @@ impl Node {
         self.fail_when_removed();
         self.in_background(Arc::clone(&self.plugins).follow());
         self.in_background(reconcile_when_leading(Arc::downgrade(self)));
+        self.in_background(cut_off::look_after(Arc::downgrade(self)));
         self.make_known().await;
         if self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker()) {
             return Ok(());

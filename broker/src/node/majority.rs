@@ -71,6 +71,21 @@ impl Node {
         }
     }
 
+    /// Whether a shard has a leader of which this broker hears.
+    pub(super) fn is_in_touch(&self, shard: ShardId) -> bool {
+        let leader = self.shards.leader_of(shard);
+        leader.is_some_and(|leader| self.hears(shard, leader))
+    }
+
+    /// Whether this broker hears of a shard's leader, or, if that is itself, of a majority.
+    pub(super) fn hears(&self, shard: ShardId, leader: BrokerId) -> bool {
+        if leader == self.shards.broker() {
+            !self.leads_alone(shard)
+        } else {
+            self.reports.is_reachable(leader)
+        }
+    }
+
     /// Whether this broker leads a shard and does not reach a majority of those that vote there.
     pub(super) fn leads_alone(&self, shard: ShardId) -> bool {
         let is_alone = |group: &Group| lost_its_majority(&group.view());

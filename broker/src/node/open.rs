@@ -8,6 +8,7 @@ use std::{
 };
 
 use flumen_transport::endpoint::Network;
+use tokio::sync::watch;
 
 use super::{Node, StartError, enrol::Enrolments, health};
 use crate::{
@@ -130,6 +131,7 @@ impl Node {
             peers,
             reports,
             steward: parking_lot::Mutex::new(None),
+            cut_offs: watch::Sender::default(),
             background: parking_lot::Mutex::default(),
             identity,
             topics,

@@ -9,16 +9,18 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc};
 
 use flumen_protocol::{
     error::{ErrorCode, WireError},
-    ids::Offset,
+    ids::{Offset, ShardId},
     limits::PARTITIONS_PER_CONSUMER_MAX,
     message::{ConsumeEvent, ConsumeOpen, PartitionStart},
 };
 use flumen_transport::stream::{FrameReader, FrameWriter, Payload, WriteError};
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
 
 use super::session::Session;
 use crate::{
     metrics::ServerMetrics,
+    node::CutOffs,
     shard::News,
     topics::{ConsumeSource, Fetched},
 };
@@ -40,6 +42,8 @@ pub(super) async fn serve(
                 .await;
         }
     };
+    // From before the leaders are asked: what changes after that is told.
+    let touch = Touch::new(session.shared.node.cut_offs());
     let sources = match start(session, &open).await {
         Ok(sources) => sources,
         Err(error) => {
@@ -49,7 +53,7 @@ pub(super) async fn serve(
         }
     };
     let counted = Counted::new(&session.shared.metrics, &open);
-    let mut delivery = Delivery::new(counted, sources);
+    let mut delivery = Delivery::new(counted, sources, touch);
     let end = tokio::select! {
         end = delivery.run(&mut writer) => end,
         () = session.shared.stopping.cancelled() => End::Stopping,
@@ -116,10 +120,11 @@ struct Delivery {
     ready: VecDeque<usize>,
     /// Where partitions that had nothing report that they have something.
     news: Arc<News>,
+    touch: Touch,
 }
 
 impl Delivery {
-    fn new(counted: Counted, mut sources: Vec<ConsumeSource>) -> Self {
+    fn new(counted: Counted, mut sources: Vec<ConsumeSource>, touch: Touch) -> Self {
         let news = News::new();
         for (place, source) in sources.iter_mut().enumerate() {
             source.report_to(&news, place as u32);
@@ -129,6 +134,7 @@ impl Delivery {
             ready: (0..sources.len()).collect(),
             sources,
             news,
+            touch,
         }
     }
 
@@ -148,6 +154,9 @@ impl Delivery {
         let started = ConsumeEvent::Started(starts.collect());
         writer.send(&started, Payload::None).await?;
         loop {
+            if self.touch.has_news() {
+                self.tell_cut_off(writer).await?;
+            }
             if let Some(place) = self.ready.pop_front() {
                 match self.turn(place, writer).await {
                     Ok(more) => {
@@ -166,9 +175,24 @@ impl Delivery {
                 places = self.news.wait() => {
                     self.ready.extend(places.into_iter().map(|place| place as usize));
                 }
+                () = self.touch.news() => self.tell_cut_off(writer).await?,
                 () = writer.stopped() => return Err(End::ClientGone),
             }
         }
+    }
+
+    /// Tells of which partitions nothing new may come, since this broker is cut off from their
+    /// shards. What it has is delivered all the same.
+    async fn tell_cut_off(&mut self, writer: &mut FrameWriter) -> Result<(), End> {
+        let is_cut_off = self.touch.take_news();
+        let sources = self.sources.iter();
+        let sources = sources.filter(|source| is_cut_off(source.shard()));
+        let partitions: Vec<_> = sources.map(ConsumeSource::index).collect();
+        if !partitions.is_empty() {
+            let event = ConsumeEvent::CutOff { partitions };
+            writer.send(&event, Payload::None).await?;
+        }
+        Ok(())
     }
 
     /// Tells that a partition cannot be read. It does not get another turn, nor armed again, and
@@ -208,6 +232,39 @@ impl Delivery {
         drop(batches);
         writer.flush().await?;
         Ok(true)
+    }
+}
+
+/// Whether this broker is in touch with the leaders of what a stream reads.
+struct Touch {
+    cut_offs: watch::Receiver<CutOffs>,
+    /// What the client knows of.
+    told: CutOffs,
+}
+
+impl Touch {
+    fn new(mut cut_offs: watch::Receiver<CutOffs>) -> Self {
+        let told = cut_offs.borrow_and_update().clone();
+        Self { cut_offs, told }
+    }
+
+    /// Whether it was cut off from any shard since that was told.
+    fn has_news(&self) -> bool {
+        self.cut_offs.has_changed().unwrap_or(false)
+    }
+
+    /// Waits until it is.
+    async fn news(&mut self) {
+        if self.cut_offs.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tells of which shards it was cut off since the last time.
+    fn take_news(&mut self) -> impl Fn(ShardId) -> bool + use<> {
+        let now = self.cut_offs.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.told, now.clone());
+        move |shard| now.has_new(&before, shard)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use flumen_protocol::{
     batch::Batch,
     error::{ErrorCode, WireError},
-    ids::{Offset, TopicId},
+    ids::{Offset, ShardId, TopicId},
     message::StartAt,
     topic::TopicName,
 };
@@ -23,6 +23,7 @@ const REPAIR_BEGINS_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct ConsumeSource {
     index: u32,
+    shard: ShardId,
     next_offset: Offset,
     reader: PartitionReader,
     /// Where the partition ended at its leader, when that was asked, if it answered.
@@ -81,6 +82,7 @@ impl Topics {
         };
         Ok(ConsumeSource {
             index,
+            shard: self.shards.shard_of(partition(&topic, index)),
             next_offset,
             reader,
             end_at_leader: None,
@@ -105,6 +107,11 @@ impl ConsumeSource {
     /// The partition's index.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// The shard that the partition lives in.
+    pub(crate) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     /// The first offset that is delivered next.

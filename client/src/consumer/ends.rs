@@ -3,7 +3,7 @@
 //! it waits for was removed by retention.
 //!
 //! A broker that does not know an end is cut off from the leader, or there is none. What it has may
-//! be old, and stay so.
+//! be old, and stay so. One that was in touch before says when it is no more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,6 +37,8 @@ pub(super) struct Ends {
     partitions: Mutex<Partitions>,
     /// A partition has started at a broker that does not know its end.
     doubts: Notify,
+    /// The broker of a partition that was read has lost touch with its leader.
+    cut_offs: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +65,7 @@ impl Ends {
             are_waited_for,
             partitions: Mutex::default(),
             doubts: Notify::new(),
+            cut_offs: Notify::new(),
         }
     }
 
@@ -84,6 +87,21 @@ impl Ends {
                 self.doubts.notify_one();
             }
         }
+    }
+
+    /// The broker that partitions are read from has lost touch with their leaders.
+    fn cut_off(&self, cut_off: &[u32]) {
+        let mut partitions = self.partitions.lock();
+        partitions.starts += 1;
+        let start = partitions.starts;
+        for partition in cut_off {
+            if let Some(end) = partitions.ends.get_mut(partition) {
+                end.is_in_touch = false;
+                // What was asked before says nothing of it.
+                end.start = start;
+            }
+        }
+        self.cut_offs.notify_one();
     }
 
     /// Partitions, started or not, were described by who was asked after so many starts. Returns the
@@ -114,10 +132,7 @@ impl Ends {
 
     /// Nothing more comes of a partition.
     fn given_up(&self, partition: u32) {
-        if let Some(end) = self.partitions.lock().ends.get_mut(&partition) {
-            end.is_known = true;
-            end.is_in_touch = true;
-        }
+        self.partitions.lock().ends.remove(&partition);
     }
 
     /// How often partitions have started so far.
@@ -140,8 +155,12 @@ impl Ends {
         self.of(|end| self.are_waited_for || !end.is_known || !end.is_in_touch)
     }
 
+    fn in_doubt(&self) -> BTreeSet<u32> {
+        self.of(|end| !end.is_in_touch)
+    }
+
     fn is_in_doubt(&self) -> bool {
-        !self.of(|end| !end.is_in_touch).is_empty()
+        !self.in_doubt().is_empty()
     }
 }
 
@@ -149,8 +168,23 @@ impl Fetch {
     /// Partitions have started at a broker.
     pub(super) fn note_ends(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
         self.ends.started(reader, starts);
-        for start in starts.iter().filter(|start| start.end_offset.is_some()) {
-            self.setbacks.clear(Cause::End, start.partition);
+        for start in starts {
+            self.setbacks.clear(Cause::CutOff, start.partition);
+            if start.end_offset.is_some() {
+                self.setbacks.clear(Cause::End, start.partition);
+            }
+        }
+    }
+
+    /// A broker that partitions are read from says that it has lost touch with their leaders.
+    pub(super) fn note_cut_off(&self, reader: Option<BrokerId>, partitions: &[u32]) {
+        self.ends.cut_off(partitions);
+        let broker = self.client.broker(reader);
+        for partition in partitions {
+            let address = broker.address();
+            let reason =
+                format!("broker {address} does not hear of a leader of partition {partition}");
+            self.setbacks.note(Cause::CutOff, *partition, reason);
         }
     }
 
@@ -158,6 +192,7 @@ impl Fetch {
     pub(super) fn give_up_end(&self, partition: u32) {
         self.ends.given_up(partition);
         self.setbacks.clear(Cause::End, partition);
+        self.setbacks.clear(Cause::CutOff, partition);
     }
 
     /// Asks for what the consumer has to know of the end, for as long as it lives.
@@ -167,9 +202,18 @@ impl Fetch {
         let mut pause = END_CHECK;
         loop {
             let batches = self.batches.load(Ordering::Relaxed);
+            if !ends.is_in_doubt() {
+                search = None;
+            }
             let looks_again = ends.are_waited_for || ends.is_in_doubt();
             tokio::select! {
                 () = ends.doubts.notified() => pause = END_CHECK,
+                () = ends.cut_offs.notified() => {
+                    // The search may find the leader before this consumer has to ask by itself.
+                    search = search.or_else(|| Some(self.client.search()));
+                    pause = END_CHECK;
+                    continue;
+                }
                 () = sleep(pause.mul_f64(rand::random_range(0.75..=1.0))), if looks_again => {}
             }
             self.setbacks.keep(Cause::End, &ends.unknown());
@@ -202,6 +246,7 @@ impl Fetch {
             }
             // Before the consumer is told, which may take none of it for long.
             self.setbacks.keep(Cause::End, &self.ends.unknown());
+            self.setbacks.keep(Cause::CutOff, &self.ends.in_doubt());
             let starts = topic
                 .partitions
                 .iter()

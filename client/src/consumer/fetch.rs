@@ -418,6 +418,10 @@ impl Fetch {
                         },
                     }
                 }
+                Some((ConsumeEvent::CutOff { partitions }, _)) => {
+                    self.note_cut_off(broker, &partitions);
+                    continue;
+                }
                 Some(_) => return Err("the broker sent what this client does not know".to_owned()),
                 None => return Err("the broker ended the stream".to_owned()),
             };

@@ -84,6 +84,12 @@ impl Shared {
         let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
     }
 
+    /// Whether it hears of none of the others.
+    fn is_cut_off(&self) -> bool {
+        let state = self.world.state.lock();
+        state.isolated.contains_key(&self.id)
+    }
+
     fn note_reader(&self) {
         self.readers.fetch_add(1, Ordering::Relaxed);
     }

@@ -61,6 +61,53 @@ async fn an_old_leader_that_is_cut_off_is_left_for_the_new_one() {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_cut_off_while_it_is_read_is_left_for_one_that_goes_on() {
+    for zone in [None, Some("1")] {
+        let cluster = Cluster::start(3).await;
+        append(&cluster, &["0"]);
+        let mut builder = cluster.builder(&[0, 1]);
+        if let Some(zone) = zone {
+            builder = builder.zone(zone);
+        }
+        let client = builder.connect().await.unwrap();
+        let mut consumer = client.consumer::<Raw>("t").build().await.unwrap();
+        assert_eq!(next_text(&mut consumer).await.as_deref(), Some("0"));
+        let read = usize::from(zone.is_some());
+        assert_eq!(cluster.brokers[read].readers(), 1);
+        cluster.isolate(read);
+        cluster.elect(Some(2));
+        cluster.set_behind(read, 1);
+        append(&cluster, &["1"]);
+        assert_eq!(next_text(&mut consumer).await.as_deref(), Some("1"));
+        eventually("all is well", || consumer.setback().is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_cut_off_while_nobody_leads_is_told_of_until_somebody_does() {
+    let cluster = Cluster::start(3).await;
+    append(&cluster, &["0"]);
+    let client = cluster.client().await;
+    let mut consumer = client.consumer::<Raw>("t").build().await.unwrap();
+    assert_eq!(next_text(&mut consumer).await.as_deref(), Some("0"));
+    cluster.elect(None);
+    cluster.isolate(0);
+    let address = cluster.address(0);
+    eventually("it is told of", || {
+        let setback = consumer.setback();
+        setback.is_some_and(|setback| setback.reason.contains(&address))
+    })
+    .await;
+    cluster.elect(Some(1));
+    append(&cluster, &["1"]);
+    assert_eq!(next_text(&mut consumer).await.as_deref(), Some("1"));
+    eventually("the new leader is read", || {
+        cluster.brokers[1].readers() > 0 && consumer.setback().is_none()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_end_that_is_not_known_stays_told_while_records_come() {
     let cluster = Cluster::start(3).await;
     append(&cluster, &["0"]);

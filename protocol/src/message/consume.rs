@@ -66,6 +66,12 @@ pub enum ConsumeEvent {
         /// Why.
         error: WireError,
     },
+    /// The broker hears of no leader of these partitions any more, or leads them and hears of no
+    /// majority: what is new may be on other brokers. The stream goes on with what comes here.
+    CutOff {
+        /// The indexes of the partitions.
+        partitions: Vec<u32>,
+    },
 }
 
 /// Where a consumer starts in a partition.
@@ -107,7 +113,11 @@ mod tests {
             start_offset: offset,
             end_offset: Some(offset),
         }));
+        let cut_off = ConsumeEvent::CutOff {
+            partitions: largest(|partition, _| partition),
+        };
         for bytes in [
+            postcard::to_stdvec(&cut_off).unwrap(),
             postcard::to_stdvec(&open).unwrap(),
             postcard::to_stdvec(&started).unwrap(),
         ] {

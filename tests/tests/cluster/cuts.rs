@@ -1,6 +1,13 @@
 //! Brokers that cannot reach each other, while clients reach all of them.
 
-use flumen_tests::{broker::Place, cluster::Cluster, load::Load, network::Network, skip::skipped};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flumen_client::{Client, Message, TopicConfig};
+use flumen_tests::{
+    broker::Place, cluster::Cluster, load::Load, network::Network, skip::skipped, wait::DEADLINE,
+};
+use tokio::time::timeout;
 
 use super::rounds;
 
@@ -97,4 +104,38 @@ async fn two_brokers_that_reach_each_other_only_through_a_third_disturb_nobody()
         cluster.until_healthy().await;
     }
     load.finish(&cluster, 3).await.assert_no_send_failed();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_broker_is_cut_off_goes_on_with_the_new_leader() {
+    let test = "a_consumer_whose_broker_is_cut_off_goes_on_with_the_new_leader";
+    let Some(network) = three_hosts(test) else {
+        return;
+    };
+    let cluster = cluster_on(&network).await;
+    let config = TopicConfig::default();
+    let writing = cluster.client().await;
+    let addresses = cluster.brokers.iter().map(|b| b.address().to_string());
+    let reading = Client::builder()
+        .profile(cluster.brokers[0].profile().unwrap())
+        .brokers(addresses)
+        .metadata_refresh(Duration::from_hours(1));
+    let reading = reading.connect().await.unwrap();
+    reading.admin().create_topic("quiet", config).await.unwrap();
+    let described = reading.admin().describe_topic("quiet").await.unwrap();
+    let status = cluster.until_healthy().await;
+    let leader = cluster.position(&status, described.partitions[0].leader.unwrap());
+    // Which asks for nothing but what it needs to read.
+    let mut consumer = reading.consumer::<Bytes>("quiet").build().await.unwrap();
+    for other in network.others(leader) {
+        network.cut_both(leader, other);
+    }
+    let producer = writing.producer::<Bytes>("quiet").build().await.unwrap();
+    let message = Message::new(Bytes::from_static(b"x")).partition(0);
+    producer.send(message).await.unwrap();
+    let received = timeout(DEADLINE, consumer.next()).await;
+    let received = received.expect("it is read elsewhere").unwrap().unwrap();
+    assert_eq!(&received.value[..], b"x");
+    network.mend();
+    cluster.until_healthy().await;
 }

@@ -86,6 +86,7 @@ impl Cluster {
     pub(crate) fn isolate(&self, at: usize) {
         let id = self.brokers[at].id();
         self.world.state.lock().isolate(id);
+        self.world.appended.send_modify(|count| *count += 1);
     }
 
     /// How often clients have asked what a topic is like.

@@ -192,8 +192,17 @@ impl Session {
         if self.writer.send(&started, Payload::None).await.is_err() {
             return Ok(());
         }
+        let mut is_cut_off = self.shared.is_cut_off();
         loop {
             appended.borrow_and_update();
+            if !is_cut_off && self.shared.is_cut_off() {
+                is_cut_off = true;
+                let partitions = next.keys().copied().collect();
+                let event = ConsumeEvent::CutOff { partitions };
+                if self.writer.send(&event, Payload::None).await.is_err() {
+                    return Ok(());
+                }
+            }
             let mut found = Vec::new();
             for (index, next) in &mut next {
                 let mut state = self.shared.world.state.lock();
