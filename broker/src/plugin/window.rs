@@ -118,13 +118,20 @@ pub(super) fn pieces(columns: &Columns) -> Vec<Range<usize>> {
     };
     let mut pieces = Vec::new();
     let mut first = 0;
-    for index in 0..columns.len() {
-        if index > first && before(index + 1) - before(first) > CALL_BYTES_MAX {
-            pieces.push(first..index);
-            first = index;
+    while first < columns.len() {
+        // It only grows, so that the end of a piece is found in a few steps.
+        let (mut fits, mut is_too_much) = (first + 1, columns.len() + 1);
+        while fits + 1 < is_too_much {
+            let middle = fits.midpoint(is_too_much);
+            if before(middle) - before(first) <= CALL_BYTES_MAX {
+                fits = middle;
+            } else {
+                is_too_much = middle;
+            }
         }
+        pieces.push(first..fits);
+        first = fits;
     }
-    pieces.push(first..columns.len());
     pieces
 }
 
