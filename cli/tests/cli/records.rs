@@ -27,7 +27,7 @@ fn a_topic_is_copied_with_all_that_its_records_have() {
         json!({"key": {"base64": "gA=="}, "value": {"base64": "//4A"}, "partition": 1}),
         json!({"key": "a", "value": null, "timestamp": "2026-01-31T12:00:00.123Z"}),
         json!({"value": "text", "timestamp": 0, "partition": 2}),
-        json!({"value": null, "value_encoding": "json", "content_type": "application/json"}),
+        json!({"value": null, "value_encoding": "json", "content_type": "application/json", "partition": 0}),
         json!({"value": "\"", "content_type": "postcard; type=A", "partition": 2}),
         json!({"value": "last", "partition": 2}),
     ]
@@ -60,7 +60,7 @@ fn a_topic_is_copied_with_all_that_its_records_have() {
         rows.map(|row| &row["value"]).collect::<Vec<_>>()
     };
     // Also where another content type lies between.
-    assert_eq!(of_partition(2)[..3], ["text", "\"", "last"]);
+    assert_eq!(of_partition(2), ["text", "\"", "last"]);
 
     fs::write(user.path("copy"), &first).unwrap();
     let copied = user.run(&[&produce("to")[..], &["copy"]].concat()).json();
