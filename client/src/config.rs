@@ -34,6 +34,9 @@ pub const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 /// How long one broker is waited for until another one is asked, too.
 pub const HEDGE_DELAY: Duration = Duration::from_millis(200);
 
+/// How long a client waits for the other addresses of a name when somebody at one of them has said no.
+pub const ANSWER_GRACE: Duration = Duration::from_secs(2);
+
 /// How long a produce stream may wait for an answer until other brokers are asked who leads.
 pub const LEADER_STALL: Duration = Duration::from_millis(200);
 

@@ -28,7 +28,7 @@ use self::{
     race::{Failed, race},
     streams::Streams,
 };
-use crate::config::{ClientConfig, HEDGE_DELAY, SILENCE, TIMEOUT_MAX};
+use crate::config::{ANSWER_GRACE, ClientConfig, HEDGE_DELAY, SILENCE, TIMEOUT_MAX};
 
 /// Why a broker cannot be reached.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -329,7 +329,7 @@ impl Broker {
         let attempts = addresses
             .into_iter()
             .map(|address| self.dial_address(address, host));
-        match race(attempts, HEDGE_DELAY).await {
+        match race(attempts, HEDGE_DELAY, ANSWER_GRACE).await {
             Ok(connection) => Ok(connection),
             Err(Some(error)) => Err(error),
             Err(None) => Err(self.bad_address("it has no address")),

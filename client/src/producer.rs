@@ -268,15 +268,12 @@ impl<T: Serialize + 'static> Producer<T> {
     ) -> Result<Handed, SendError> {
         let shared = &self.handle.shared;
         let queued = Queued::enter(shared);
-        let push = || match self.try_push(message, awaited, true) {
+        let push = |has_turn| match self.try_push(message, awaited, has_turn) {
             Ok(handed) => Some(Ok(handed)),
             Err(Some(error)) => Some(Err(error)),
             Err(None) => None,
         };
-        let pushed = async {
-            let _turn = queued.turn().await;
-            queued.until_room(push).await
-        };
+        let pushed = queued.until_room(push);
         let after = shared.options.delivery_timeout;
         let in_time = tokio::time::timeout(after, pushed).await;
         in_time.unwrap_or_else(|_| {

@@ -17,11 +17,13 @@ pub(super) struct Failed {
     pub(super) is_answer: bool,
 }
 
-/// The first success. The error is the one that tells most, if there was an attempt at all; where
-/// somebody has answered, it does not wait longer than `delay` for those who say nothing.
+/// The first success; further attempts begin after `delay`. The error is the one that tells most, if
+/// there was an attempt at all; where somebody has answered, it does not wait longer than `grace` for
+/// those who say nothing.
 pub(super) async fn race<T>(
     attempts: impl IntoIterator<Item = impl Future<Output = Result<T, Failed>>>,
     delay: Duration,
+    grace: Duration,
 ) -> Result<T, Option<ConnectError>> {
     let mut waiting = attempts.into_iter().peekable();
     let mut running = FuturesUnordered::new();
@@ -44,7 +46,7 @@ pub(super) async fn race<T>(
                 }
             },
             () = sleep(delay), if has_more => {}
-            () = sleep(delay), if !has_more && is_answered => {
+            () = sleep(grace), if !has_more && is_answered => {
                 return Err(failure.map(|failed| failed.error));
             }
         }
@@ -62,6 +64,7 @@ mod tests {
     type Attempt = BoxFuture<'static, Result<u32, Failed>>;
 
     const DELAY: Duration = Duration::from_millis(5);
+    const GRACE: Duration = Duration::from_millis(50);
 
     fn unreachable() -> Failed {
         let address = "host:1".to_owned();
@@ -100,8 +103,18 @@ mod tests {
             vec![fails(unreachable()), silent(), works()],
             vec![silent(), fails(refused()), fails(unreachable()), works()],
         ] {
-            assert_eq!(race(attempts, DELAY).await.unwrap(), 7);
+            assert_eq!(race(attempts, DELAY, GRACE).await.unwrap(), 7);
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_takes_longer_than_the_delay_is_waited_for_where_another_says_no() {
+        let slow = async {
+            sleep(DELAY * 4).await;
+            Ok(7)
+        };
+        let attempts = vec![fails(refused()), slow.boxed()];
+        assert_eq!(race(attempts, DELAY, GRACE).await.unwrap(), 7);
     }
 
     #[tokio::test]
@@ -112,10 +125,10 @@ mod tests {
             vec![silent(), fails(refused())],
             vec![fails(refused()), silent()],
         ] {
-            let error = race(attempts, DELAY).await.unwrap_err();
+            let error = race(attempts, DELAY, GRACE).await.unwrap_err();
             assert!(matches!(error, Some(ConnectError::Refused { .. })));
         }
-        let none = race(Vec::<Attempt>::new(), DELAY).await;
+        let none = race(Vec::<Attempt>::new(), DELAY, GRACE).await;
         assert!(none.unwrap_err().is_none());
     }
 }

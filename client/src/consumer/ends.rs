@@ -239,7 +239,10 @@ impl Fetch {
         let wanted = self.ends.wanted();
         let is_wanted = |partition| wanted.contains(&partition);
         let described = self.client.describe(&self.topic, is_wanted).await;
-        if let Ok(topic) = &described {
+        // Another topic of that name says nothing of this one. Who opens a stream next hears of it.
+        if let Ok(topic) = &described
+            && topic.id == self.topic_id
+        {
             let is_alone = self.client.candidates().len() < 2;
             for broker in self.ends.described(starts, topic, is_alone) {
                 self.places.avoid(broker);

@@ -24,6 +24,7 @@ use super::{
     completion::Completion,
     error::{FlushError, SendError},
     partitioner::partition_for_key,
+    room::TURN_MISSED_AFTER,
 };
 
 /// When a batch is complete, and how much may wait.
@@ -46,8 +47,10 @@ pub(super) struct Accumulator {
     /// The partition of records without a key, until its batch is complete.
     sticky: usize,
     bytes: usize,
-    /// Records that wait for room. None goes before them.
+    /// Records that wait for room. None goes before them, unless the first does not take its turn.
     queued: usize,
+    /// Since when the first of them could have looked for room, and has not.
+    turn_since: Option<Instant>,
     /// Every producer is closed or gone.
     closed: bool,
     accounts: Accounts,
@@ -65,6 +68,7 @@ impl Accumulator {
             sticky: 0,
             bytes: 0,
             queued: 0,
+            turn_since: None,
             closed: false,
             accounts: Accounts::default(),
             batches_begun: 0,
@@ -109,7 +113,7 @@ impl Accumulator {
         }
         let bytes = record.memory_bytes();
         let is_full = self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0;
-        if is_full || self.queued > 0 && !record.has_turn {
+        if is_full || self.queued > 0 && !record.has_turn && !self.turn_is_missed() {
             return Err(Box::new(NotTaken::Full));
         }
         let partition = self.choose(record)?;
@@ -257,14 +261,34 @@ impl Accumulator {
         self.queued += 1;
     }
 
-    /// It does not wait any more.
-    pub(super) fn leave_queue(&mut self) {
+    /// It does not wait any more. If it had the turn, it is the next one's now, if there is one.
+    pub(super) fn leave_queue(&mut self, had_turn: bool) {
         self.queued -= 1;
+        if self.queued == 0 {
+            self.turn_since = None;
+        } else if had_turn {
+            self.turn_since = Some(Instant::now());
+        }
+    }
+
+    /// The one that has the turn looks for room.
+    pub(super) fn take_turn(&mut self) {
+        self.turn_since = None;
+    }
+
+    /// Whether the one that has the turn could have looked for room for some time, and has not: its
+    /// future is not polled. Then it must not keep the others from what there is.
+    fn turn_is_missed(&self) -> bool {
+        let since = self.turn_since;
+        since.is_some_and(|since| since.elapsed() >= TURN_MISSED_AFTER)
     }
 
     /// Gives memory back.
     pub(super) fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
+        if self.queued > 0 && self.turn_since.is_none() {
+            self.turn_since = Some(Instant::now());
+        }
     }
 
     /// Remembers that records nobody awaits have failed, until their producer flushes or

@@ -1,12 +1,22 @@
 //! The queue of those who wait for the producers' memory. Whoever comes first is served first: the
 //! order of messages holds, and a large one is not kept out for good by small ones that fit sooner.
+//!
+//! A place in the queue belongs to a future, and only while that is polled can it take its turn. One
+//! that is not, such as the branch of a `select!` that is kept for later, is passed over after a
+//! while: those behind it may be what its task waits for.
+
+use std::{pin::pin, time::Duration};
 
 use tokio::{
     sync::{Mutex, MutexGuard, Notify},
     task::coop::unconstrained,
+    time::sleep,
 };
 
 use super::worker::Shared;
+
+/// How long whoever has the turn may leave room unused before others may have it.
+pub(super) const TURN_MISSED_AFTER: Duration = Duration::from_millis(500);
 
 /// Who waits for memory.
 #[derive(Debug, Default)]
@@ -27,26 +37,40 @@ impl Room {
 /// A place in the queue, which is left when this is dropped.
 pub(super) struct Queued<'a> {
     shared: &'a Shared,
+    has_turn: bool,
 }
 
 impl<'a> Queued<'a> {
     pub(super) fn enter(shared: &'a Shared) -> Self {
         shared.accumulator.lock().enter_queue();
-        Self { shared }
+        Self {
+            shared,
+            has_turn: false,
+        }
     }
 
-    /// Waits for its turn. Takes its place behind those before it when this is first polled, however
-    /// much its task has done without a pause.
-    pub(super) async fn turn(&self) -> MutexGuard<'a, ()> {
-        unconstrained(self.shared.room.turn.lock()).await
-    }
-
-    /// Calls `attempt` until there is room; to be used by who has the turn.
-    pub(super) async fn until_room<R>(&self, mut attempt: impl FnMut() -> Option<R>) -> R {
+    /// Calls `attempt` until there is room, with whether it has the turn. Takes its place behind those
+    /// before it when this is first polled.
+    pub(super) async fn until_room<R>(mut self, mut attempt: impl FnMut(bool) -> Option<R>) -> R {
+        let mut turn = pin!(turn(self.shared));
+        let _turn = loop {
+            tokio::select! {
+                biased;
+                turn = &mut turn => break turn,
+                () = sleep(TURN_MISSED_AFTER) => {
+                    // Refused, unless who has the turn does not take it.
+                    if let Some(result) = attempt(false) {
+                        return result;
+                    }
+                }
+            }
+        };
+        self.has_turn = true;
         loop {
-            let mut made = std::pin::pin!(self.shared.room.made.notified());
+            let mut made = pin!(self.shared.room.made.notified());
             made.as_mut().enable();
-            if let Some(result) = attempt() {
+            self.shared.accumulator.lock().take_turn();
+            if let Some(result) = attempt(true) {
                 return result;
             }
             made.await;
@@ -54,8 +78,13 @@ impl<'a> Queued<'a> {
     }
 }
 
+/// Waits for the turn, however much the task has done without a pause.
+async fn turn(shared: &Shared) -> MutexGuard<'_, ()> {
+    unconstrained(shared.room.turn.lock()).await
+}
+
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.shared.accumulator.lock().leave_queue();
+        self.shared.accumulator.lock().leave_queue(self.has_turn);
     }
 }

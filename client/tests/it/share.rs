@@ -248,6 +248,23 @@ async fn messages_that_wait_for_room_are_taken_in_their_order_large_ones_too() {
 }
 
 #[tokio::test]
+async fn a_send_that_is_not_polled_any_more_keeps_no_room_from_others() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let client = broker.client().await;
+    let producer = nearly_full(&broker, &client).await;
+    let mut left = std::pin::pin!(producer.send(value("left", 500)));
+    assert!(left.as_mut().now_or_never().is_none());
+    let mut next = std::pin::pin!(producer.send(value("next", 500)));
+    assert!(next.as_mut().now_or_never().is_none());
+    broker.hold_answers(false);
+    next.await.unwrap();
+    producer.send(value("other", 10)).await.unwrap();
+    left.await.unwrap();
+    assert_eq!(names(&broker), ["first", "next", "other", "left"]);
+}
+
+#[tokio::test]
 async fn a_message_that_waits_for_room_is_withdrawn_when_its_call_is_dropped() {
     let broker = Broker::start();
     broker.create_topic("t", 1);
