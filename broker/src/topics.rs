@@ -26,7 +26,7 @@ use flumen_protocol::{
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use self::beside::{Beside, SideAppend};
+pub(crate) use self::beside::{Beside, Held, SideAppend};
 pub use self::{
     consume::{ConsumeSource, Fetched},
     produce::ProduceTarget,

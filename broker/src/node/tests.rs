@@ -370,7 +370,8 @@ async fn what_plugins_send_to_another_broker_gets_there_in_order_whether_anybody
     let beside = founder.node().topics.beside(index);
     for number in 0..BATCHES {
         let batch = crate::shards::tests::batch(&[&number.to_le_bytes()]);
-        drop(beside.append(&name, batch).await.unwrap());
+        let prepared = beside.prepare(&name, batch).await.unwrap();
+        drop(beside.send(prepared, Arc::new(())));
     }
     drop(beside);
     let partition = PartitionId {

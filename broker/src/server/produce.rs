@@ -34,7 +34,7 @@ use crate::{
     metrics::{ErrorLabel, ServerMetrics, observe},
     node::Node,
     shard::PendingAppend,
-    topics::{Beside, ProduceTarget, SideAppend},
+    topics::{Beside, Held, ProduceTarget, SideAppend},
 };
 
 /// Batches of one stream that may wait for their outcome.
@@ -55,7 +55,7 @@ struct Pending {
     outcome: Waiting,
     received: Instant,
     bytes: usize,
-    _taken: Taken,
+    _taken: Arc<Taken>,
 }
 
 /// Where a batch's outcome comes from.
@@ -138,9 +138,10 @@ async fn receive(
         // Only now, so that a batch that is announced and never sent holds what its own
         // connection may hold, and nothing of what all share.
         let all = session.shared.budget.take(len).await;
+        let taken = Arc::new(Taken::both(taken, all));
         let received = Instant::now();
         let outcome = match Batch::decode(bytes) {
-            Ok(batch) => submit(session, target, beside, batch).await,
+            Ok(batch) => submit(session, target, beside, batch, &taken).await,
             Err(error) => {
                 let error = WireError::new(ErrorCode::CorruptBatch, error.to_string());
                 Waiting::Decided(Err(error))
@@ -150,7 +151,7 @@ async fn receive(
             outcome,
             received,
             bytes: len,
-            _taken: Taken::both(taken, all),
+            _taken: taken,
         });
     }
     reader.stop(0);
@@ -167,6 +168,7 @@ async fn submit(
     target: &ProduceTarget,
     beside: &Beside,
     batch: Batch,
+    taken: &Arc<Taken>,
 ) -> Waiting {
     let refuse = |code, text: String| Waiting::Decided(Err(WireError::new(code, text)));
     let (bytes, bytes_max) = (batch.encoded_len(), session.shared.limits.batch_bytes_max);
@@ -210,19 +212,24 @@ async fn submit(
     if batch.record_count() == 0 && !is_idempotent && side.is_empty() {
         return Waiting::Decided(Ok(nothing_stored()));
     }
-    let mut side_appends = Vec::with_capacity(side.len());
+    let mut prepared = Vec::with_capacity(side.len());
     for SideBatch { topic, batch } in side {
-        match beside.append(&topic, batch).await {
-            Ok(append) => side_appends.push(append),
+        match beside.prepare(&topic, batch).await {
+            Ok(side) => prepared.push(side),
             Err(error) => return Waiting::Decided(Err(error)),
         }
     }
     match target.append(batch).await {
-        Ok(main) => Waiting::Appending {
-            main,
-            side: side_appends,
-            treated,
-        },
+        Ok(main) => {
+            let sent = prepared
+                .into_iter()
+                .map(|side| beside.send(side, Arc::clone(taken) as Held));
+            Waiting::Appending {
+                main,
+                side: sent.collect(),
+                treated,
+            }
+        }
         Err(error) => Waiting::Decided(Err(error)),
     }
 }

@@ -1,11 +1,12 @@
 //! Records that plugins send to other topics, on their way to whoever leads those.
 //!
-//! What goes to a partition that is led here joins its queue at once. What goes elsewhere waits in a
-//! line of its own for each partition: one request is under way at a time, which keeps the order, and
-//! carries all that came meanwhile. It goes on its way at once, whether its outcome is asked for yet
-//! or ever: the batch that it came from may be stored already.
+//! What goes to a partition that is led here joins its queue at once. What goes elsewhere is sent once
+//! the batch that it came from is on its way: had that found no room, its producer would send it again.
+//! It waits in a line of its own for each partition: one request is under way at a time, which keeps the
+//! order, and carries all that came meanwhile. It is sent whether its outcome is asked for or not, as
+//! what it came from may be stored already.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use flumen_protocol::{batch::Batch, error::WireError, ids::PartitionId, topic::TopicName};
 use futures_util::future::BoxFuture;
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Topics, partition};
 use crate::{
-    shard::{AppendError, Appended, DataShard},
+    shard::{AppendError, Appended, DataShard, PendingAppend},
     shards::Shards,
 };
 
@@ -34,11 +35,24 @@ pub(crate) struct Beside {
     lines: Mutex<HashMap<PartitionId, mpsc::UnboundedSender<Waiting>>>,
 }
 
-/// A batch in a line. There are no more of them than batches of the stream under way.
+/// A batch for another topic.
+pub(crate) enum Prepared {
+    /// It is led here, and on its way.
+    Here(PendingAppend),
+    /// Another broker leads it.
+    Elsewhere(PartitionId, Batch),
+}
+
+/// A batch in a line.
 struct Waiting {
     batch: Batch,
     outcome: oneshot::Sender<Outcome>,
+    /// What the batch that it came from takes of the budgets, until this one is settled, too.
+    taken: Held,
 }
+
+/// What is given back by being dropped.
+pub(crate) type Held = Arc<dyn Send + Sync>;
 
 impl Topics {
     /// The way of a produce stream to other topics.
@@ -52,31 +66,49 @@ impl Topics {
 }
 
 impl Beside {
-    /// Sends a batch on its way. Batches for one topic arrive in the order of these calls, as long as
-    /// its leader stays the same.
-    pub(crate) async fn append(
+    /// Finds out where a batch goes, and has it join the queue there if that is here.
+    pub(crate) async fn prepare(
         &self,
         name: &TopicName,
         batch: Batch,
-    ) -> Result<SideAppend, WireError> {
+    ) -> Result<Prepared, WireError> {
         let topic = self.topics.find(name).await?;
         let partition = partition(&topic, self.index % topic.config.partitions);
         let led_here = self.topics.shards.data_of(partition);
-        if let Some(shard) = led_here.filter(DataShard::leads) {
-            let room = shard.make_room(batch.encoded_len()).await?;
-            let append = room.append(partition, batch);
-            return Ok(Box::pin(async { Ok(append.await.map(drop)?) }));
-        }
-        let outcome = self.stand_in_line(partition, batch);
-        Ok(Box::pin(async {
-            let outcome = outcome.await.unwrap_or(Err(AppendError::Stopped));
-            Ok(outcome.map(drop)?)
-        }))
+        let Some(shard) = led_here.filter(DataShard::leads) else {
+            return Ok(Prepared::Elsewhere(partition, batch));
+        };
+        let room = shard.make_room(batch.encoded_len()).await?;
+        Ok(Prepared::Here(room.append(partition, batch)))
     }
 
-    fn stand_in_line(&self, partition: PartitionId, batch: Batch) -> oneshot::Receiver<Outcome> {
+    /// Sends a batch on its way. Batches for one topic arrive in the order of these calls, as long as
+    /// its leader stays the same.
+    pub(crate) fn send(&self, prepared: Prepared, taken: Held) -> SideAppend {
+        match prepared {
+            Prepared::Here(append) => Box::pin(async { Ok(append.await.map(drop)?) }),
+            Prepared::Elsewhere(partition, batch) => {
+                let outcome = self.stand_in_line(partition, batch, taken);
+                Box::pin(async {
+                    let outcome = outcome.await.unwrap_or(Err(AppendError::Stopped));
+                    Ok(outcome.map(drop)?)
+                })
+            }
+        }
+    }
+
+    fn stand_in_line(
+        &self,
+        partition: PartitionId,
+        batch: Batch,
+        taken: Held,
+    ) -> oneshot::Receiver<Outcome> {
         let (tx, rx) = oneshot::channel();
-        let waiting = Waiting { batch, outcome: tx };
+        let waiting = Waiting {
+            batch,
+            outcome: tx,
+            taken,
+        };
         let mut lines = self.lines.lock();
         let line = lines.entry(partition).or_insert_with(|| {
             let (line, waiting) = mpsc::unbounded_channel();
@@ -95,7 +127,7 @@ async fn serve(shards: Shards, partition: PartitionId, mut line: mpsc::Unbounded
     let mut next = line.recv().await;
     while let Some(first) = next.take() {
         let mut bytes = first.batch.encoded_len();
-        let (mut batches, mut waiters) = (vec![first.batch], vec![first.outcome]);
+        let (mut batches, mut waiters) = (vec![first.batch], vec![(first.outcome, first.taken)]);
         while let Ok(waiting) = line.try_recv() {
             bytes += waiting.batch.encoded_len();
             if bytes > REQUEST_BYTES_MAX {
@@ -103,10 +135,10 @@ async fn serve(shards: Shards, partition: PartitionId, mut line: mpsc::Unbounded
                 break;
             }
             batches.push(waiting.batch);
-            waiters.push(waiting.outcome);
+            waiters.push((waiting.outcome, waiting.taken));
         }
         let outcomes = shards.append_at_leader(partition, batches).await;
-        for (at, waiter) in waiters.into_iter().enumerate() {
+        for (at, (waiter, _taken)) in waiters.into_iter().enumerate() {
             let outcome = match &outcomes {
                 Ok(outcomes) => outcomes
                     .get(at)

@@ -8,7 +8,7 @@ use openraft::{Raft, errors::ClientWriteError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::Group;
@@ -90,11 +90,12 @@ impl LocalProposals {
             .client_write_ff(command, Some(callback))
             .await
             .map_err(|_| ProposeError::Stopped)?;
-        match rx.await {
-            Ok(Ok(written)) => Ok(written.data),
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
-            Ok(Err(_)) => Err(ProposeError::Unknown),
-            Err(_) => Err(ProposeError::Stopped),
+        // Who asked waits no longer either, and the room is that of all shards.
+        match timeout(PROPOSE_TIMEOUT, rx).await {
+            Ok(Ok(Ok(written))) => Ok(written.data),
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::NotLeader),
+            Ok(Ok(Err(_))) | Err(_) => Err(ProposeError::Unknown),
+            Ok(Err(_)) => Err(ProposeError::Stopped),
         }
     }
 
