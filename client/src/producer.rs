@@ -267,7 +267,7 @@ impl<T: Serialize + 'static> Producer<T> {
         awaited: bool,
     ) -> Result<Handed, SendError> {
         let shared = &self.handle.shared;
-        let queued = Queued::enter(shared);
+        let queued = Queued::enter(shared, self.handle.account);
         let push = |has_turn| match self.try_push(message, awaited, has_turn) {
             Ok(handed) => Some(Ok(handed)),
             Err(Some(error)) => Some(Err(error)),

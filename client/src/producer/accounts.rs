@@ -40,6 +40,8 @@ const SWEEP_MIN: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Account {
     is_closed: bool,
+    /// Records that wait for room. Those that come later go behind them.
+    pub(super) queued: usize,
     failures: Option<Box<FlushError>>,
     /// Batches with records of this producer, in the order in which it came to them.
     unsettled: VecDeque<Unsettled>,

@@ -47,8 +47,10 @@ pub(super) struct Accumulator {
     /// The partition of records without a key, until its batch is complete.
     sticky: usize,
     bytes: usize,
-    /// Records that wait for room. None goes before them, unless the first does not take its turn.
+    /// Records that wait for room.
     queued: usize,
+    /// What the one of them that has the turn needs, once it has looked and there was not enough.
+    first_needs: usize,
     /// Since when the first of them could have looked for room, and has not.
     turn_since: Option<Instant>,
     /// Every producer is closed or gone.
@@ -68,6 +70,7 @@ impl Accumulator {
             sticky: 0,
             bytes: 0,
             queued: 0,
+            first_needs: 0,
             turn_since: None,
             closed: false,
             accounts: Accounts::default(),
@@ -107,13 +110,15 @@ impl Accumulator {
         id: AccountId,
         record: &NewRecord<'_>,
     ) -> Result<Taken, Box<NotTaken>> {
-        match self.accounts.get(id) {
-            Some(account) if !account.is_closed() => {}
+        let goes_behind = match self.accounts.get(id) {
+            Some(account) if !account.is_closed() => account.queued > 0,
             _ => return Err(Box::new(NotTaken::Closed)),
-        }
+        };
         let bytes = record.memory_bytes();
-        let is_full = self.bytes + bytes > self.options.memory_bytes_max && self.bytes > 0;
-        if is_full || self.queued > 0 && !record.has_turn && !self.turn_is_missed() {
+        if !self.has_room(bytes, record.has_turn, goes_behind) {
+            if record.has_turn {
+                self.first_needs = bytes;
+            }
             return Err(Box::new(NotTaken::Full));
         }
         let partition = self.choose(record)?;
@@ -179,6 +184,21 @@ impl Accumulator {
             self.leave(partition);
         }
         Ok(Taken::new(partition as u32, index, has_failures))
+    }
+
+    /// Whether a record may have so many bytes. One that has not waited leaves what the first in the
+    /// queue needs, and does not go before others of its own producer, which are to hold their order.
+    /// Others need not wait their turn: if all did while anybody waits, each record would be a turn,
+    /// and a turn takes longer than a thousand records.
+    fn has_room(&mut self, bytes: usize, has_turn: bool, goes_behind: bool) -> bool {
+        let (used, max) = (self.bytes + bytes, self.options.memory_bytes_max);
+        if used > max && self.bytes > 0 {
+            return false;
+        }
+        if self.queued == 0 || has_turn || self.turn_is_missed() {
+            return true;
+        }
+        !goes_behind && used + self.first_needs <= max
     }
 
     /// Where the outcome of the record that this partition took last will be.
@@ -256,14 +276,23 @@ impl Accumulator {
         self.clock.suspend();
     }
 
-    /// A record waits for room from now on.
-    pub(super) fn enter_queue(&mut self) {
+    /// A record of a producer waits for room from now on.
+    pub(super) fn enter_queue(&mut self, id: AccountId) {
         self.queued += 1;
+        if let Some(account) = self.accounts.get(id) {
+            account.queued += 1;
+        }
     }
 
     /// It does not wait any more. If it had the turn, it is the next one's now, if there is one.
-    pub(super) fn leave_queue(&mut self, had_turn: bool) {
+    pub(super) fn leave_queue(&mut self, id: AccountId, had_turn: bool) {
         self.queued -= 1;
+        if let Some(account) = self.accounts.get(id) {
+            account.queued -= 1;
+        }
+        if had_turn {
+            self.first_needs = 0;
+        }
         if self.queued == 0 {
             self.turn_since = None;
         } else if had_turn {

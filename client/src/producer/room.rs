@@ -1,5 +1,6 @@
 //! The queue of those who wait for the producers' memory. Whoever comes first is served first: the
-//! order of messages holds, and a large one is not kept out for good by small ones that fit sooner.
+//! order of a producer's messages holds, and a large one is not kept out for good by small ones that
+//! fit sooner. Other producers pass the queue by while they leave what the first in it needs.
 //!
 //! A place in the queue belongs to a future, and only while that is polled can it take its turn. One
 //! that is not, such as the branch of a `select!` that is kept for later, is passed over after a
@@ -13,7 +14,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::worker::Shared;
+use super::{accounts::AccountId, worker::Shared};
 
 /// How long whoever has the turn may leave room unused before others may have it.
 pub(super) const TURN_MISSED_AFTER: Duration = Duration::from_millis(500);
@@ -37,14 +38,16 @@ impl Room {
 /// A place in the queue, which is left when this is dropped.
 pub(super) struct Queued<'a> {
     shared: &'a Shared,
+    account: AccountId,
     has_turn: bool,
 }
 
 impl<'a> Queued<'a> {
-    pub(super) fn enter(shared: &'a Shared) -> Self {
-        shared.accumulator.lock().enter_queue();
+    pub(super) fn enter(shared: &'a Shared, account: AccountId) -> Self {
+        shared.accumulator.lock().enter_queue(account);
         Self {
             shared,
+            account,
             has_turn: false,
         }
     }
@@ -85,6 +88,7 @@ async fn turn(shared: &Shared) -> MutexGuard<'_, ()> {
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.shared.accumulator.lock().leave_queue(self.has_turn);
+        let mut accumulator = self.shared.accumulator.lock();
+        accumulator.leave_queue(self.account, self.has_turn);
     }
 }

@@ -221,3 +221,31 @@ fn a_topic_made_anew_with_fewer_partitions_gets_nothing_in_the_others() {
     assert!(matches!(*refused, NotTaken::UnknownPartition { .. }));
     assert_eq!(take_all(&mut accumulator, 2), [1]);
 }
+
+#[test]
+fn producers_pass_by_a_record_that_waits_while_they_leave_what_it_needs() {
+    let (mut accumulator, waiting) = accumulator(1);
+    let passing = accumulator.open_account();
+    let small = [0; 100 - RECORD_OVERHEAD_BYTES];
+    let large = [0; 1_000 - RECORD_OVERHEAD_BYTES];
+    let first = NewRecord {
+        has_turn: true,
+        ..record(&large)
+    };
+    let fill = |accumulator: &mut Accumulator, id| {
+        let push = |_: &usize| accumulator.push(id, &record(&small)).is_ok();
+        (0..100).take_while(push).count()
+    };
+    assert_eq!(fill(&mut accumulator, passing), 40);
+    accumulator.enter_queue(waiting);
+    let full = *accumulator.push(waiting, &first).unwrap_err();
+    assert!(matches!(full, NotTaken::Full), "{full:?}");
+    accumulator.release(1_500);
+    // Those of its own producer hold their order, and others leave what it needs.
+    assert_eq!(fill(&mut accumulator, waiting), 0);
+    assert_eq!(fill(&mut accumulator, passing), 5);
+    accumulator.push(waiting, &first).unwrap();
+    accumulator.leave_queue(waiting, true);
+    accumulator.release(1_500);
+    assert_eq!(fill(&mut accumulator, waiting), 15);
+}
