@@ -265,6 +265,22 @@ impl Accumulator {
         self.slots[partition as usize].take_older(before)
     }
 
+    /// What gathers since `before`, or for longer, is a batch by itself: records that come later get
+    /// one of their own. Tells whether there was any.
+    pub(super) fn part(&mut self, partition: u32, before: Instant) -> bool {
+        let index = partition as usize;
+        let slot = &mut self.slots[index];
+        let gathers = slot
+            .open
+            .as_ref()
+            .is_some_and(|open| open.created <= before);
+        if gathers {
+            slot.complete_open();
+            self.leave(index);
+        }
+        gathers
+    }
+
     /// When the oldest batch of a partition came.
     pub(super) fn oldest(&self, partition: u32) -> Option<Instant> {
         let oldest = self.slots[partition as usize].oldest();

@@ -137,7 +137,8 @@ impl<T: Serialize + 'static> ProducerBuilder<T> {
     }
 
     /// Sets how long a message may take from being handed over to its receipt. Default:
-    /// [`DELIVERY_TIMEOUT`]; at most [`TIMEOUT_MAX`].
+    /// [`DELIVERY_TIMEOUT`]; at most [`TIMEOUT_MAX`]. Messages of one batch are given up together
+    /// with the first: up to a tenth of that time early, or up to the linger if that is longer.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.options.delivery_timeout = timeout;
         self

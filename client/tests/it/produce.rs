@@ -311,6 +311,30 @@ async fn what_was_never_sent_is_known_not_to_be_stored() {
 }
 
 #[tokio::test]
+async fn a_message_is_not_given_up_because_one_is_that_has_waited_for_longer() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let soon = Duration::from_millis(10);
+    let builder = broker.builder().reconnect_delay(soon, soon);
+    let client = builder.connect().await.unwrap();
+    let timeout = Duration::from_secs(4);
+    let producer = client.producer::<Raw>("t").delivery_timeout(timeout);
+    let producer = producer.build().await.unwrap();
+    broker.stop();
+    let lost = producer.submit(Raw::from_static(b"lost")).await.unwrap();
+    eventually("it cannot be sent", || producer.setback().is_some()).await;
+    let early = producer.submit(Raw::from_static(b"early")).await.unwrap();
+    tokio::time::sleep(timeout / 2).await;
+    let late = producer.submit(Raw::from_static(b"late")).await.unwrap();
+    let error = early.await.unwrap_err();
+    assert!(matches!(error, SendError::NotSent { .. }), "{error}");
+    broker.resume();
+    late.await.unwrap();
+    assert!(lost.await.is_err());
+    assert_eq!(broker.values("t", 0), ["late"]);
+}
+
+#[tokio::test]
 async fn a_setback_is_told_with_the_brokers_reason_until_messages_are_acknowledged_again() {
     let (broker, producer) = broker_with_producer().await;
     producer.send(Raw::from_static(b"0")).await.unwrap();

@@ -1,6 +1,6 @@
 //! Giving batches up: those whose time is up, and all when there is nothing left to send them to.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flumen_protocol::{
     error::{ErrorCode, WireError},
@@ -11,12 +11,20 @@ use tokio::time::sleep_until;
 use super::{End, Worker};
 use crate::producer::delivery::DeliveryError;
 
+/// A batch is given up as a whole, when the time of its first record is up. Where it cannot leave, it
+/// takes records for this part of that time, or its linger if that is longer: what is handed over
+/// later has nearly all of its own time.
+const GATHERING_PART: u32 = 10;
+
 impl Worker {
     /// Gives up what is overdue, for as long as a stream is used.
     pub(super) async fn watch_deadlines(&self) -> End {
         loop {
-            sleep_until(self.next_deadline().into()).await;
-            self.expire();
+            sleep_until(self.next_look().into()).await;
+            if !self.expire() {
+                // Who writes is not woken for nothing: it counts for how long it has nothing to do.
+                continue;
+            }
             if let Some(reason) = self.delivery.lock().wants_new_stream() {
                 return End::Lost(reason.to_owned());
             }
@@ -37,7 +45,7 @@ impl Worker {
                     return None;
                 }
                 result = &mut future => return Some(result),
-                () = sleep_until(self.next_deadline().into()) => {
+                () = sleep_until(self.next_look().into()) => {
                     self.expire();
                     if !self.has_work() {
                         return None;
@@ -45,6 +53,19 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// When to look again for what is overdue, or gathers for too long.
+    fn next_look(&self) -> Instant {
+        self.next_deadline()
+            .min(Instant::now() + self.gathering_max())
+    }
+
+    fn gathering_max(&self) -> Duration {
+        let options = &self.shared.options;
+        options
+            .linger
+            .max(options.delivery_timeout / GATHERING_PART)
     }
 
     fn next_deadline(&self) -> Instant {
@@ -57,8 +78,14 @@ impl Worker {
         first.unwrap_or_else(|| Instant::now() + timeout)
     }
 
-    fn expire(&self) {
+    /// Tells whether there was anything to do.
+    fn expire(&self) -> bool {
         let now = Instant::now();
+        let before = now.checked_sub(self.gathering_max());
+        let is_parted = before.is_some_and(|before| {
+            let mut accumulator = self.shared.accumulator.lock();
+            accumulator.part(self.partition, before)
+        });
         if let Some(before) = now.checked_sub(self.shared.options.delivery_timeout) {
             loop {
                 let overdue = self
@@ -73,10 +100,12 @@ impl Worker {
             }
         }
         let resolved = self.delivery.lock().expire(now);
+        let is_overdue = !resolved.is_empty();
         self.settle(resolved);
         if !self.has_work() {
             self.clear_setback();
         }
+        is_parted || is_overdue
     }
 
     pub(super) fn fail_all_for_lack_of_topic(&self) {
