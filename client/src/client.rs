@@ -36,7 +36,8 @@ use crate::{
 /// ```
 ///
 /// A client reconnects on its own for as long as it lives. Its methods must be called from
-/// within a Tokio runtime.
+/// within a Tokio runtime, and its connections last as long as the one in which they were made:
+/// tests with a runtime each, as `#[tokio::test]` gives them, need a client each.
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,

@@ -350,6 +350,7 @@ impl<T: Serialize + 'static> Producer<T> {
         match refused {
             NotTaken::Full => None,
             NotTaken::Closed => Some(SendError::Closed { topic }),
+            NotTaken::Stopped => Some(SendError::Stopped { topic }),
             NotTaken::Invalid(source) => Some(SendError::Invalid { topic, source }),
             NotTaken::UnknownPartition {
                 partition,

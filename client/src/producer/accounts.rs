@@ -146,6 +146,13 @@ impl Accounts {
         }
     }
 
+    /// No producer takes any more records.
+    pub(super) fn close_all(&mut self) {
+        let accounts = self.places.iter_mut();
+        let accounts = accounts.filter_map(|(_, account)| account.as_mut());
+        accounts.for_each(|account| account.is_closed = true);
+    }
+
     /// The producer is gone.
     pub(super) fn remove(&mut self, id: AccountId) -> Option<Account> {
         let (generation, account) = self.places.get_mut(id.index as usize)?;

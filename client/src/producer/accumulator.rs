@@ -55,6 +55,8 @@ pub(super) struct Accumulator {
     turn_since: Option<Instant>,
     /// Every producer is closed or gone.
     closed: bool,
+    /// A task that sends has stopped.
+    stopped: bool,
     accounts: Accounts,
     batches_begun: u64,
     clock: RecordClock,
@@ -73,6 +75,7 @@ impl Accumulator {
             first_needs: 0,
             turn_since: None,
             closed: false,
+            stopped: false,
             accounts: Accounts::default(),
             batches_begun: 0,
             clock: RecordClock::default(),
@@ -112,6 +115,7 @@ impl Accumulator {
     ) -> Result<Taken, Box<NotTaken>> {
         let goes_behind = match self.accounts.get(id) {
             Some(account) if !account.is_closed() => account.queued > 0,
+            _ if self.stopped => return Err(Box::new(NotTaken::Stopped)),
             _ => return Err(Box::new(NotTaken::Closed)),
         };
         let bytes = record.memory_bytes();
@@ -371,6 +375,13 @@ impl Accumulator {
     /// Takes no more records of this producer.
     pub(super) fn close(&mut self, id: AccountId) {
         self.accounts.close(id);
+        self.close_if_all_are();
+    }
+
+    /// Nobody sends any more what is taken: takes no more records of anybody.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.accounts.close_all();
         self.close_if_all_are();
     }
 

@@ -63,6 +63,8 @@ pub(crate) enum DeliveryError {
     /// It was given up before the broker could take it, and why that took so long. It is not
     /// stored.
     GivenUp(Option<String>),
+    /// Who delivers has stopped before the broker could take it. It is not stored.
+    Stopped,
     /// Its time was up while it was on its way. It may be stored.
     TimedOut,
     /// It may be stored, and trying again cannot tell.
@@ -486,6 +488,9 @@ impl<B, W> Delivery<B, W> {
                 }
                 DeliveryError::GivenUp(_) if pending.maybe_stored || pending.in_flight => {
                     DeliveryError::Unknown("the client was closed before the answer".to_owned())
+                }
+                DeliveryError::Stopped if pending.maybe_stored || pending.in_flight => {
+                    DeliveryError::Unknown("who waited for the answer has stopped".to_owned())
                 }
                 DeliveryError::GivenUp(_) => {
                     DeliveryError::GivenUp(pending.last_error.map(|error| error.text))

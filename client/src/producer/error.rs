@@ -79,6 +79,17 @@ pub enum SendError {
         /// What was in the way until then.
         text: String,
     },
+    /// A task of the client's own has ended that should not: a fault of the client, or the runtime in
+    /// which it was started has shut down. The message is not stored, and this producer sends no
+    /// more.
+    #[error(
+        "message to topic {topic} is not stored: a task of the client has stopped, as its runtime may \
+         have; connect another client, in a runtime that goes on, and build a producer of that"
+    )]
+    Stopped {
+        /// The topic.
+        topic: TopicName,
+    },
     /// The producer's memory stayed full. The message was not taken.
     #[error(
         "message to topic {topic} was not taken: within {after:?} there was no room for it among the {} that may wait to be sent",
@@ -142,6 +153,7 @@ impl SendError {
                 code: error.code,
                 text: error.text.clone(),
             },
+            DeliveryError::Stopped => Self::Stopped { topic },
             DeliveryError::TimedOut => Self::TimedOut { topic, after },
             DeliveryError::Unknown(text) => Self::Unknown {
                 topic,

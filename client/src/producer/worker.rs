@@ -64,6 +64,7 @@ pub(super) fn spawn(shared: &Arc<Shared>, partition: u32) {
             delivery: Mutex::new(Delivery::new(delivery, rand::random())),
             last_failure: Mutex::new(None),
             is_set_back: AtomicBool::new(false),
+            has_ended: false,
         };
         tokio::spawn(worker.run());
     }
@@ -110,15 +111,26 @@ struct Worker {
     last_failure: Mutex<Option<String>>,
     /// Whether there is a setback to be cleared; looked at with each answer, so no lock.
     is_set_back: AtomicBool,
+    /// All is settled, and nothing more will come.
+    has_ended: bool,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.stop();
+        }
+    }
 }
 
 impl Worker {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut backoff = Backoff::new(self.shared.client.config().reconnect, rand::random());
         loop {
             if !self.has_work() {
                 self.clear_setback();
                 if self.shared.accumulator.lock().is_closed() {
+                    self.has_ended = true;
                     return;
                 }
                 self.signal.notified().await;

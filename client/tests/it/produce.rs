@@ -335,6 +335,33 @@ async fn a_message_is_not_given_up_because_one_is_that_has_waited_for_longer() {
 }
 
 #[tokio::test]
+async fn a_client_whose_runtime_has_shut_down_lets_nobody_wait_for_ever() {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
+    let builder = broker.builder();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    broker.hold_answers(true);
+    let task = runtime.spawn(async move {
+        let client = builder.connect().await.unwrap();
+        let producer = client.producer::<Raw>("t").build().await.unwrap();
+        let receipt = producer.submit(Raw::from_static(b"x")).await.unwrap();
+        (producer, receipt)
+    });
+    let (producer, receipt) = task.await.unwrap();
+    eventually("it arrives", || broker.batches_received() > 0).await;
+    runtime.shutdown_background();
+    let outcome = tokio::time::timeout(PATIENCE, receipt).await;
+    let error = outcome.expect("it is settled").unwrap_err();
+    assert!(error.is_unknown(), "{error}");
+    let late = producer.send(Raw::from_static(b"y")).await.unwrap_err();
+    assert!(matches!(late, SendError::Stopped { .. }), "{late}");
+}
+
+#[tokio::test]
 async fn a_setback_is_told_with_the_brokers_reason_until_messages_are_acknowledged_again() {
     let (broker, producer) = broker_with_producer().await;
     producer.send(Raw::from_static(b"0")).await.unwrap();

@@ -79,6 +79,8 @@ pub(in crate::producer) enum NotTaken {
     /// No room, or others wait for some; try again when it is its turn.
     Full,
     Closed,
+    /// Nobody sends any more.
+    Stopped,
     Invalid(PushError),
     UnknownPartition {
         partition: u32,

@@ -131,6 +131,16 @@ impl Worker {
         self.fail_all(&DeliveryError::Refused(error));
     }
 
+    /// This task ends though it should not: it has panicked, or its runtime shuts down. Nobody can take
+    /// its place, since what it has sent is not known to others; so the delivery takes nothing more,
+    /// and those who wait are told.
+    pub(super) fn stop(&self) {
+        self.shared.accumulator.lock().stop();
+        self.fail_all(&DeliveryError::Stopped);
+        self.clear_setback();
+        self.shared.room.made();
+    }
+
     /// Gives up all that waits.
     fn fail_all(&self, error: &DeliveryError) {
         while let Some(batch) = {
