@@ -54,7 +54,7 @@ impl<'a> Queued<'a> {
 
     /// Calls `attempt` until there is room, with whether it has the turn. Takes its place behind those
     /// before it when this is first polled.
-    pub(super) async fn until_room<R>(mut self, mut attempt: impl FnMut(bool) -> Option<R>) -> R {
+    pub(super) async fn until_room<R>(self, mut attempt: impl FnMut(bool) -> Option<R>) -> R {
         let mut turn = pin!(turn(self.shared));
         let _turn = loop {
             tokio::select! {
@@ -68,11 +68,14 @@ impl<'a> Queued<'a> {
                 }
             }
         };
-        self.has_turn = true;
+        // Dropped before the lock is: the next one has the turn only once this one has left, or its
+        // turn would count as begun after it has taken it.
+        let mut place = self;
+        place.has_turn = true;
         loop {
-            let mut made = pin!(self.shared.room.made.notified());
+            let mut made = pin!(place.shared.room.made.notified());
             made.as_mut().enable();
-            self.shared.accumulator.lock().take_turn();
+            place.shared.accumulator.lock().take_turn();
             if let Some(result) = attempt(true) {
                 return result;
             }

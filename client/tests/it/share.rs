@@ -1,9 +1,15 @@
 //! Producers of one client that send the same way share a delivery, and nothing else.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use flumen_client::{Client, Message, Producer, Raw, SendError};
 use futures_util::future::{FutureExt as _, join_all, join3};
+use parking_lot::Mutex;
 
 use crate::broker::{Broker, Fault, eventually};
 
@@ -205,13 +211,16 @@ async fn a_topic_that_was_made_again_is_another_one() {
     assert_eq!(broker.values("t", 0), ["y"]);
 }
 
-/// A producer whose memory has room for 100 bytes more, and gets none back yet.
-async fn nearly_full(broker: &Broker, client: &Client) -> Producer<Raw> {
+/// A broker, and a producer whose memory has room for 100 bytes more, and gets none back yet.
+async fn nearly_full() -> (Broker, Producer<Raw>) {
+    let broker = Broker::start();
+    broker.create_topic("t", 1);
     broker.hold_answers(true);
+    let client = broker.client().await;
     let producer = client.producer::<Raw>("t").memory_bytes(1_000);
     let producer = producer.build().await.unwrap();
     producer.enqueue(value("first", 900 - 16)).await.unwrap();
-    producer
+    (broker, producer)
 }
 
 fn value(name: &str, bytes: usize) -> Raw {
@@ -226,10 +235,7 @@ fn names(broker: &Broker) -> Vec<String> {
 
 #[tokio::test]
 async fn messages_that_wait_for_room_are_taken_in_their_order_large_ones_too() {
-    let broker = Broker::start();
-    broker.create_topic("t", 1);
-    let client = broker.client().await;
-    let producer = nearly_full(&broker, &client).await;
+    let (broker, producer) = nearly_full().await;
     let mut large = std::pin::pin!(producer.send(value("large", 500)));
     assert!(large.as_mut().now_or_never().is_none());
     let mut small = std::pin::pin!(producer.send(value("small", 10)));
@@ -249,10 +255,7 @@ async fn messages_that_wait_for_room_are_taken_in_their_order_large_ones_too() {
 
 #[tokio::test]
 async fn a_send_that_is_not_polled_any_more_keeps_no_room_from_others() {
-    let broker = Broker::start();
-    broker.create_topic("t", 1);
-    let client = broker.client().await;
-    let producer = nearly_full(&broker, &client).await;
+    let (broker, producer) = nearly_full().await;
     let mut left = std::pin::pin!(producer.send(value("left", 500)));
     assert!(left.as_mut().now_or_never().is_none());
     let mut next = std::pin::pin!(producer.send(value("next", 500)));
@@ -266,10 +269,7 @@ async fn a_send_that_is_not_polled_any_more_keeps_no_room_from_others() {
 
 #[tokio::test]
 async fn a_message_that_waits_for_room_is_withdrawn_when_its_call_is_dropped() {
-    let broker = Broker::start();
-    broker.create_topic("t", 1);
-    let client = broker.client().await;
-    let producer = nearly_full(&broker, &client).await;
+    let (broker, producer) = nearly_full().await;
     {
         let mut large = std::pin::pin!(producer.send(value("large", 500)));
         assert!(large.as_mut().now_or_never().is_none());
@@ -279,4 +279,59 @@ async fn a_message_that_waits_for_room_is_withdrawn_when_its_call_is_dropped() {
     broker.hold_answers(false);
     small.await.unwrap();
     assert_eq!(names(&broker), ["first", "small"]);
+}
+
+/// A send that goes on within the very call that wakes it, as it may on another thread.
+struct GoesOnAtOnce(Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>);
+
+impl GoesOnAtOnce {
+    fn go_on(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        // One that is just being polled is woken by itself.
+        let Some(mut future) = self.0.try_lock() else {
+            return;
+        };
+        if let Some(running) = &mut *future
+            && running
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+        {
+            *future = None;
+        }
+    }
+}
+
+impl Wake for GoesOnAtOnce {
+    fn wake(self: Arc<Self>) {
+        self.go_on();
+    }
+}
+
+#[tokio::test]
+async fn the_turn_of_one_that_has_come_to_it_within_the_end_of_the_last_one_begins_once() {
+    let (broker, producer) = nearly_full().await;
+    let mut large = std::pin::pin!(producer.send(value("large", 600)));
+    assert!(large.as_mut().now_or_never().is_none());
+    let other = producer.clone();
+    let next = async move {
+        other.enqueue(value("next", 600)).await.unwrap();
+    };
+    let next = Arc::new(GoesOnAtOnce(Mutex::new(Some(Box::pin(next)))));
+    next.go_on();
+    broker.hold_answers(false);
+    producer.flush().await.unwrap();
+    broker.hold_answers(true);
+    // Takes its turn, and with it ends that of the next one begins, which finds no room yet.
+    assert!(large.as_mut().now_or_never().is_none());
+    eventually("it arrives", || broker.batches_received() == 2).await;
+    // Whoever does not take a turn for so long is passed over.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let mut small = std::pin::pin!(producer.send(value("small", 10)));
+    assert!(small.as_mut().now_or_never().is_none());
+    broker.hold_answers(false);
+    small.await.unwrap();
+    large.await.unwrap();
+    producer.flush().await.unwrap();
+    assert_eq!(names(&broker), ["first", "large", "next", "small"]);
 }
