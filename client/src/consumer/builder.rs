@@ -126,13 +126,12 @@ impl<T> ConsumerBuilder<T> {
         self.partitions([(partition, start)])
     }
 
-    /// As [`ConsumerBuilder::partition`], for several. To go on where another consumer stopped, see
-    /// [`ConsumerBuilder::resume`].
+    /// As [`ConsumerBuilder::partition`], for several. Where these are none, such as the share of a
+    /// service that has more instances than the topic has partitions, none is read. To go on where
+    /// another consumer stopped, see [`ConsumerBuilder::resume`].
     pub fn partitions(mut self, partitions: impl IntoIterator<Item = (u32, StartAt)>) -> Self {
-        for (partition, start) in partitions {
-            self.starts.insert(partition, start);
-            self.reads_named_only = true;
-        }
+        self.starts.extend(partitions);
+        self.reads_named_only = true;
         self
     }
 

@@ -118,12 +118,15 @@ struct Place {
     next: Offset,
     /// Where the partition ended when that was known first.
     end: Option<Offset>,
+    /// Whether its end is waited for no more, since it cannot be read. It stays where it is: who goes
+    /// on there later, once it can be read, misses nothing.
+    is_given_up: bool,
 }
 
 impl Place {
-    /// Whether its end is not reached, or not known.
+    /// Whether its end is waited for: it is not reached, or not known.
     fn is_open(&self) -> bool {
-        self.end.is_none_or(|end| self.next < end)
+        !self.is_given_up && self.end.is_none_or(|end| self.next < end)
     }
 }
 
@@ -135,6 +138,7 @@ impl Progress {
             let place = new.insert(Place {
                 next: start.start_offset,
                 end: start.end_offset,
+                is_given_up: false,
             });
             self.open += usize::from(place.is_open());
         } else {
@@ -156,12 +160,9 @@ impl Progress {
         self.change(partition, |place| place.next = place.next.max(next));
     }
 
-    /// Nothing more will come of a partition.
+    /// A partition cannot be read any further.
     pub(super) fn given_up(&mut self, partition: u32) {
-        self.change(partition, |place| {
-            let end = *place.end.get_or_insert(place.next);
-            place.next = place.next.max(end);
-        });
+        self.change(partition, |place| place.is_given_up = true);
     }
 
     fn change(&mut self, partition: u32, change: impl FnOnce(&mut Place)) {
@@ -299,6 +300,21 @@ mod tests {
         assert!(!progress.is_complete());
         progress.given_up(1);
         progress.given_up(1);
+        assert!(progress.is_complete());
+    }
+
+    #[test]
+    fn a_partition_that_is_given_up_stays_where_it_was_for_who_goes_on_there_later() {
+        let mut progress = Progress::default();
+        progress.started(&start(0, 0, 10));
+        progress.reached(0, Offset(4));
+        progress.given_up(0);
+        let positions: Vec<_> = progress.positions().collect();
+        assert_eq!(positions, [(0, Offset(4))]);
+        // It can be read again.
+        progress.reached(0, Offset(6));
+        let positions: Vec<_> = progress.positions().collect();
+        assert_eq!(positions, [(0, Offset(6))]);
         assert!(progress.is_complete());
     }
 

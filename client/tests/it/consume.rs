@@ -390,6 +390,16 @@ async fn compressed_and_compacted_batches_are_read_with_their_own_offsets() {
 }
 
 #[tokio::test]
+async fn who_names_no_partition_reads_none() {
+    let broker = broker_with(&["a"]);
+    let client = broker.client().await;
+    let none = client.consumer::<Raw>("t").partitions([]);
+    let consumer = none.until_end().build().await.unwrap();
+    assert_eq!(consumer.positions(), []);
+    assert!(all(consumer).await.is_empty());
+}
+
+#[tokio::test]
 async fn chosen_partitions_are_read_and_no_others() {
     let broker = Broker::start();
     broker.create_topic("t", 3);
