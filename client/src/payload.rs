@@ -236,16 +236,23 @@ pub(crate) fn short_type_name<T>() -> String {
     short
 }
 
+/// The format, and the name of the type if there is one.
 fn split(content_type: &str) -> (&str, Option<&str>) {
-    match content_type.split_once(';') {
-        Some((media, parameters)) => {
-            let name = parameters
-                .split(';')
-                .find_map(|parameter| parameter.trim().strip_prefix("type="));
-            (media.trim(), name)
+    let mut depth = 0_u32;
+    // The name of a type may have a semicolon in it, as `[u8; 4]` has.
+    let mut parts = content_type.split(|c| {
+        match c {
+            '[' | '(' | '<' => depth += 1,
+            ']' | ')' | '>' => depth = depth.saturating_sub(1),
+            _ => {}
         }
-        None => (content_type.trim(), None),
-    }
+        c == ';' && depth == 0
+    });
+    let media = parts.next().unwrap_or_default().trim();
+    (
+        media,
+        parts.find_map(|parameter| parameter.trim().strip_prefix("type=")),
+    )
 }
 
 fn is<T: 'static, U: 'static>() -> bool {
@@ -341,6 +348,24 @@ mod tests {
             (Format::Json, &json, OCTET_STREAM, true),
             (Format::Json, &json, &postcard, false),
             (Format::Json, JSON, &json, true),
+            (
+                Format::Json,
+                &json,
+                "application/json; type=Order; charset=utf-8",
+                true,
+            ),
+            (
+                Format::Postcard,
+                "postcard; type=([u8; 4], u32)",
+                "postcard; type=([u8; 4], i32)",
+                false,
+            ),
+            (
+                Format::Postcard,
+                "postcard; type=[u8; 4]",
+                "postcard;type=[u8; 4]",
+                true,
+            ),
             (Format::Raw, "", &postcard, true),
         ] {
             assert_eq!(
