@@ -39,6 +39,25 @@ pub enum RequestError {
         /// The reason, for people.
         text: String,
     },
+    /// The broker has answered, and whether the change was made, or is in force everywhere, is
+    /// **unknown**: it says what is known of it.
+    #[error("{text}")]
+    Unclear {
+        /// The request.
+        what: &'static str,
+        /// The broker's words.
+        text: String,
+    },
+    /// No answer came to a request that changes nothing.
+    #[error("no answer to {what} within {after:?}{}", text.as_deref().map_or_else(String::new, |text| format!(": {text}")))]
+    NoAnswer {
+        /// The request.
+        what: &'static str,
+        /// The request time-out, or how long it was tried.
+        after: Duration,
+        /// Why the last attempt failed, if one did.
+        text: Option<String>,
+    },
     /// No answer came in time: whether a change was made is **unknown**.
     #[error("no answer to {what} within {after:?}: whether it was done is unknown")]
     TimedOut {
@@ -82,7 +101,10 @@ impl RequestError {
 
     /// Whether a change that was asked for may have been made in spite of the error.
     pub fn is_unknown(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Lost { .. })
+        matches!(
+            self,
+            Self::TimedOut { .. } | Self::Lost { .. } | Self::Unclear { .. }
+        )
     }
 
     /// The broker's reason, if it gave one.

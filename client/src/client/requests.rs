@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -46,8 +46,16 @@ impl Progress {
         }
     }
 
-    fn last(&self) -> Option<RequestError> {
-        self.last.lock().clone()
+    /// Why a request is given up that is not on its way.
+    fn unanswered(&self, what: &'static str, after: Duration, repeatable: bool) -> RequestError {
+        let text = match self.last.lock().clone() {
+            // What changes nothing leaves nothing open.
+            Some(RequestError::Lost { text, .. }) if repeatable => Some(text),
+            Some(error) => return error,
+            None if repeatable => None,
+            None => Some("no broker answers, and it was sent to none".to_owned()),
+        };
+        RequestError::NoAnswer { what, after, text }
     }
 
     fn lacks_majority(&self) -> bool {
@@ -129,17 +137,17 @@ impl Client {
                 },
                 () = &mut given_up => {
                     // Of an attempt under way nothing was heard: an earlier failure says more.
-                    let is_open = !repeatable && progress.may_be_done.load(Ordering::Relaxed);
-                    let last = progress.last().filter(|_| !is_open);
-                    return Err(last.unwrap_or(RequestError::TimedOut { what, after }));
+                    return Err(if !repeatable && progress.may_be_done.load(Ordering::Relaxed) {
+                        RequestError::TimedOut { what, after }
+                    } else {
+                        progress.unanswered(what, after, repeatable)
+                    });
                 }
             }
             let pause = self.config().reconnect.first * 2;
             let is_late = begun.elapsed() + pause >= NO_MAJORITY_PATIENCE;
             if begun.elapsed() + pause >= after || is_late && progress.lacks_majority() {
-                return Err(progress
-                    .last()
-                    .unwrap_or(RequestError::TimedOut { what, after }));
+                return Err(progress.unanswered(what, after, repeatable));
             }
             tokio::time::sleep(pause).await;
         }
@@ -277,7 +285,7 @@ impl Client {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.code == ErrorCode::Timeout && !repeatable => {
                 let text = error.text;
-                Err(Attempt::Final(RequestError::Lost { what, text }))
+                Err(Attempt::Final(RequestError::Unclear { what, text }))
             }
             Ok(Err(error)) if error.retryable => {
                 Err(Attempt::Again(RequestError::refused(what, error)))

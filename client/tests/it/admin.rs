@@ -80,3 +80,30 @@ async fn a_request_is_repeated_while_the_broker_says_it_may_succeed_later() {
     let error = client.admin().status().await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::Unavailable));
 }
+
+#[tokio::test]
+async fn what_a_broker_knows_of_an_unclear_outcome_is_told_in_its_own_words() {
+    let broker = Broker::start();
+    let client = broker.client().await;
+    let error = client.admin().rebalance().await.unwrap_err();
+    assert!(error.is_unknown());
+    assert_eq!(error.to_string(), "it is noted, but not by all");
+}
+
+#[tokio::test]
+async fn a_question_without_an_answer_leaves_nothing_open_and_a_change_does() {
+    let broker = Broker::start();
+    let client = broker
+        .builder()
+        .request_timeout(Duration::from_millis(200))
+        .connect()
+        .await
+        .unwrap();
+    broker.go_mute(true);
+    let error = client.admin().list_topics().await.unwrap_err();
+    assert!(matches!(error, RequestError::NoAnswer { .. }), "{error}");
+    assert!(!error.is_unknown());
+    let error = client.admin().delete_topic("t").await.unwrap_err();
+    assert!(matches!(error, RequestError::TimedOut { .. }), "{error}");
+    assert!(error.is_unknown());
+}

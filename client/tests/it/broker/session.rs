@@ -94,6 +94,10 @@ impl Session {
                 ErrorCode::InvalidPlugin,
                 format!("{name}: {} bytes are no component", payload.len()),
             )),
+            Request::Rebalance => Err(WireError::new(
+                ErrorCode::Timeout,
+                "it is noted, but not by all",
+            )),
             Request::Status => Err(WireError::new(ErrorCode::Unavailable, "starting")),
             other => Err(WireError::new(ErrorCode::InvalidRequest, other.name())),
         }
