@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    pin::pin,
 };
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +38,8 @@ is under way and checkpoints. A client needs the file client.toml of the data di
   flumen status --profile data/client.toml
 
 With --output json, one object says where the broker is once it serves.";
+
+const NO_SIGNALS: &str = "cannot listen to signals";
 
 /// Run a broker
 #[derive(Debug, clap::Args)]
@@ -126,18 +129,34 @@ pub(crate) fn serve(
     start: Start,
     started: impl FnOnce(&Broker) -> Result<()>,
 ) -> Result<()> {
-    runtime()?.block_on(async {
-        let broker = match start {
-            Start::AsItIs => Broker::start(config).await,
-            Start::Bootstrap => Broker::bootstrap(config).await,
-            Start::Join(token) => Broker::join(config, &token).await,
+    let runtime = runtime()?;
+    let mut has_started = false;
+    let outcome = runtime.block_on(async {
+        // From now on: as the first process of a container, it would not be ended by a signal that
+        // nobody listens to, and a start may take long, or wait for others.
+        let mut stop = pin!(stop::requested());
+        let starting = async {
+            match start {
+                Start::AsItIs => Broker::start(config).await,
+                Start::Bootstrap => Broker::bootstrap(config).await,
+                Start::Join(token) => Broker::join(config, &token).await,
+            }
         };
-        let broker = broker.context("cannot start the broker")?;
+        let broker = tokio::select! {
+            broker = starting => broker.context("cannot start the broker")?,
+            signal = &mut stop => {
+                let signal = signal.context(NO_SIGNALS)?;
+                tracing::info!(%signal, "stopping before the broker serves");
+                systemd::notify(systemd::State::Stopping);
+                return Ok(());
+            }
+        };
+        has_started = true;
         started(&broker)?;
         systemd::notify(systemd::State::Ready);
         let failure = tokio::select! {
-            signal = stop::requested() => {
-                let signal = signal.context("cannot listen to signals")?;
+            signal = &mut stop => {
+                let signal = signal.context(NO_SIGNALS)?;
                 tracing::info!(%signal, "stopping");
                 None
             }
@@ -149,5 +168,10 @@ pub(crate) fn serve(
             Some(failure) => bail!("the broker has failed: {failure}"),
             None => Ok(()),
         }
-    })
+    });
+    if !has_started {
+        // What a start reads and writes may be left at any moment, as by a crash.
+        runtime.shutdown_background();
+    }
+    outcome
 }

@@ -83,10 +83,13 @@ fn a_broker_whom_nobody_lets_in_says_for_whom_it_waits() {
         secret: [2; 32],
     };
     let log = user.path("broker.log");
-    let _broker = user.start(&["serve", "--join", &token.to_string()], &log);
+    let broker = user.start(&["serve", "--join", &token.to_string()], &log);
     let waits = format!("waiting for {address} to let this broker in");
     wait_for("it says so", || user.log().contains(&waits));
     assert!(!user.log().contains("did not answer within"));
+    // The first process of a container is ended by no signal that it does not listen to.
+    broker.signal("TERM");
+    assert_eq!(broker.wait(), Some(0), "{}", user.log());
 }
 
 #[test]
