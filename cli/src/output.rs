@@ -13,6 +13,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
+use crate::failure::is_broken_pipe;
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -24,8 +26,20 @@ pub(crate) enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// Prints a result: `value` as JSON, or what `text` writes.
+    /// Prints a result: `value` as JSON, or what `text` writes. That nobody reads it is no failure, and
+    /// hides none: the command goes on to its own end.
     pub(crate) fn print<T: Serialize + ?Sized>(
+        self,
+        value: &T,
+        text: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        match self.write(value, text) {
+            Err(error) if is_broken_pipe(&error) => Ok(()),
+            printed => printed,
+        }
+    }
+
+    fn write<T: Serialize + ?Sized>(
         self,
         value: &T,
         text: impl FnOnce(&mut dyn Write) -> Result<()>,

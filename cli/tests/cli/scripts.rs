@@ -310,3 +310,16 @@ fn sizes_and_partitions_are_told_in_words_of_people() {
     let said = user.run_with_input(&["produce", "one"], &long).fails(1);
     assert!(said.contains("8 MiB"), "{said}");
 }
+
+#[test]
+fn a_failure_is_one_also_where_nobody_reads_what_is_printed() {
+    let user = User::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut produce = user.command();
+    produce.args(["produce", "orders", "--output", "json"]);
+    let output = produce.stdout(writer).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no profile is chosen"), "{said}");
+}
