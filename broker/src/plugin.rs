@@ -64,5 +64,5 @@ pub use self::{
     engine::{Plugin, PluginEngine},
     error::{BindError, CallError, DeployError, EngineError},
     hook::{Hook, HookBatch, HookOutcome, Rejection},
-    try_out::{TryOutError, TryOutReport, try_out},
+    try_out::{TrialRecord, TryOutError, TryOutReport, try_out},
 };

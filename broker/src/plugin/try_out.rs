@@ -30,6 +30,15 @@ const TOPIC: &str = "trial";
 /// Where failed records go in a trial, to be told apart.
 const FAILED: &str = "trial.failed";
 
+/// A record that a plugin is tried on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrialRecord {
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
 /// What a plugin did with records.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
@@ -90,7 +99,7 @@ pub enum TryOutError {
     Output(String),
 }
 
-/// Runs `component` over records with these values. Of `config`, the error policy is not
+/// Runs `component` over records. Of `config`, the error policy is not
 /// heeded: failures are reported.
 ///
 /// # Panics
@@ -98,7 +107,7 @@ pub enum TryOutError {
 pub fn try_out(
     component: Vec<u8>,
     config: BindingConfig,
-    values: &[Vec<u8>],
+    records: &[TrialRecord],
 ) -> Result<TryOutReport, TryOutError> {
     let engine = PluginEngine::without_cache()?;
     let started = Instant::now();
@@ -118,7 +127,7 @@ pub fn try_out(
     let binding = engine.bind_blocking(&plugin, &name(TOPIC)?, config)?;
     let hook = Hook::new(name(TOPIC)?, vec![binding]);
 
-    let batches = batches(values)?;
+    let batches = batches(records)?;
     for batch in &batches {
         let outcome = run(&hook, batch)?;
         report.add(batch, &outcome)?;
@@ -132,12 +141,15 @@ pub fn try_out(
     Ok(report)
 }
 
-fn batches(values: &[Vec<u8>]) -> Result<Vec<Batch>, TryOutError> {
+fn batches(records: &[TrialRecord]) -> Result<Vec<Batch>, TryOutError> {
     let now_ms = now_ms() as i64;
     let mut batches = Vec::new();
     let mut builder = BatchBuilder::new();
-    for (index, value) in values.iter().enumerate() {
-        let record = RecordRef::new(now_ms, value);
+    for (index, TrialRecord { key, value }) in records.iter().enumerate() {
+        let record = RecordRef {
+            key: key.as_deref(),
+            ..RecordRef::new(now_ms, value)
+        };
         let pushed = match builder.push(&record) {
             Err(PushError::BatchFull) => {
                 batches.push(std::mem::take(&mut builder).build(Codec::None)?);

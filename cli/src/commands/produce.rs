@@ -1,7 +1,7 @@
 //! `flumen produce`: lines become records.
 
 mod json;
-mod key;
+pub(crate) mod key;
 pub(crate) mod lines;
 mod receipts;
 mod record;

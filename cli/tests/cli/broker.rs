@@ -29,6 +29,10 @@ fn topics_are_made_shown_changed_and_deleted() {
         "30d",
     ])
     .ok();
+    let again = ["topic", "create", "orders", "--partitions", "7"];
+    let again = [&again[..], &["--if-not-exists", "--output", "json"]].concat();
+    let kept = serde_json::json!({"action": "exists", "topic": "orders"});
+    assert_eq!(user.run(&again).json(), kept);
     let said = user.run(&["topic", "create", "orders"]).fails(1);
     assert!(said.contains("orders"), "{said}");
     let topic = user

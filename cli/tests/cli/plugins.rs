@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use serde_json::json;
+
 use crate::support::User;
 
 const FILTER: &str = r#"{"field":"magnitude","op":">=","value":4.5}"#;
@@ -71,6 +73,20 @@ fn a_plugin_is_tried_out_without_a_broker() {
         said.contains("failed on 1 of 2 records") && said.contains("not JSON"),
         "{said}"
     );
+    // The key is no part of the value, and bytes are no text.
+    let mut keyed = test.to_vec();
+    keyed.extend([FILTER, "--key-separator", "=", "--output", "json"]);
+    keyed[3] = "-";
+    let report = user.run_with_input(&keyed, "a={\"magnitude\":5}\nb={\"magnitude\":1}\n");
+    let report = report.json();
+    assert_eq!(report["output"], json!(["{\"magnitude\":5}"]));
+    let mut child = user.command();
+    child.args(&keyed[..8]).args(["--output", "json"]);
+    fs::write(user.path("bytes"), [0xff, 0xfe]).unwrap();
+    child.stdin(fs::File::open(user.path("bytes")).unwrap());
+    let report = child.output().unwrap().stdout;
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["failed"][0]["value"], json!({"base64": "//4="}));
 }
 
 #[test]

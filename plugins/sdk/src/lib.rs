@@ -33,7 +33,8 @@
 //! ```text
 //! rustup target add wasm32-wasip2
 //! cargo build --release --target wasm32-wasip2
-//! flumen plugin test target/wasm32-wasip2/release/NAME.wasm --config '{"prefix": "eu."}' records.ndjson
+//! flumen plugin test target/wasm32-wasip2/release/NAME.wasm --config '{"prefix": "eu."}' \
+//!     records.ndjson --key-json region
 //! flumen plugin deploy NAME target/wasm32-wasip2/release/NAME.wasm
 //! flumen plugin bind TOPIC NAME --config '{"prefix": "eu."}'
 //! ```

@@ -1,8 +1,12 @@
 //! `flumen plugin test`: what its library call tells.
 use super::*;
 
-fn values(texts: &[&str]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+fn values(texts: &[&str]) -> Vec<TrialRecord> {
+    let record = |text: &&str| TrialRecord {
+        key: None,
+        value: text.as_bytes().to_vec(),
+    };
+    texts.iter().map(record).collect()
 }
 
 #[test]

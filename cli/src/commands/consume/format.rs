@@ -47,6 +47,11 @@ enum Part<'a> {
     Bytes { base64: String },
 }
 
+/// Bytes in JSON: text as text, other bytes as `{"base64": …}`.
+pub(crate) fn plain(bytes: &[u8]) -> impl Serialize {
+    Part::text(bytes)
+}
+
 impl<'a> Part<'a> {
     /// Text as text, other bytes as base64.
     fn text(bytes: &'a [u8]) -> Self {

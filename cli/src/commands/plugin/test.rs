@@ -6,13 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use flumen_broker::plugin::{TryOutReport, try_out};
+use flumen_broker::plugin::{TrialRecord, TryOutReport, try_out};
 use flumen_protocol::{limits::RECORD_BYTES_MAX, topic::Name};
 use serde_json::{Value, json};
 
 use super::{component::read_component, settings::CallFlags};
 use crate::{
-    commands::produce::lines::Lines,
+    commands::{
+        consume::format::plain,
+        produce::{key::KeyFlags, lines::Lines},
+    },
     output::{self, OutputFormat},
 };
 
@@ -23,6 +26,8 @@ Examples:
   flumen plugin test json_filter.wasm examples/data/earthquakes.ndjson \\
       --config '{\"field\":\"magnitude\",\"op\":\">=\",\"value\":4.5}'
   my-app | flumen plugin test my_plugin.wasm -
+  # a plugin that looks at keys
+  flumen plugin test by_region.wasm orders.ndjson --key-json region
 
 What the plugin lets through is printed, one record a line; what it did is told on stderr. With
 --output json, one object says it all. Exit code 1: the plugin failed on a record.";
@@ -41,20 +46,29 @@ pub(crate) struct Arguments {
     #[arg(value_name = "RECORDS.ndjson")]
     records: Option<PathBuf>,
     #[command(flatten)]
+    key: KeyFlags,
+    #[command(flatten)]
     call: CallFlags,
 }
 
 pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()> {
     let component = read_component(&arguments.file)?;
     let binding = arguments.call.binding(Name::new("test")?)?;
-    let mut values = Vec::new();
+    let mut records = Vec::new();
     if let Some(path) = &arguments.records {
         let mut lines = Lines::open(Some(path.clone()), RECORD_BYTES_MAX)?;
         while let Some(chunk) = lines.next().await {
-            values.extend(chunk?.into_iter().map(|line| line.text.to_vec()));
+            for line in chunk? {
+                let split = arguments.key.split(line.text);
+                let (key, value) = split.with_context(|| format!("line {}", line.number))?;
+                records.push(TrialRecord {
+                    key: key.map(Vec::from),
+                    value: value.into(),
+                });
+            }
         }
     }
-    let report = tokio::task::spawn_blocking(move || try_out(component, binding, &values))
+    let report = tokio::task::spawn_blocking(move || try_out(component, binding, &records))
         .await?
         .with_context(|| format!("{} cannot be used", arguments.file.display()))?;
     match output {
@@ -125,12 +139,12 @@ fn to_json(report: &TryOutReport) -> Value {
     let failed: Vec<_> = report
         .failed
         .iter()
-        .map(|(value, why)| json!({ "value": text(value.as_deref()), "error": why }))
+        .map(|(value, why)| json!({ "value": value.as_deref().map(plain), "error": why }))
         .collect();
     let output: Vec<_> = report
         .output
         .iter()
-        .map(|value| value.as_deref().map(String::from_utf8_lossy))
+        .map(|value| value.as_deref().map(plain))
         .collect();
     json!({
         "world": report.world,

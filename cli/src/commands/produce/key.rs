@@ -30,7 +30,7 @@ impl KeyFlags {
     }
 
     /// The key, if there is to be one, and the value.
-    pub(super) fn split(&self, line: Bytes) -> Result<(Option<Bytes>, Bytes)> {
+    pub(crate) fn split(&self, line: Bytes) -> Result<(Option<Bytes>, Bytes)> {
         if let Some(separator) = &self.key_separator {
             let at = find(&line, separator.as_bytes())
                 .ok_or_else(|| anyhow!("{separator:?} is not in it, so that it has no key"))?;

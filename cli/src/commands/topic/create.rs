@@ -17,7 +17,9 @@ const EXAMPLES: &str = "\
 Examples:
   flumen topic create orders
   flumen topic create orders --partitions 4 --retention-age 30d --compression zstd
-  flumen topic create prices --cleanup compact --retention-age forever";
+  flumen topic create prices --cleanup compact --retention-age forever
+  # in a script that may run again
+  flumen topic create orders --if-not-exists";
 
 /// The examples, and what a topic is unless told otherwise.
 fn help() -> String {
@@ -50,6 +52,9 @@ pub(crate) struct Arguments {
     name: TopicName,
     #[command(flatten)]
     settings: SettingFlags,
+    /// Leave a topic of that name as it is, whatever its settings, instead of failing
+    #[arg(long)]
+    if_not_exists: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -60,12 +65,24 @@ pub(crate) async fn run(arguments: Arguments, output: OutputFormat) -> Result<()
     config
         .validate()
         .map_err(|error| usage(error.to_string()))?;
-    arguments
+    let is_made = arguments
         .connection
         .admin(Named::default(), async |admin| {
-            admin.create_topic(name.as_str(), config.clone()).await
+            if arguments.if_not_exists {
+                admin.ensure_topic(name.as_str(), config.clone()).await
+            } else {
+                let made = admin.create_topic(name.as_str(), config.clone()).await;
+                made.map(|()| true)
+            }
         })
         .await?;
+    if !is_made {
+        return output.done(
+            "exists",
+            &json!({ "topic": name }),
+            &format!("topic {name} exists already, and stays as it is"),
+        );
+    }
     let partitions = output::counted(config.partitions.into(), "partition");
     output.done(
         "created",
