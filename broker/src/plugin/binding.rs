@@ -132,6 +132,7 @@ impl PluginEngine {
                 plugin: config.plugin.as_str().into(),
                 topic: topic.as_str().into(),
                 counters: Arc::default(),
+                has_dropped: Arc::default(),
             },
             config,
             idle: Mutex::default(),

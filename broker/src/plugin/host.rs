@@ -1,6 +1,14 @@
 //! What stands behind an instance: the limits that it grows against, the few host functions
 //! that it may call, and what it has said.
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -46,6 +54,8 @@ pub(super) struct Voice {
     pub(super) plugin: Arc<str>,
     pub(super) topic: Arc<str>,
     pub(super) counters: Arc<Mutex<BTreeMap<String, u64>>>,
+    /// Whether the log says that a counter is dropped: once is enough for all that are.
+    pub(super) has_dropped: Arc<AtomicBool>,
 }
 
 impl HostState {
@@ -217,7 +227,7 @@ impl wit::host::Host for HostState {
             *sum = sum.saturating_add(amount);
         } else if named_well && counters.len() < COUNTERS_PER_BINDING_MAX {
             counters.insert(name, amount);
-        } else {
+        } else if !self.voice.has_dropped.swap(true, Ordering::Relaxed) {
             drop(counters);
             self.log(
                 wit::host::Level::Warn,
@@ -358,5 +368,26 @@ impl AsyncWrite for Console {
         _: &mut std::task::Context<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
         std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_that_are_dropped_are_told_of_once() {
+        let voice = Voice {
+            plugin: "p".into(),
+            topic: "t".into(),
+            counters: Arc::default(),
+            has_dropped: Arc::default(),
+        };
+        let mut state = HostState::new(0, voice);
+        for _ in 0..3 {
+            wit::host::Host::count(&mut state, "No Name".to_owned(), 1);
+        }
+        assert_eq!(state.lines_in_call, 1);
+        assert!(state.voice.counters.lock().is_empty());
     }
 }

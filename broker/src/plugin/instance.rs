@@ -108,6 +108,7 @@ impl Instance {
             plugin: "deploy".into(),
             topic: "".into(),
             counters: std::sync::Arc::default(),
+            has_dropped: std::sync::Arc::default(),
         };
         match Self::start(&engine, &plugin, *MEMORY_BYTES_RANGE.end(), voice).await {
             Ok(_) => Ok(()),
