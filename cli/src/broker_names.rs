@@ -52,18 +52,18 @@ pub(crate) fn replicas_of(cluster: &ClusterStatus, shard: ShardId) -> Option<&[R
 }
 
 #[cfg(test)]
-mod tests {
-    use flumen_protocol::message::BrokerOverview;
+pub(crate) mod tests {
+    use flumen_protocol::message::{BrokerOverview, BrokerState};
 
     use super::*;
 
-    #[test]
-    fn a_broker_has_its_address_and_zone_beside_its_id_if_they_are_known() {
-        let broker = |id, zone: Option<&str>| BrokerOverview {
+    /// A broker with which all is well, and which has nothing yet.
+    pub(crate) fn well(id: u64, address: &str) -> BrokerOverview {
+        BrokerOverview {
             id: BrokerId(id),
-            address: format!("broker-{id}:4650"),
-            zone: zone.map(str::to_owned),
-            state: flumen_protocol::message::BrokerState::Active,
+            address: address.to_owned(),
+            zone: None,
+            state: BrokerState::Active,
             reachable: true,
             version: None,
             leaders: 0,
@@ -74,6 +74,14 @@ mod tests {
             degraded: None,
             damaged_shards: 0,
             behind_shards: 0,
+        }
+    }
+
+    #[test]
+    fn a_broker_has_its_address_and_zone_beside_its_id_if_they_are_known() {
+        let broker = |id, zone: Option<&str>| BrokerOverview {
+            zone: zone.map(str::to_owned),
+            ..well(id, &format!("broker-{id}:4650"))
         };
         let cluster = ClusterStatus {
             brokers: vec![broker(1, Some("eu-1")), broker(2, None)],

@@ -97,31 +97,16 @@ fn unknown(status: &ClusterStatus, name: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker_names::tests::well;
 
     fn status() -> ClusterStatus {
-        let broker = |id: u64, address: &str| BrokerOverview {
-            id: BrokerId(id),
-            address: address.to_owned(),
-            zone: None,
-            state: BrokerState::Active,
-            reachable: true,
-            version: None,
-            leaders: 0,
-            replicas: 0,
-            lag_records: 0,
-            lag_bytes: 0,
-            round_trip_us: None,
-            degraded: None,
-            damaged_shards: 0,
-            behind_shards: 0,
-        };
         ClusterStatus {
             brokers: vec![
-                broker(12_345, "a.example:4650"),
-                broker(12_999, "b.example:4650"),
-                broker(12_998, "d.example:4650"),
-                broker(7, "c.example:1"),
-                broker(71, "c.example:2"),
+                well(12_345, "a.example:4650"),
+                well(12_999, "b.example:4650"),
+                well(12_998, "d.example:4650"),
+                well(7, "c.example:1"),
+                well(71, "c.example:2"),
             ],
             ..ClusterStatus::default()
         }
