@@ -223,7 +223,7 @@ impl DiskRead {
     fn run_once(&self, end: u64) -> Result<Vec<Batch>, ReadError> {
         let files = &self.reader.log.store.files;
         let open = files.get(&self.segment);
-        let open = open.inspect_err(|error| self.reader.log.note_damage(error))?;
+        let open = open.inspect_err(|error| self.note_damage(error))?;
         let floor = open.floor(files, &self.segment, self.offset)?;
         let mut position = floor.position;
         let mut bytes_wanted = self.bytes_max.max(READ_BYTES_MIN);
@@ -259,7 +259,7 @@ impl DiskRead {
         open.file
             .read_onto(&mut buffer, len, position)
             .map_err(|source| ReadError::io(self.path(), position, source))
-            .inspect_err(|error| self.reader.log.note_damage(error))?;
+            .inspect_err(|error| self.note_damage(error))?;
         if buffer.len() < len {
             let missing = end - position - buffer.len() as u64;
             return Err(self.damaged(
@@ -372,8 +372,16 @@ impl DiskRead {
 
     fn damaged(&self, position: u64, source: FrameError) -> ReadError {
         let error = ReadError::damaged(self.path(), position, source);
-        self.reader.log.note_damage(&error);
+        self.note_damage(&error);
         error
+    }
+
+    /// Takes note of damage, unless the file is gone because retention has removed the segment, or
+    /// compaction replaced it, since it was looked up.
+    fn note_damage(&self, error: &ReadError) {
+        if !self.segment.is_removed() {
+            self.reader.log.note_damage(error);
+        }
     }
 
     fn path(&self) -> PathBuf {

@@ -300,6 +300,7 @@ fn old_files_go_when_the_checkpoint_is_saved_and_readers_in_them_finish() {
     log.checkpoint_saved(&checkpoint);
     assert_eq!(segments(), checkpoint.segments.len());
     assert!(!read.run().unwrap().is_empty(), "it looked again");
+    assert_eq!(store.damaged(), [], "nobody misses the old files");
     check(&records(&log.reader()), &all, 0);
 }
 

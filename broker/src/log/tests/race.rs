@@ -115,11 +115,13 @@ fn race(cleanup: Cleanup) {
                 _ => {}
             }
         }
+        let damaged = store.damaged();
         store.remove(partition(0));
         done.store(true, Ordering::Relaxed);
         for reader in readers {
             assert!(reader.join().unwrap() > 0);
         }
+        assert_eq!(damaged, []);
     });
     assert!(files(&disk).is_empty());
 }

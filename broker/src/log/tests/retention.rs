@@ -210,3 +210,20 @@ fn memory_remembers_nothing_of_batches_that_retention_or_deletion_dropped() {
     }
     assert_eq!(deleted.strong_count(), 0);
 }
+
+#[test]
+fn a_file_that_retention_removes_in_front_of_a_reader_is_no_damage() {
+    let disk = SimulatedDisk::new();
+    let options = LogOptions {
+        retention_age_ms: Some(1000),
+        ..small()
+    };
+    let (store, log) = written(&disk, options);
+    let reader = log.reader();
+    let ReadOutcome::Disk(read) = reader.read(Offset(0), 1000, reader.end_offset()) else {
+        panic!("the tail is empty");
+    };
+    log.enforce_retention(1050).unwrap();
+    assert!(matches!(read.run(), Err(ReadError::OutOfRange { .. })));
+    assert_eq!(store.damaged(), []);
+}
