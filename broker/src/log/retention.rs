@@ -62,7 +62,9 @@ impl Log {
         let _maintenance = self.maintenance.lock();
         let (end, has_files) = {
             let state = self.state.lock();
-            (state.end, !state.segments.is_empty())
+            // Those that compaction has replaced are what the last checkpoint names.
+            let has_files = !state.segments.is_empty() || !state.obsolete.is_empty();
+            (state.end, has_files)
         };
         let old_marks = if has_files {
             self.mark_start(end)?

@@ -360,3 +360,27 @@ fn a_compaction_that_is_cancelled_ends_and_leaves_what_was_there() {
     check(&found, &all, 0);
     check_compact(&found, end);
 }
+
+#[test]
+fn a_log_of_which_compaction_left_nothing_is_removed_ahead_of_the_checkpoint_like_any_other() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let log = open_new(&store, compacted());
+    log.append(keyed(
+        0,
+        &[("key", Some("value")), ("key", None)],
+        Codec::None,
+    ));
+    let saved = log.checkpoint().unwrap();
+    // Old enough to be sealed, and for the tombstone to go.
+    let now = SEGMENT_AGE_MS_MAX;
+    log.enforce_retention(now).unwrap();
+    log.compact(now, &CancellationToken::new()).unwrap();
+    assert_eq!(records(&log.reader()), []);
+    store.remove_ahead(partition(0)).unwrap();
+    assert_eq!(files_of(&disk, "segment"), [] as [&str; 0]);
+    let disk = disk.crash(CrashKeep::Everything);
+    let store = open_store(&disk, manual());
+    let log = store.open_partition(partition(0), compacted(), &saved);
+    assert_eq!(log.unwrap().reader().start_offset(), saved.end_offset);
+}
