@@ -82,6 +82,6 @@ pub use self::{
     recover::OpenError,
     retention::RetentionError,
     store::LogStore,
-    sync::{CheckpointError, SYNC_FILES_MAX},
+    sync::{CheckpointError, Found, SYNC_FILES_MAX},
     write::FlushError,
 };

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::{
     LogCheckpoint, LogOptions, LogReader, ReadError,
     flusher::Due,
-    names::StartMark,
+    names::{SegmentKey, StartMark},
     segment::Segment,
     store::StoreShared,
     sync::CheckpointError,
@@ -158,6 +158,7 @@ impl PartitionLog {
     }
 
     /// A reader of the log.
+        self.log.note_saved(checkpoint);
     pub fn reader(&self) -> LogReader {
         LogReader {
             log: Arc::clone(&self.log),
@@ -186,6 +187,20 @@ impl Log {
     fn remove_obsolete(&self, version: u64) {
         let _maintenance = self.maintenance.lock();
         let (obsolete, marks) = {
+    /// Takes note of what a checkpoint names that is durable.
+    fn note_saved(&self, checkpoint: &LogCheckpoint) {
+        let state = self.state.lock();
+        for saved in &checkpoint.segments {
+            let at = state
+                .segments
+                .partition_point(|segment| segment.base_offset() < saved.base_offset);
+            let key = SegmentKey::of(self.id, saved);
+            if let Some(segment) = state.segments.get(at).filter(|found| found.key == key) {
+                segment.set_saved(saved.bytes);
+            }
+        }
+    }
+
             let mut state = self.state.lock();
             let old = state.obsolete.extract_if(.., |(at, _)| *at <= version);
             let obsolete: Vec<_> = old.map(|(_, segment)| segment).collect();
@@ -209,7 +224,7 @@ impl Log {
 
     /// Takes note of what a read came by, if the log is open and its file is to blame.
     pub(super) fn note_damage(&self, error: &ReadError) {
-        if error.is_damage() && !self.state.lock().removed && self.store.note_damage(self.id) {
+        if error.is_damage() && self.note_lost() {
             tracing::error!(partition = %self.id, %error, "a read has found damage");
         }
     }
@@ -218,6 +233,13 @@ impl Log {
     pub(super) fn remove(&self) {
         let _maintenance = self.maintenance.lock();
         let (segments, marks) = self.end();
+    /// Takes note that not all is there, if the log is open. Returns whether that is news.
+    pub(super) fn note_lost(&self) -> bool {
+        // Kept, or it might be noted of a log that has been ended and is open again.
+        let state = self.state.lock();
+        !state.removed && self.store.note_damage(self.id)
+    }
+
         for segment in segments {
             self.store.remove_files(&segment);
         }

@@ -27,6 +27,8 @@ pub(super) struct Segment {
     /// Its name.
     pub(super) key: SegmentKey,
     state: Mutex<SegmentState>,
+    /// Bytes that a saved checkpoint names: what the write-ahead log need not have any more.
+    saved_bytes: AtomicU64,
     removed: AtomicBool,
 }
 
@@ -91,6 +93,7 @@ impl Segment {
                 first_append_ms: u64::MAX,
                 last_append_ms: 0,
             },
+            0,
         )
     }
 
@@ -106,10 +109,11 @@ impl Segment {
                 first_append_ms: checkpoint.first_append_ms,
                 last_append_ms: checkpoint.last_append_ms,
             },
+            checkpoint.bytes,
         )
     }
 
-    fn with(key: SegmentKey, info: SegmentInfo) -> Self {
+    fn with(key: SegmentKey, info: SegmentInfo, saved_bytes: u64) -> Self {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             key,
@@ -118,6 +122,7 @@ impl Segment {
                 info,
                 unsynced: Unsynced::Nothing,
             }),
+            saved_bytes: AtomicU64::new(saved_bytes),
             removed: AtomicBool::new(false),
         }
     }
@@ -207,6 +212,16 @@ impl Segment {
         let state = self.state.lock();
         floor_by_time(&state.index.entries, timestamp_ms)
             .or_else(|| state.whole().then(|| self.first()))
+    }
+
+    /// Takes note that a saved checkpoint names so many bytes.
+    pub(super) fn set_saved(&self, bytes: u64) {
+        self.saved_bytes.fetch_max(bytes, Ordering::Relaxed);
+    }
+
+    /// How many bytes a saved checkpoint names.
+    pub(super) fn saved_bytes(&self) -> u64 {
+        self.saved_bytes.load(Ordering::Relaxed)
     }
 
     /// The place of the first batch.

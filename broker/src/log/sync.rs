@@ -1,8 +1,8 @@
 //! Checkpoints: making many logs durable with few syncs.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
-use flumen_protocol::ids::Offset;
+use flumen_protocol::ids::{Offset, PartitionId};
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -30,12 +30,64 @@ pub enum CheckpointError {
     /// A segment could not be read.
     #[error("no checkpoint: {0}")]
     Read(#[from] ReadError),
+    /// A file is not there, or not all of it, though records in it are in no checkpoint yet. The
+    /// write-ahead log has them, and keeps them as long as there is none.
+    #[error(
+        "no checkpoint: {} of partition {partition} has {found}, and should have {bytes} bytes; the \
+         write-ahead log keeps the records that were written there since the last checkpoint; {}; \
+         see who removes files from the data directory",
+        path.display(),
+        what_to_do(*saved_bytes)
+    )]
+    Gone {
+        /// The partition.
+        partition: PartitionId,
+        /// The file.
+        path: PathBuf,
+        /// What there is of it.
+        found: Found,
+        /// Bytes it should have.
+        bytes: u64,
+        /// Bytes that the last checkpoint has of it.
+        saved_bytes: u64,
+    },
     /// A sync failed, now or before. What the disk holds is unknown, so no later checkpoint
     /// succeeds either: start the broker anew, and it recovers from the last good one.
     #[error(
         "no checkpoint: {0}; replace the disk or restart the broker to recover from the write-ahead log"
     )]
     Failed(String),
+}
+
+/// What there is of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Found {
+    /// Nothing.
+    NoFile,
+    /// So many bytes.
+    Bytes(u64),
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFile => formatter.write_str("no file"),
+            Self::Bytes(bytes) => write!(formatter, "{bytes} bytes"),
+        }
+    }
+}
+
+/// How the records of a file come back that is gone.
+fn what_to_do(saved_bytes: u64) -> String {
+    let restore = if saved_bytes == 0 {
+        "restart the broker, which writes all that the file had again".to_owned()
+    } else {
+        format!(
+            "restore its first {saved_bytes} bytes, which the log has no more, and restart the broker"
+        )
+    };
+    format!("where other brokers have the partition, they repair it; else {restore}")
 }
 
 impl CheckpointError {
@@ -67,7 +119,7 @@ pub(super) fn checkpoint(
     }
     sync(store, logs)?;
     logs.iter()
-        .map(|(log, end)| Ok(log.log.describe(*end)?))
+        .map(|(log, end)| log.log.describe(*end))
         .collect()
 }
 
@@ -129,7 +181,7 @@ fn sync_files(
 impl Log {
     /// What to recover to when the log shall end at `end`, a batch's boundary up to which it is
     /// durable.
-    fn describe(&self, end: Offset) -> Result<LogCheckpoint, ReadError> {
+    fn describe(&self, end: Offset) -> Result<LogCheckpoint, CheckpointError> {
         // Keeps the segments as they are.
         let _maintenance = self.maintenance.lock();
         let (mut checkpoint, segments) = {
@@ -154,9 +206,37 @@ impl Log {
             } else {
                 Some(described)
             };
+            if let Some(described) = &described {
+                self.check_is_there(segment, described.bytes)?;
+            }
             checkpoint.segments.extend(described);
         }
         Ok(checkpoint)
+    }
+
+    /// Checks that the file of a segment is there with all that the checkpoint before does not
+    /// have: a file that somebody has removed is written and synced all the same for as long as it
+    /// is open, and then the write-ahead log alone has what was in it.
+    fn check_is_there(&self, segment: &Segment, bytes: u64) -> Result<(), CheckpointError> {
+        let saved_bytes = segment.saved_bytes();
+        if bytes <= saved_bytes {
+            return Ok(());
+        }
+        let path = segment.key.segment_path(&self.store.dir);
+        let found = match self.store.disk.open(&path).and_then(|file| file.len()) {
+            Ok(len) if len >= bytes => return Ok(()),
+            Ok(len) => Found::Bytes(len),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Found::NoFile,
+            Err(source) => return Err(ReadError::io(path, 0, source).into()),
+        };
+        self.note_lost();
+        Err(CheckpointError::Gone {
+            partition: self.id,
+            path,
+            found,
+            bytes,
+            saved_bytes,
+        })
     }
 
     /// The front part of a segment, up to `end`. `None` if it has no batch before.

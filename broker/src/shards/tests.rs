@@ -20,6 +20,7 @@ mod behind;
 mod cluster;
 mod crash;
 mod duplicates;
+mod lost_files;
 mod scale;
 mod space;
 mod upkeep;

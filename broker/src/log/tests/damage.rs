@@ -190,6 +190,92 @@ fn an_active_segment_that_is_gone_does_not_keep_new_batches_from_the_disk() {
     assert!(matches!(opened, Err(OpenError::Missing { .. })));
 }
 
+#[test]
+fn no_checkpoint_is_taken_without_a_file_that_has_what_the_last_one_does_not() {
+    for (files_max, is_cut) in [(1, false), (1000, false), (1000, true)] {
+        let disk = SimulatedDisk::new();
+        let options = LogStoreOptions {
+            open_files_max: files_max,
+            ..manual()
+        };
+        let store = open_store(&disk, options);
+        let log = open_new(&store, with_room());
+        let all = batches(12);
+        append_all(&log, &all[..4]);
+        let saved = log.checkpoint().unwrap();
+        log.checkpoint_saved(&saved);
+        append_all(&log, &all[4..]);
+        log.flush().unwrap();
+        // Closes the file of the first, if there may be one only.
+        let other = store.open_partition(partition(1), small(), &LogCheckpoint::default());
+        let other = other.unwrap();
+        other.append(batch(0, &[b"other"]));
+        other.flush().unwrap();
+
+        let path = Path::new(DIR).join("7/p0-00000000000000000000-0.segment");
+        let aside = Path::new("/aside");
+        let bytes = disk.open(&path).unwrap().len().unwrap();
+        if is_cut {
+            disk.open(&path).unwrap().set_len(bytes - 1).unwrap();
+        } else {
+            disk.rename(&path, aside).unwrap();
+        }
+        for _ in 0..2 {
+            let error = log.checkpoint().unwrap_err();
+            let CheckpointError::Gone {
+                found, saved_bytes, ..
+            } = &error
+            else {
+                panic!("{error}");
+            };
+            let expected = if is_cut {
+                Found::Bytes(bytes - 1)
+            } else {
+                Found::NoFile
+            };
+            assert_eq!((*found, *saved_bytes), (expected, saved.segments[0].bytes));
+            assert!(error.to_string().contains("p0-"), "{error}");
+        }
+        assert_eq!(store.damaged(), [partition(0)], "the others are asked");
+        other.checkpoint().unwrap();
+        if !is_cut {
+            disk.rename(aside, &path).unwrap();
+            let checkpoint = log.checkpoint().unwrap();
+            log.checkpoint_saved(&checkpoint);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_compaction_has_made_is_looked_for_before_the_old_ones_go() {
+    let disk = SimulatedDisk::new();
+    let store = open_store(&disk, manual());
+    let options = LogOptions {
+        cleanup: flumen_protocol::topic::Cleanup::Compact,
+        ..small()
+    };
+    let log = open_new(&store, options);
+    append_all(&log, &batches(50));
+    let saved = log.checkpoint().unwrap();
+    log.checkpoint_saved(&saved);
+    // Without keys nothing is removed: small segments become larger ones.
+    log.configure(LogOptions {
+        segment_bytes: 3000,
+        ..options
+    });
+    log.compact(0, &CancellationToken::new()).unwrap();
+    let made = Path::new(DIR).join("7/p0-00000000000000000000-1.segment");
+    disk.remove_file(&made).unwrap();
+    assert!(matches!(
+        log.checkpoint(),
+        Err(CheckpointError::Gone { .. })
+    ));
+    let disk = disk.crash(crate::disk::CrashKeep::Everything);
+    let store = open_store(&disk, manual());
+    let log = store.open_partition(partition(0), small(), &saved).unwrap();
+    assert_eq!(read_all(&log.reader(), Offset(0)).unwrap(), batches(50));
+}
+
 /// Salvages the log, checks that it is the batches before the damage, and gives it back whole.
 fn salvage(log: &Damaged, what: &str) {
     let store = open_store(&log.disk, manual());
