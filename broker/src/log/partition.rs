@@ -144,11 +144,13 @@ impl PartitionLog {
     }
 
     /// Whether there is something that `saved`, the last checkpoint of this log, does not have:
-    /// batches, or segments that retention or compaction removed. Old files of the latter stay
-    /// until a checkpoint without them is saved.
+    /// batches, segments that retention or compaction removed, or that compaction found nothing to
+    /// remove. Old files stay until a checkpoint without them is saved.
     pub fn needs_checkpoint(&self, saved: &LogCheckpoint) -> bool {
         let state = self.log.state.lock();
-        state.end != saved.end_offset || state.version != saved.version
+        state.end != saved.end_offset
+            || state.version != saved.version
+            || state.compacted_to > saved.compacted_to
     }
 
     /// Tells that `checkpoint` is durable: from now on nobody asks for one before it, so files

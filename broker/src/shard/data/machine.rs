@@ -132,16 +132,15 @@ impl DataMachine {
             if cancelled.is_cancelled() {
                 return;
             }
-            match look_after(&log, now_ms, cancelled) {
-                Ok(false) => {}
-                Ok(true) => self.state.lock().mark_dirty(log.id()),
-                Err(error) => {
-                    tracing::warn!(
-                        "cannot remove old records of partition {}: {error}",
-                        log.id()
-                    );
-                }
+            if let Err(error) = look_after(&log, now_ms, cancelled) {
+                tracing::warn!(
+                    "cannot remove old records of partition {}: {error}",
+                    log.id()
+                );
             }
+            // Whatever stopped it, some files may have been removed or replaced before; the old ones
+            // go with the next checkpoint only.
+            self.state.lock().mark_dirty_if_changed(log.id());
         }
     }
 
@@ -266,17 +265,14 @@ fn load(disk: &dyn Disk, path: &Path) -> Result<Option<(Manifest, Checkpoint)>, 
     Ok(Some((manifest, Checkpoint { applied, bytes })))
 }
 
-/// Whether the log's files have changed.
 fn look_after(
     log: &PartitionLog,
     now_ms: u64,
     cancelled: &CancellationToken,
-) -> Result<bool, Box<dyn std::error::Error>> {
-    let freed_bytes = log.enforce_retention(now_ms)?;
+) -> Result<(), Box<dyn std::error::Error>> {
+    log.enforce_retention(now_ms)?;
     match log.compact(now_ms, cancelled) {
-        Ok(compaction) => Ok(freed_bytes > 0 || compaction.passes > 0),
-        // Some segments may have been replaced before.
-        Err(CompactError::Cancelled) => Ok(true),
+        Ok(_) | Err(CompactError::Cancelled) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

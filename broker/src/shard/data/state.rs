@@ -315,6 +315,15 @@ impl DataState {
         }
     }
 
+    /// The same, if the log has something that its last checkpoint does not.
+    pub(super) fn mark_dirty_if_changed(&mut self, id: PartitionId) {
+        let partition = self.partitions.get(&id);
+        if partition.is_some_and(|partition| partition.log.needs_checkpoint(&partition.checkpoint))
+        {
+            self.mark_dirty(id);
+        }
+    }
+
     /// Takes the state as it is now; the logs that have changed are not in it yet.
     pub(super) fn cut(&mut self) -> Cut {
         let dirty = std::mem::take(&mut self.dirty)
