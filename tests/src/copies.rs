@@ -116,10 +116,13 @@ async fn read_copy(raw: &RawClient, topic: &TopicName, partitions: &[u32]) -> Re
             match event {
                 ConsumeEvent::Started(started) => {
                     for start in started {
-                        copy.insert(start.partition, Vec::new());
+                        // It starts again behind a gap.
+                        copy.entry(start.partition).or_default();
                         let end = start.end_offset.context("nobody knows where it ends")?;
                         if start.start_offset < end {
-                            left.insert(start.partition, end.0);
+                            left.entry(start.partition).or_insert(end.0);
+                        } else {
+                            left.remove(&start.partition);
                         }
                     }
                 }

@@ -23,6 +23,8 @@ use crate::{
     shard::raft::GroupView,
 };
 
+mod gaps;
+
 /// Longer than anything here may take, on a busy machine.
 const LONG: Duration = Duration::from_mins(1);
 

@@ -146,11 +146,7 @@ impl Delivery {
     }
 
     async fn deliver(&mut self, writer: &mut FrameWriter) -> Result<Infallible, End> {
-        let starts = self.sources.iter().map(|source| PartitionStart {
-            partition: source.index(),
-            start_offset: source.next_offset(),
-            end_offset: source.end_offset(),
-        });
+        let starts = self.sources.iter().map(start_of);
         let started = ConsumeEvent::Started(starts.collect());
         writer.send(&started, Payload::None).await?;
         loop {
@@ -185,9 +181,13 @@ impl Delivery {
     /// shards. What it has is delivered all the same.
     async fn tell_cut_off(&mut self, writer: &mut FrameWriter) -> Result<(), End> {
         let is_cut_off = self.touch.take_news();
-        let sources = self.sources.iter();
-        let sources = sources.filter(|source| is_cut_off(source.shard()));
-        let partitions: Vec<_> = sources.map(ConsumeSource::index).collect();
+        let mut partitions = Vec::new();
+        for source in &mut self.sources {
+            if is_cut_off(source.shard()) {
+                source.loses_touch();
+                partitions.push(source.index());
+            }
+        }
         if !partitions.is_empty() {
             let event = ConsumeEvent::CutOff { partitions };
             writer.send(&event, Payload::None).await?;
@@ -212,12 +212,17 @@ impl Delivery {
     /// Delivers up to one turn of a partition. Returns whether there may be more.
     async fn turn(&mut self, place: usize, writer: &mut FrameWriter) -> Result<bool, End> {
         let source = &mut self.sources[place];
+        let before = source.next_offset();
         let fetched = source.fetch(TURN_BYTES_MAX).await?;
         let Fetched {
             batches,
             end_offset,
         } = fetched;
         if batches.is_empty() {
+            if source.next_offset() > before {
+                let goes_on = ConsumeEvent::Started(vec![start_of(source)]);
+                writer.send(&goes_on, Payload::None).await?;
+            }
             return Ok(false);
         }
         for batch in &batches {
@@ -232,6 +237,15 @@ impl Delivery {
         drop(batches);
         writer.flush().await?;
         Ok(true)
+    }
+}
+
+/// Where a partition goes on, and where it ends.
+fn start_of(source: &ConsumeSource) -> PartitionStart {
+    PartitionStart {
+        partition: source.index(),
+        start_offset: source.next_offset(),
+        end_offset: source.end_offset(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
 
 mod behind;
 mod cluster;
+mod consume;
 mod crash;
 mod duplicates;
 mod lost_files;

@@ -130,11 +130,20 @@ impl ConsumeSource {
         self.end_at_leader = Some(end_at_leader);
     }
 
+    /// Takes note that nobody says any more where the partition ends.
+    pub(crate) fn loses_touch(&mut self) {
+        self.end_at_leader = None;
+    }
+
     /// Takes the next batches, of about `bytes_max` together and at least one if there is
     /// any. Reads from the disk wait on a thread of their own.
     pub async fn fetch(&mut self, bytes_max: usize) -> Result<Fetched, WireError> {
-        let end_offset = self.end_offset();
-        let end_offset = end_offset.unwrap_or_else(|| self.reader.end_offset());
+        let reached = self.reader.end_offset();
+        let end_offset = self.end_offset().unwrap_or(reached);
+        let nothing = Fetched {
+            batches: Vec::new(),
+            end_offset,
+        };
         let batches = match self.reader.read(self.next_offset, bytes_max) {
             ReadOutcome::Memory(batches) => batches,
             ReadOutcome::Disk(read) => match unless_panicked(move || read.run()).await? {
@@ -142,7 +151,7 @@ impl ConsumeSource {
                 // Removed while it was being read.
                 Err(ReadError::OutOfRange { start, .. }) if start > self.next_offset => {
                     self.next_offset = start;
-                    Vec::new()
+                    return Ok(nothing);
                 }
                 Err(error) if self.is_replicated && self.is_being_repaired() => {
                     return Err(damaged_here(self.index, &error));
@@ -153,7 +162,7 @@ impl ConsumeSource {
             // Retention or compaction has passed the consumer by: it goes on with what is left.
             ReadOutcome::OutOfRange { start, .. } if start > self.next_offset => {
                 self.next_offset = start;
-                Vec::new()
+                return Ok(nothing);
             }
             ReadOutcome::OutOfRange { start, end } => {
                 let text = format!(
@@ -163,9 +172,12 @@ impl ConsumeSource {
                 return Err(WireError::new(ErrorCode::OffsetOutOfRange, text));
             }
         };
-        if let Some(last) = batches.last() {
-            self.next_offset = last.end_offset();
-        }
+        self.next_offset = match batches.last() {
+            Some(last) => last.end_offset(),
+            // Compaction has left nothing up to there, or retention had not when this replica was
+            // filled. To look again would find the same.
+            None => self.next_offset.max(reached),
+        };
         Ok(Fetched {
             batches,
             end_offset,

@@ -47,7 +47,8 @@ pub enum StartAt {
 #[non_exhaustive]
 pub enum ConsumeEvent {
     /// The first frame: where each partition starts and where it ended at that moment, as far
-    /// as that is known, in the order of the request.
+    /// as that is known, in the order of the request. Comes again, for one partition, when it has
+    /// nothing for a consumer before another offset: compaction or retention has left a gap.
     Started(Vec<PartitionStart>),
     /// The payload is one encoded batch. Its first records may lie before the offset that
     /// was asked for; the consumer passes over them.
