@@ -236,13 +236,16 @@ impl Shards {
             raft.clone(),
         )
         .await?;
-        catalog.ready().await?;
         let data = DataShards::default();
         let groups = Groups {
             catalog: catalog.clone(),
             data: Arc::clone(&data),
             checkpoints: options.checkpoints.clone(),
         };
+        if let Err(error) = catalog.ready().await {
+            groups.stop().await;
+            return Err(error);
+        }
         let checkpointer = Checkpointer::start(
             &options,
             groups.clone(),
@@ -254,7 +257,7 @@ impl Shards {
                 checkpoints: CheckpointFiles::new(Arc::clone(&disk), options.clone(), mark_made),
             },
         );
-        let upkeep = Upkeep::start(options.retention_interval, groups);
+        let upkeep = Upkeep::start(options.retention_interval, groups.clone());
         let mut parts = DataShardParts {
             raft,
             disk,
@@ -262,11 +265,22 @@ impl Shards {
             admission,
             records: cluster.services.records,
         };
-        let known = open_known(&options, &catalog, &wal, &parts).await?;
-        data.write().extend(known.open);
-        if founding {
-            mark_as_founded(&data, wal, &*parts.disk, &mark).await?;
-        }
+        let opened = async {
+            let unrepaired = open_known(&options, &catalog, &wal, &parts, &data).await?;
+            if founding {
+                mark_as_founded(&data, wal, &*parts.disk, &mark).await?;
+            }
+            Ok::<_, ShardError>(unrepaired)
+        };
+        let unrepaired = match opened.await {
+            Ok(unrepaired) => unrepaired,
+            Err(error) => {
+                upkeep.stop().await;
+                checkpointer.stop().await;
+                groups.stop().await;
+                return Err(error);
+            }
+        };
         // Whatever is opened from now on is a replica of something that exists.
         parts.raft.founding = false;
         Ok(Self {
@@ -280,7 +294,7 @@ impl Shards {
                 leaders: Leaders::default(),
                 checkpointer,
                 upkeep,
-                unrepaired: Mutex::new(known.unrepaired),
+                unrepaired: Mutex::new(unrepaired),
                 opening: tokio::sync::Mutex::new(false),
                 clustered: AtomicBool::new(false),
                 unreachable: Mutex::default(),
@@ -490,10 +504,7 @@ impl Shards {
         // Whoever opens or removes a replica gets it done before.
         let mut is_over = self.shared.opening.lock().await;
         *is_over = true;
-        for shard in self.all_data() {
-            shard.group().stop().await;
-        }
-        self.shared.catalog.group().stop().await;
+        self.shared.checkpointer.groups().stop().await;
     }
 
     /// Stops without a checkpoint.

@@ -75,6 +75,10 @@ impl Checkpointer {
         self.trouble.lock().clone()
     }
 
+    pub(super) fn groups(&self) -> &Groups {
+        &self.groups
+    }
+
     pub(super) async fn checkpoint_all(&self) -> io::Result<()> {
         self.groups.checkpoint_changed().await
     }

@@ -79,6 +79,13 @@ impl Groups {
         data.chain([Kept::Catalog(self.catalog.clone())])
     }
 
+    /// Stops them all, the catalog last.
+    pub(super) async fn stop(&self) {
+        for group in self.all() {
+            group.stop().await;
+        }
+    }
+
     /// The first failure keeps none of the others from theirs: one of them may make the room that
     /// all lack.
     pub(super) async fn checkpoint_changed(&self) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use flumen_protocol::ids::ShardId;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::{DataShards, ShardsOptions, files, left::with_left, repair};
 use crate::{
@@ -14,21 +14,15 @@ use crate::{
     wal::Wal,
 };
 
-/// The shards of a broker that starts.
-#[derive(Default)]
-pub(super) struct Known {
-    pub(super) open: Vec<(ShardId, DataShard)>,
-    /// They have damaged files, and replicas elsewhere.
-    pub(super) unrepaired: BTreeSet<ShardId>,
-}
-
-/// Opens the shards that were here before, or are here by the catalog.
+/// Opens the shards that were here before, or are here by the catalog, and gives those that have
+/// damaged files, and replicas elsewhere. All that open are in `data`, also after an error.
 pub(super) async fn open_known(
     options: &ShardsOptions,
     catalog: &Catalog,
     wal: &Wal,
     parts: &DataShardParts,
-) -> Result<Known, ShardError> {
+    data: &DataShards,
+) -> Result<BTreeSet<ShardId>, ShardError> {
     let state = catalog.snapshot();
     let here = state.shards_of(parts.raft.broker);
     let before = wal.shards().into_iter();
@@ -38,17 +32,19 @@ pub(super) async fn open_known(
         let elsewhere = repair::others_of(&state, id, parts.raft.broker);
         async move {
             let opened = repair::open_unless_damaged(options, id, parts, !elsewhere.is_empty());
-            Ok::<_, ShardError>((id, opened.await?))
+            (id, opened.await)
         }
     });
-    let mut known = Known::default();
-    for (id, shard) in try_join_all(opened).await? {
-        match shard {
-            Some(shard) => known.open.push((id, shard)),
-            None => drop(known.unrepaired.insert(id)),
+    let mut unrepaired = Ok(BTreeSet::new());
+    // One that fails ends none half-way: all that have begun to run have to be stopped.
+    for (id, opened) in join_all(opened).await {
+        match opened {
+            Ok(Some(shard)) => drop(data.write().insert(id, shard)),
+            Ok(None) => drop(unrepaired.as_mut().map(|unrepaired| unrepaired.insert(id))),
+            Err(error) => unrepaired = unrepaired.and(Err(error)),
         }
     }
-    Ok(known)
+    unrepaired
 }
 
 /// Remembers that the first shards are made. Whatever the sync policy is, they are durable before:

@@ -22,6 +22,7 @@ mod consume;
 mod crash;
 mod duplicates;
 mod lost_files;
+mod opening;
 mod scale;
 mod space;
 mod upkeep;
