@@ -39,20 +39,17 @@ impl Streams {
     ) -> Result<(SendStream, RecvStream), ConnectionError> {
         let opening = connection.open_bi();
         tokio::pin!(opening);
-        let (mut pause, mut wish) = (WISH_AFTER, None);
+        let (mut pause, mut wish) = (WISH_AFTER, Wish::of(self));
         let opened = loop {
             tokio::select! {
                 biased;
                 opened = &mut opening => break opened,
                 () = sleep(pause) => {}
             }
-            match &wish {
-                None => wish = Some(Wish::make(self)),
-                Some(_) => self.change(|wishes| wishes.remind(Instant::now())),
-            }
+            wish.make_or_remind();
             pause = LEAVES_WITHIN;
         };
-        self.change(|wishes| wishes.opened(Instant::now()));
+        wish.end_with_a_stream();
         opened
     }
 
@@ -90,19 +87,44 @@ impl Streams {
     }
 }
 
-/// Somebody waits for a stream, until this is dropped.
-struct Wish<'a>(&'a Streams);
+/// Somebody opens a stream, and waits for it once the wish is made, until this is dropped.
+struct Wish<'a> {
+    streams: &'a Streams,
+    is_made: bool,
+}
 
 impl<'a> Wish<'a> {
-    fn make(streams: &'a Streams) -> Self {
-        streams.change(Wishes::wish);
-        Self(streams)
+    fn of(streams: &'a Streams) -> Self {
+        Self {
+            streams,
+            is_made: false,
+        }
+    }
+
+    fn make_or_remind(&mut self) {
+        let is_made = std::mem::replace(&mut self.is_made, true);
+        self.streams.change(|wishes| {
+            if is_made {
+                wishes.remind(Instant::now());
+            } else {
+                wishes.wish();
+            }
+        });
+    }
+
+    /// The stream was opened, or the connection is lost.
+    fn end_with_a_stream(mut self) {
+        let was_made = std::mem::take(&mut self.is_made);
+        let now = Instant::now();
+        self.streams.change(|wishes| wishes.opened(now, was_made));
     }
 }
 
 impl Drop for Wish<'_> {
     fn drop(&mut self) {
-        self.0.change(Wishes::withdraw);
+        if self.is_made {
+            self.streams.change(Wishes::withdraw);
+        }
     }
 }
 

@@ -45,11 +45,15 @@ impl Wishes {
         }
     }
 
-    /// A stream was opened. It may have taken the room of one that left for somebody else, who then
-    /// needs another one.
-    pub(super) fn opened(&mut self, now: Instant) {
+    /// A stream was opened: for somebody who waited and does no more, or for one who did not have
+    /// to. The latter may have taken the room of one that left for somebody else, who then needs
+    /// another one. Both in one step: in between, one more would leave.
+    pub(super) fn opened(&mut self, now: Instant, was_waited_for: bool) {
         self.leaving = self.leaving.saturating_sub(1);
         self.moved = Some(now);
+        if was_waited_for {
+            self.withdraw();
+        }
     }
 
     /// Somebody still waits.
@@ -123,8 +127,8 @@ mod tests {
         wishes.wish();
         assert_eq!(leave(&mut wishes, Spare::Idle, now), 1);
         for _ in 0..3 {
-            wishes.opened(now);
-            wishes.withdraw();
+            wishes.opened(now, true);
+            assert_eq!(wishes.next(), None, "one more would leave");
         }
         assert_eq!(leave(&mut wishes, Spare::Idle, now), 0);
     }
@@ -146,7 +150,7 @@ mod tests {
         let mut wishes = wishes(5, 1);
         assert_eq!(leave(&mut wishes, Spare::Idle, now), 1);
         // By somebody who has just come, and needed no wish.
-        wishes.opened(now);
+        wishes.opened(now, false);
         assert_eq!(leave(&mut wishes, Spare::Idle, now), 1);
     }
 
