@@ -61,7 +61,8 @@ pub enum ErrorCode {
     Overloaded,
     /// The broker does not lead the shard.
     NotLeader,
-    /// The broker is starting or stopping, or cut off from those who know, and has done nothing.
+    /// The broker is starting or stopping, or cut off from those who know, or cannot write the
+    /// partition, and has done nothing.
     Unavailable,
     /// Nothing was heard in time, or before the broker stopped; the outcome is not known.
     Timeout,

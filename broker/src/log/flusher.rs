@@ -3,20 +3,22 @@
 //! A partition is written when it has collected enough for a large write, when its oldest batch
 //! has waited long enough, or, oldest first, when all together hold too much memory. What the
 //! disk does not take stays in memory, and is tried again: one partition a second, until one
-//! succeeds. The others go on meanwhile, since it may be the file of one that fails.
+//! succeeds. The others go on meanwhile, since it may be the file of one that fails: then that one
+//! takes no records. A full disk is a matter of all.
 
 use std::{
     collections::VecDeque,
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Instant, SystemTime},
 };
 
-use flumen_protocol::ids::Offset;
+use flumen_protocol::ids::{Offset, PartitionId};
 use parking_lot::{Mutex, MutexGuard};
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::{
@@ -33,6 +35,8 @@ pub(super) struct Flusher {
     unflushed_bytes: AtomicU64,
     unflushed_bytes_max: u64,
     queue: Mutex<Queue>,
+    /// How many logs have trouble, for who looks without the lock.
+    troubled: AtomicUsize,
     /// Wakes the thread.
     wake: Bell,
     /// Wakes those who wait until memory is free again.
@@ -47,8 +51,10 @@ struct Queue {
     aging: VecDeque<(Instant, Arc<Log>)>,
     /// Logs whose write failed. They are in no other queue that counts.
     stalled: VecDeque<Arc<Log>>,
-    /// Set while a write fails.
-    trouble: Option<Trouble>,
+    /// What kept a log from being written when that was tried last.
+    troubles: FxHashMap<PartitionId, Trouble>,
+    /// When the next one that is stalled is tried again.
+    retry_at: Option<Instant>,
     stopped: bool,
 }
 
@@ -56,7 +62,16 @@ struct Queue {
 struct Trouble {
     since: SystemTime,
     text: String,
-    retry_at: Instant,
+    /// Whether the disk is full, which is a matter of all logs.
+    is_full: bool,
+}
+
+impl Trouble {
+    fn describe(&self) -> String {
+        let seconds = self.since.elapsed().unwrap_or_default().as_secs();
+        let text = &self.text;
+        format!("{text}; for {seconds} s now, tried again every second; nothing is lost meanwhile")
+    }
 }
 
 /// In which of the flusher's queues a log is.
@@ -107,6 +122,7 @@ impl Flusher {
             unflushed_bytes: AtomicU64::new(0),
             unflushed_bytes_max,
             queue: Mutex::default(),
+            troubled: AtomicUsize::new(0),
             wake: Bell::default(),
             room: Notify::new(),
         }
@@ -157,22 +173,61 @@ impl Flusher {
         }
     }
 
-    /// What fails at present, and since when.
+    /// What keeps all logs from being written at present, and since when.
     pub(super) fn trouble(&self) -> Option<String> {
-        let queue = self.queue.lock();
-        let trouble = queue.trouble.as_ref()?;
-        let seconds = trouble.since.elapsed().unwrap_or_default().as_secs();
-        let text = &trouble.text;
-        Some(format!(
-            "{text}; for {seconds} s now, tried again every second; nothing is lost meanwhile"
-        ))
+        let full = self.first_trouble(|trouble| trouble.is_full);
+        // What some keep in memory may leave no room for the others.
+        let first = full.or_else(|| (!self.has_room()).then(|| self.first_trouble(|_| true))?);
+        first.map(|(_, text, _)| text)
     }
 
-    /// Takes note of `bytes` that were appended.
-    pub(super) fn appended(&self, log: &Arc<Log>, bytes: u64, enter: Due) {
+    /// A log that fails for a reason of its own, and why; how many there are.
+    pub(super) fn own_trouble(&self) -> Option<(PartitionId, String, usize)> {
+        self.first_trouble(|trouble| !trouble.is_full)
+    }
+
+    /// What keeps a log from being written at present, and since when.
+    pub(super) fn trouble_of(&self, partition: PartitionId) -> Option<String> {
+        if !self.has_trouble() {
+            return None;
+        }
+        let queue = self.queue.lock();
+        queue.troubles.get(&partition).map(Trouble::describe)
+    }
+
+    fn has_trouble(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed) > 0
+    }
+
+    /// The trouble that began first of those that are meant, and how many these are.
+    fn first_trouble(
+        &self,
+        is_meant: impl Fn(&Trouble) -> bool,
+    ) -> Option<(PartitionId, String, usize)> {
+        if !self.has_trouble() {
+            return None;
+        }
+        let queue = self.queue.lock();
+        let meant = || {
+            queue
+                .troubles
+                .iter()
+                .filter(|(_, trouble)| is_meant(trouble))
+        };
+        let (id, first) = meant().min_by_key(|(id, trouble)| (trouble.since, **id))?;
+        Some((*id, first.describe(), meant().count()))
+    }
+
+    /// Counts `bytes` that are about to be appended. Returns whether that makes it so many that they
+    /// are written without waiting for their age.
+    pub(super) fn count(&self, bytes: u64) -> bool {
         let before = self.unflushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let pressure = self.pressure_bytes();
-        let pressed = before < pressure && before + bytes >= pressure;
+        before < pressure && before + bytes >= pressure
+    }
+
+    /// Takes note of a batch that was appended, and counted.
+    pub(super) fn appended(&self, log: &Arc<Log>, enter: Due, pressed: bool) {
         if self.mode == FlushMode::Manual || !(enter.ready || enter.aging || pressed) {
             return;
         }
@@ -260,9 +315,7 @@ impl Flusher {
             return Step::Stop;
         }
         let now = Instant::now();
-        let trouble = queue.trouble.as_ref();
-        let retry_at = trouble.map(|trouble| trouble.retry_at);
-        let retry_at = retry_at.filter(|_| !queue.stalled.is_empty());
+        let retry_at = queue.retry_at.filter(|_| !queue.stalled.is_empty());
         if retry_at.is_some_and(|at| at <= now)
             && let Some(log) = queue.stalled.pop_front()
         {
@@ -302,8 +355,13 @@ impl Flusher {
     fn finished(&self, log: &Arc<Log>, left: Due, result: Result<(), FlushError>) {
         match result {
             Ok(()) => {
+                if !self.has_trouble() {
+                    return;
+                }
                 let mut queue = self.queue.lock();
-                if queue.stalled.is_empty() && queue.trouble.take().is_some() {
+                let was_troubled = queue.troubles.remove(&log.id).is_some();
+                self.troubled.store(queue.troubles.len(), Ordering::Relaxed);
+                if was_troubled && queue.troubles.is_empty() {
                     tracing::info!("batches are written to disk again");
                 }
             }
@@ -316,19 +374,27 @@ impl Flusher {
 
     fn failed(&self, log: &Arc<Log>, left: Due, error: &FlushError) {
         let mut queue = self.queue.lock();
-        let text = error.to_string();
-        let before = queue.trouble.take();
-        if before.is_none() {
+        let (text, is_full) = (error.to_string(), error.is_full());
+        let before = queue.troubles.remove(&log.id);
+        // A full disk is told of once, and a file each time that it begins to fail.
+        let is_known = before
+            .as_ref()
+            .is_some_and(|before| before.is_full == is_full)
+            || is_full && queue.troubles.values().any(|trouble| trouble.is_full);
+        if !is_known {
             tracing::error!(partition = %log.id, error = text, "batches stay in memory");
         }
         // Another one that fails does not put off what waits for its next try.
-        let waits = before.as_ref().filter(|_| !left.stalled);
-        let retry_at = waits.map(|trouble| trouble.retry_at);
-        queue.trouble = Some(Trouble {
+        if left.stalled || before.is_none() && queue.troubles.is_empty() {
+            queue.retry_at = Some(Instant::now() + RETRY_INTERVAL);
+        }
+        let trouble = Trouble {
             since: before.map_or_else(SystemTime::now, |trouble| trouble.since),
             text,
-            retry_at: retry_at.unwrap_or_else(|| Instant::now() + RETRY_INTERVAL),
-        });
+            is_full,
+        };
+        queue.troubles.insert(log.id, trouble);
+        self.troubled.store(queue.troubles.len(), Ordering::Relaxed);
         if !queue.stopped {
             queue.stalled.push_back(Arc::clone(log));
         }
@@ -337,9 +403,7 @@ impl Flusher {
     /// Makes the next try come now.
     #[cfg(test)]
     pub(super) fn retry_now(&self) {
-        if let Some(trouble) = &mut self.queue.lock().trouble {
-            trouble.retry_at = Instant::now();
-        }
+        self.queue.lock().retry_at = Some(Instant::now());
         self.wake.ring();
     }
 }

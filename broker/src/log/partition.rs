@@ -114,12 +114,14 @@ impl PartitionLog {
         if state.removed {
             return;
         }
+        // Before anybody can write it, and take it off the count.
+        let pressed = self.log.store.flusher.count(bytes);
         state.end = batch.end_offset();
         state.tail.push(batch);
         let unflushed = state.tail.unflushed_bytes();
         let wanted = state.due.rise(unflushed);
         drop(state);
-        self.log.store.flusher.appended(&self.log, bytes, wanted);
+        self.log.store.flusher.appended(&self.log, wanted, pressed);
     }
 
     /// Writes what is not written yet. Blocks. No sync: that is what checkpoints are for.
@@ -156,11 +158,11 @@ impl PartitionLog {
     /// Tells that `checkpoint` is durable: from now on nobody asks for one before it, so files
     /// that only those needed can go. Blocks.
     pub fn checkpoint_saved(&self, checkpoint: &LogCheckpoint) {
+        self.log.note_saved(checkpoint);
         self.log.remove_obsolete(checkpoint.version);
     }
 
     /// A reader of the log.
-        self.log.note_saved(checkpoint);
     pub fn reader(&self) -> LogReader {
         LogReader {
             log: Arc::clone(&self.log),
@@ -185,10 +187,6 @@ impl Log {
         written + state.tail.unflushed_bytes()
     }
 
-    /// Removes the files that only checkpoints before `version` need.
-    fn remove_obsolete(&self, version: u64) {
-        let _maintenance = self.maintenance.lock();
-        let (obsolete, marks) = {
     /// Takes note of what a checkpoint names that is durable.
     fn note_saved(&self, checkpoint: &LogCheckpoint) {
         let state = self.state.lock();
@@ -203,6 +201,10 @@ impl Log {
         }
     }
 
+    /// Removes the files that only checkpoints before `version` need.
+    fn remove_obsolete(&self, version: u64) {
+        let _maintenance = self.maintenance.lock();
+        let (obsolete, marks) = {
             let mut state = self.state.lock();
             let old = state.obsolete.extract_if(.., |(at, _)| *at <= version);
             let obsolete: Vec<_> = old.map(|(_, segment)| segment).collect();
@@ -231,10 +233,6 @@ impl Log {
         }
     }
 
-    /// Ends the log and removes its files.
-    pub(super) fn remove(&self) {
-        let _maintenance = self.maintenance.lock();
-        let (segments, marks) = self.end();
     /// Takes note that not all is there, if the log is open. Returns whether that is news.
     pub(super) fn note_lost(&self) -> bool {
         // Kept, or it might be noted of a log that has been ended and is open again.
@@ -242,6 +240,10 @@ impl Log {
         !state.removed && self.store.note_damage(self.id)
     }
 
+    /// Ends the log and removes its files.
+    pub(super) fn remove(&self) {
+        let _maintenance = self.maintenance.lock();
+        let (segments, marks) = self.end();
         for segment in segments {
             self.store.remove_files(&segment);
         }

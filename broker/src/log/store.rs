@@ -296,8 +296,8 @@ impl LogStore {
         self.inner.shared.budget.bytes()
     }
 
-    /// What keeps batches from being written, and since when; a full disk for one. They stay in
-    /// memory and can be read, and the write is tried again every second.
+    /// What keeps batches of whatever partition from being written, and since when; a full disk for
+    /// one. They stay in memory and can be read, and the write is tried again every second.
     pub fn degraded(&self) -> Option<String> {
         let shared = &self.inner.shared;
         shared
@@ -305,6 +305,24 @@ impl LogStore {
             .get()
             .cloned()
             .or_else(|| shared.flusher.trouble())
+    }
+
+    /// The same of partitions that cannot be written though others can, in words.
+    pub fn degraded_partitions(&self) -> Option<String> {
+        let (partition, text, count) = self.inner.shared.flusher.own_trouble()?;
+        let others = match count - 1 {
+            0 => String::new(),
+            1 => " (and one more)".to_owned(),
+            others => format!(" (and {others} more)"),
+        };
+        Some(format!(
+            "partition {partition}{others} takes no records: {text}"
+        ))
+    }
+
+    /// The same of one partition. Whoever takes in new work for it asks first.
+    pub fn degraded_partition(&self, partition: PartitionId) -> Option<String> {
+        self.inner.shared.flusher.trouble_of(partition)
     }
 
     /// Ends the flusher's thread. What is not written yet is in the write-ahead log.

@@ -49,6 +49,11 @@ impl FlushError {
             Self::Io { path, source }
         }
     }
+
+    /// Whether it is the disk that has no room.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::NoSpace { .. })
+    }
 }
 
 /// What only the one that writes needs; its lock keeps writers apart.

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use flumen_protocol::ids::PartitionId;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep},
@@ -93,6 +94,15 @@ impl Admission {
             _memory: memory,
             _wal: wal,
         })
+    }
+
+    /// Refuses what is for a partition that cannot be written, though others can: it would wait in
+    /// memory, and take the room of all.
+    pub(crate) fn check_partition(&self, partition: PartitionId) -> Result<(), AppendError> {
+        match self.shared.logs.degraded_partition(partition) {
+            Some(reason) => Err(AppendError::Unwritable { partition, reason }),
+            None => Ok(()),
+        }
     }
 
     async fn wait_for_room(&self, bytes: usize) -> Result<Reservation, AppendError> {

@@ -6,10 +6,14 @@ use super::Shards;
 use crate::wal::Wal;
 
 impl Shards {
-    /// That no records are taken at the moment, or soon will not be, or that nobody gets here with
-    /// any, and why; `None` if all is well. Others had better lead meanwhile.
+    /// That no records are taken at the moment, or soon will not be, or none of some partitions, or
+    /// that nobody gets here with any, and why; `None` if all is well. Others had better lead
+    /// meanwhile.
     pub fn degraded(&self) -> Option<String> {
-        self.takes_none().or_else(|| self.unreachable())
+        let partitions = || self.shared.logs.degraded_partitions();
+        self.takes_none()
+            .or_else(partitions)
+            .or_else(|| self.unreachable())
     }
 
     /// That no records are taken at the moment, or soon will not be, and why, wherever they would come

@@ -78,6 +78,7 @@ impl Beside {
         let Some(shard) = led_here.filter(DataShard::leads) else {
             return Ok(Prepared::Elsewhere(partition, batch));
         };
+        shard.check_partition(partition)?;
         let room = shard.make_room(batch.encoded_len()).await?;
         Ok(Prepared::Here(room.append(partition, batch)))
     }

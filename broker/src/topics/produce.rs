@@ -39,6 +39,7 @@ impl ProduceTarget {
     /// Hands a batch to the shard: batches reach the log in the order of these calls. Waits
     /// while the shard has too much to do.
     pub async fn append(&self, batch: Batch) -> Result<PendingAppend, WireError> {
+        self.shard.check_partition(self.partition())?;
         let room = self.shard.make_room(batch.encoded_len()).await?;
         Ok(room.append(self.partition(), batch))
     }

@@ -80,7 +80,7 @@ fn a_partition_that_cannot_be_written_holds_up_no_other() {
     disk.remove_dir_all(&std::path::Path::new(DIR).join("7"))
         .unwrap();
     append_all(&failing, &all[1..]);
-    wait_until(|| store.degraded().is_some());
+    wait_until(|| store.degraded_partitions().is_some());
     let other = PartitionId {
         topic: TopicId(8),
         index: 0,
@@ -90,11 +90,16 @@ fn a_partition_that_cannot_be_written_holds_up_no_other() {
     let unflushed = |log: &PartitionLog| log.log.state.lock().tail.unflushed_bytes();
     append_all(&other, &all);
     wait_until(|| unflushed(&other) == 0);
-    assert!(unflushed(&failing) > 0 && store.degraded().is_some());
+    assert!(unflushed(&failing) > 0);
+    assert_eq!(store.degraded(), None, "others can be written");
+    assert_eq!(store.degraded_partition(other.id()), None);
+    let text = store.degraded_partition(failing.id()).unwrap();
+    assert!(text.contains("p0-"), "{text}");
     // It is tried again all the same.
     disk.create_dir_all(&std::path::Path::new(DIR).join("7"))
         .unwrap();
-    wait_until(|| store.unflushed_bytes() == 0 && store.degraded().is_none());
+    wait_until(|| store.unflushed_bytes() == 0 && store.degraded_partitions().is_none());
+    assert_eq!(store.degraded_partition(failing.id()), None);
     append_all(&failing, &[batch(80, &[b"later"])]);
     wait_until(|| store.unflushed_bytes() == 0);
 }

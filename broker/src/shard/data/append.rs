@@ -96,6 +96,14 @@ pub enum AppendError {
         /// What is full, and since when.
         reason: String,
     },
+    /// The partition's file cannot be written.
+    #[error("partition {partition} takes no records: {reason}")]
+    Unwritable {
+        /// The partition.
+        partition: PartitionId,
+        /// What is wrong, and since when.
+        reason: String,
+    },
     /// The batch can never be appended.
     #[error("a batch of {} is larger than the {} that the write-ahead log takes", Size(*bytes), Size(*bytes_max))]
     TooLarge {
@@ -134,6 +142,7 @@ impl AppendError {
             Self::UnknownProducer(_) | Self::Forgotten(_) => ErrorCode::UnknownProducer,
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::NoSpace { .. } => ErrorCode::NoSpace,
+            Self::Unwritable { .. } => ErrorCode::Unavailable,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::NotLeader => ErrorCode::NotLeader,
             Self::Failed { .. } => ErrorCode::StorageFailed,
@@ -185,8 +194,15 @@ impl DataShard {
         partition: PartitionId,
         batch: Batch,
     ) -> Result<Appended, AppendError> {
+        self.check_partition(partition)?;
         let room = self.make_room(batch.encoded_len()).await?;
         room.append(partition, batch).await
+    }
+
+    /// Refuses a partition that cannot be written at present, though others can. To be asked before
+    /// there is room for a batch.
+    pub(crate) fn check_partition(&self, partition: PartitionId) -> Result<(), AppendError> {
+        self.shared.admission.check_partition(partition)
     }
 
     /// Waits until there is room for a batch of `bytes`: the back-pressure of appends.

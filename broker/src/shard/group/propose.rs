@@ -104,6 +104,9 @@ impl LocalProposals {
     async fn room(&self, command: &Command) -> Result<Taken, ProposeError> {
         match (command, &self.admission) {
             (Command::Append { batches, .. }, Some(admission)) => {
+                for (partition, _) in batches {
+                    admission.check_partition(*partition)?;
+                }
                 let heads = batches.len() * BATCH_HEAD_BYTES_MAX;
                 let room = admission.room(command.len_bytes() + heads).await;
                 Ok(Taken::Room(room?))

@@ -352,6 +352,53 @@ async fn a_closed_shard_with_a_large_part_of_the_log_is_named_when_that_is_full(
     broker.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_cannot_be_written_takes_no_records_and_keeps_none_from_others() {
+    let disk = Arc::new(SimulatedDisk::new());
+    let broker = small_broker_with(&disk, Duration::from_hours(1)).await;
+    let shard = broker.shards.data_of(partition(0)).unwrap();
+    let other = PartitionId {
+        topic: TopicId(TOPIC.0 + 1),
+        index: 0,
+    };
+    let config = TopicConfig::default();
+    let created = shard.create_partitions(other.topic, vec![0], &config);
+    created.await.unwrap();
+    for partition in [partition(0), other] {
+        shard.append(partition, batch(&[b"before"])).await.unwrap();
+    }
+    broker.shards.checkpoint().await.unwrap();
+    // The segment goes on being open; the next one cannot be made.
+    let dir = Path::new("/logs").join(TOPIC.to_string());
+    disk.remove_dir_all(&dir).unwrap();
+    let log = broker.logs.get(partition(0)).unwrap();
+    assert!(
+        log.enforce_retention(u64::MAX).is_err(),
+        "it is sealed only"
+    );
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let refused = loop {
+        match shard.append(partition(0), batch(&[b"refused?"])).await {
+            Ok(_) => assert!(std::time::Instant::now() < deadline, "it is not refused"),
+            Err(error) => break error,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(refused.code().retryable(), "{refused}");
+    assert!(refused.to_string().contains("7/0"), "{refused}");
+    shard.append(other, batch(&[b"taken"])).await.unwrap();
+    assert_eq!(broker.shards.takes_none(), None);
+    let said = broker.shards.degraded().unwrap();
+    assert!(said.contains("partition 7/0"), "{said}");
+
+    disk.create_dir_all(&dir).unwrap();
+    while let Err(error) = shard.append(partition(0), batch(&[b"again"])).await {
+        assert!(std::time::Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    broker.kill().await;
+}
+
 #[tokio::test]
 async fn a_batch_that_can_never_fit_is_refused_for_good() {
     let disk = Arc::new(SimulatedDisk::new());
