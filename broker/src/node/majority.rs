@@ -98,8 +98,8 @@ impl Node {
 
 /// Whether a leader has heard nothing of a majority for too long.
 pub(super) fn lost_its_majority(view: &GroupView) -> bool {
-    let silence = view.quorum_heard.filter(|_| view.voters.len() > 1);
-    view.leads && silence.is_some_and(|silence| silence > REPORT_AGE_MAX)
+    let silence = view.majority_silence;
+    silence.is_some_and(|silence| silence > REPORT_AGE_MAX)
 }
 
 /// Whether a request changes nothing.

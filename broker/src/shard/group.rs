@@ -22,6 +22,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{BasicNode, Config, Raft, ReadPolicy, SnapshotPolicy, async_runtime::WatchReceiver};
 
 pub use self::propose::ProposeError;
+pub(super) use self::view::majority_silence;
 pub(crate) use self::{
     catch_up::BehindError,
     propose::{LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},

@@ -17,8 +17,7 @@ use std::{
 
 use flumen_protocol::{batch::Batch, ids::PartitionId};
 use openraft::{
-    Instant as _, Raft, async_runtime::WatchReceiver, errors::ClientWriteError,
-    raft::ClientWriteResult,
+    Raft, async_runtime::WatchReceiver, errors::ClientWriteError, raft::ClientWriteResult,
 };
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::oneshot, time::sleep};
@@ -27,6 +26,7 @@ use super::{
     admission::{BATCH_HEAD_BYTES_MAX, Room},
     command::Command,
     data::{AppendError, AppendOutcome, Appended},
+    group::majority_silence,
     machine::RaftMachine,
     types::{Callback, Response, TypeConfig},
 };
@@ -221,11 +221,8 @@ impl Proposer {
 
     /// Whether this broker leads and has heard of no majority for too long.
     fn is_cut_off(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let heard = metrics.last_quorum_acked.map(|at| at.elapsed());
-        let is_alone = metrics.membership_config.voter_ids().nth(1).is_none();
-        !is_alone && heard.is_some_and(|silence| silence > MAJORITY_SILENCE_MAX)
+        let silence = majority_silence(&self.raft.metrics().borrow_watched());
+        silence.is_some_and(|silence| silence > MAJORITY_SILENCE_MAX)
     }
 }
 

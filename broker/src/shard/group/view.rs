@@ -6,9 +6,10 @@ use std::{
 };
 
 use flumen_protocol::ids::BrokerId;
-use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver};
 
 use super::Group;
+use crate::shard::types::TypeConfig;
 
 /// A Raft group at one moment, as its replica on this broker sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +30,17 @@ pub(crate) struct GroupView {
     pub(crate) applied_index: u64,
     /// At the leader: up to where each replica has the log; one that has nothing is missing.
     pub(crate) matched: BTreeMap<BrokerId, u64>,
-    /// At the leader: how long ago a majority was heard of last.
-    pub(crate) quorum_heard: Option<Duration>,
+    /// See [`majority_silence`].
+    pub(crate) majority_silence: Option<Duration>,
+}
+
+/// At a leader that does not decide alone: how long ago it heard of a majority last.
+pub(in crate::shard) fn majority_silence(metrics: &RaftMetrics<TypeConfig>) -> Option<Duration> {
+    let decides_alone = metrics.membership_config.voter_ids().nth(1).is_none();
+    if metrics.state != ServerState::Leader || decides_alone {
+        return None;
+    }
+    metrics.last_quorum_acked.map(|at| at.elapsed())
 }
 
 impl Group {
@@ -52,7 +62,7 @@ impl Group {
             matched: matched
                 .filter_map(|(id, log_id)| Some((BrokerId(*id), log_id.as_ref()?.index)))
                 .collect(),
-            quorum_heard: metrics.last_quorum_acked.map(|at| at.elapsed()),
+            majority_silence: majority_silence(&metrics),
         }
     }
 
