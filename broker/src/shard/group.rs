@@ -20,6 +20,7 @@ use std::{
 
 use flumen_protocol::ids::{BrokerId, ShardId};
 use openraft::{BasicNode, Config, Raft, ReadPolicy, SnapshotPolicy, async_runtime::WatchReceiver};
+use tokio::time::timeout;
 
 pub use self::propose::ProposeError;
 pub(super) use self::view::majority_silence;
@@ -32,7 +33,7 @@ use super::{
     ShardError,
     admission::Admission,
     log_storage::LogStorage,
-    machine::{Machine, RaftMachine},
+    machine::{Machine, RaftMachine, Work},
     network::Factory,
     raft_parts::RaftParts,
     types::{LogId, TypeConfig},
@@ -71,11 +72,16 @@ const SNAPSHOT_TRIES_MAX: u32 = 20;
 /// How long a shard may take to apply what its log holds when it starts.
 const RECOVERY_MAX: Duration = Duration::from_mins(5);
 
+/// How long openraft's core may take to stop before what it may wait for is ended first.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
+
 /// A shard's Raft group on this broker.
 pub(crate) struct Group {
     shard: ShardId,
     raft: Raft<TypeConfig, RaftMachine>,
     machine: Arc<dyn Machine>,
+    /// What openraft does with the machine.
+    work: Work,
     parts: RaftParts,
     /// Whether nobody else had a vote when it was started.
     starts_alone: bool,
@@ -123,6 +129,7 @@ impl Group {
         let is_new = storage.is_pristine();
         let config = config(shard, parts.wal.may_forget()).map_err(|error| failed(&error))?;
         let raft_machine = RaftMachine::new(shard, Arc::clone(&machine), storage.clone(), failure);
+        let work = raft_machine.work();
         let factory = Factory {
             broker: parts.broker.0,
             shard,
@@ -147,6 +154,7 @@ impl Group {
             shard,
             raft,
             machine,
+            work,
             parts,
             stopping: Arc::default(),
             checkpointing: tokio::sync::Mutex::new(None),
@@ -300,13 +308,24 @@ impl Group {
         (metrics.current_leader.map(BrokerId), metrics.current_term)
     }
 
-    /// Stops the group. Entries on their way are cut off; their outcome is not known.
+    /// Stops the group. Entries on their way are cut off; their outcome is not known. Nothing is
+    /// done with the machine any more when this returns.
     pub(crate) async fn stop(&self) {
         self.parts.replicas.remove(self.shard);
         self.expect_end();
-        if let Err(error) = self.raft.shutdown().await {
+        let mut shutdown = std::pin::pin!(self.raft.shutdown());
+        let stopped = match timeout(SHUTDOWN_PATIENCE, &mut shutdown).await {
+            Ok(stopped) => stopped,
+            // The core hands on what is to be applied, and waits for a worker that is busy.
+            Err(_) => {
+                self.work.end().await;
+                shutdown.await
+            }
+        };
+        if let Err(error) = stopped {
             tracing::warn!("{} did not stop cleanly: {error}", self.shard);
         }
+        self.work.end().await;
     }
 }
 

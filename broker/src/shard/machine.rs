@@ -1,5 +1,7 @@
 //! The state machine of a shard, as openraft drives it and as a kind of shard implements it.
 
+mod work;
+
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::work::Work;
 use super::{
     failure::Failure,
     log_storage::LogStorage,
@@ -85,6 +88,7 @@ pub(crate) trait Machine: Send + Sync + 'static {
 
     /// Replaces the state by another replica's checkpoint, and makes it durable. What the
     /// checkpoint only names is fetched from `replicas`, whoever answers, however long that takes.
+    /// Dropped, it does nothing more that outlasts the end of the machine.
     fn install(
         self: Arc<Self>,
         checkpoint: Checkpoint,
@@ -99,6 +103,7 @@ pub(crate) struct RaftMachine {
     machine: Arc<dyn Machine>,
     storage: LogStorage,
     failure: Failure,
+    work: Work,
 }
 
 impl RaftMachine {
@@ -113,20 +118,16 @@ impl RaftMachine {
             machine,
             storage,
             failure,
+            work: Work::default(),
         }
     }
-}
 
-impl RaftStateMachine<TypeConfig> for RaftMachine {
-    type SnapshotData = SnapshotData;
-    type SnapshotBuilder = Builder;
-
-    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let applied = self.machine.applied();
-        Ok((applied.log_id, applied.membership))
+    /// What is done with the machine, to be ended with the group.
+    pub(super) fn work(&self) -> Work {
+        self.work.clone()
     }
 
-    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    async fn apply_all<S>(&self, mut entries: S) -> io::Result<()>
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
@@ -155,6 +156,23 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
             self.storage.applied(index);
         }
         Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for RaftMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let applied = self.machine.applied();
+        Ok((applied.log_id, applied.membership))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        self.work.finish(self.apply_all(entries)).await
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
@@ -191,11 +209,12 @@ impl RaftStateMachine<TypeConfig> for RaftMachine {
         // The sender has what the checkpoint names, whoever else was a replica at its time.
         let mut replicas: Vec<_> = data.sender.into_iter().collect();
         replicas.extend(checkpoint.applied.replicas());
-        let installed = Arc::clone(&self.machine)
-            .install(checkpoint, replicas)
-            .await;
+        let install = Arc::clone(&self.machine).install(checkpoint, replicas);
+        let installed = self.work.go_on_with(install).await;
         installed.inspect_err(|error| {
-            self.failure.report(format!("{attempt}: {error}"));
+            if !self.work.is_over() {
+                self.failure.report(format!("{attempt}: {error}"));
+            }
         })?;
         if let Some(log_id) = meta.last_log_id {
             self.storage.applied(log_id.index);

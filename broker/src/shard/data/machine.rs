@@ -37,8 +37,33 @@ pub(super) struct DataMachine {
     logs: LogStore,
     state: Mutex<DataState>,
     last_checkpoint: Mutex<Option<Checkpoint>>,
-    /// One checkpoint at a time, and none once the logs are ended. Whether they are.
-    checkpointing: Mutex<bool>,
+    /// One checkpoint at a time, and none once the logs are ended.
+    checkpointing: Mutex<Logs>,
+}
+
+/// The logs of a machine, besides what its state knows of them.
+#[derive(Default)]
+struct Logs {
+    /// Whether they are ended: nothing is opened, gone over to or made durable any more.
+    are_ended: bool,
+    /// Those that were opened for records of another replica. The state does not know of them
+    /// before all of these are here.
+    ahead: Vec<PartitionId>,
+}
+
+impl Logs {
+    fn check(&self) -> io::Result<()> {
+        if self.are_ended {
+            return Err(io::Error::other("the shard is closed"));
+        }
+        Ok(())
+    }
+
+    /// Ends them. Returns those that are known here only.
+    fn end(&mut self) -> Vec<PartitionId> {
+        self.are_ended = true;
+        std::mem::take(&mut self.ahead)
+    }
 }
 
 /// What the machine of a shard stands on.
@@ -74,7 +99,7 @@ impl DataMachine {
             logs,
             state: Mutex::new(state),
             last_checkpoint: Mutex::new(last_checkpoint),
-            checkpointing: Mutex::new(false),
+            checkpointing: Mutex::default(),
         })
     }
 
@@ -108,9 +133,9 @@ impl DataMachine {
 
     /// Ends the logs and leaves their files as they are. Blocks on the disk.
     pub(super) fn close(&self) -> io::Result<()> {
-        let mut is_ended = self.checkpointing.lock();
-        *is_ended = true;
-        let closed = self.state.lock().close();
+        let mut logs = self.checkpointing.lock();
+        let mut closed = logs.end();
+        closed.extend(self.state.lock().close());
         self.logs.close(&closed)
     }
 
@@ -146,9 +171,10 @@ impl DataMachine {
 
     /// Removes all records. Blocks on the disk.
     pub(super) fn discard(&self) {
-        let mut is_ended = self.checkpointing.lock();
-        *is_ended = true;
-        for log in self.state.lock().discard() {
+        let mut logs = self.checkpointing.lock();
+        let mut discarded = logs.end();
+        discarded.extend(self.state.lock().discard());
+        for log in discarded {
             self.logs.remove(log);
         }
     }
@@ -161,10 +187,14 @@ impl DataMachine {
             for saved in &topic.partitions {
                 let id = topic.partition(saved);
                 let options = LogOptions::from(&topic.config);
+                let mut logs = self.checkpointing.lock();
+                logs.check()?;
                 let log = self
                     .logs
                     .open_partition(id, options, &LogCheckpoint::default())
                     .map_err(io::Error::other)?;
+                logs.ahead.push(id);
+                drop(logs);
                 let from = log.reader().end_offset();
                 let to = saved.end_offset;
                 wanted.push(Wanted { log, from, to });
@@ -175,7 +205,10 @@ impl DataMachine {
 
     /// Goes over to another replica's manifest, whose records are all here.
     fn replace(&self, manifest: Manifest) -> io::Result<()> {
+        let mut logs = self.checkpointing.lock();
+        logs.check()?;
         let taken = self.state.lock().replace(manifest);
+        logs.ahead.clear();
         taken.map_err(io::Error::other)
     }
 
@@ -204,7 +237,7 @@ impl DataMachine {
         );
         let checkpoint = move || match Machine::checkpoint(&*self) {
             // The replica was closed or given up meanwhile: nobody waits for what came.
-            Err(_) if *self.checkpointing.lock() => Ok(()),
+            Err(_) if self.checkpointing.lock().are_ended => Ok(()),
             taken => taken.map(drop),
         };
         disk_work_once_there_is_room(&attempt, checkpoint).await
@@ -292,10 +325,8 @@ impl Machine for DataMachine {
     }
 
     fn checkpoint(&self) -> io::Result<Checkpoint> {
-        let is_ended = self.checkpointing.lock();
-        if *is_ended {
-            return Err(io::Error::other("the shard is closed"));
-        }
+        let logs = self.checkpointing.lock();
+        logs.check()?;
         let mut cut = self.state.lock().cut();
         match self.make_durable(&mut cut) {
             Ok(checkpoint) => {

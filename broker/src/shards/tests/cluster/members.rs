@@ -1,6 +1,28 @@
 //! Brokers that come and go, and replicas that move.
 
+use std::future::pending;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
 use super::*;
+use crate::peer::{PeerHandler, PeerStream};
+
+/// Never answers.
+struct Silent;
+
+impl PeerHandler for Silent {
+    fn call(&self, _: BrokerId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(pending())
+    }
+
+    fn stream(&self, _: BrokerId, _: Bytes, stream: PeerStream) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let _open = stream;
+            pending::<()>().await;
+        })
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_single_broker_grows_into_a_cluster_and_keeps_its_records() {
@@ -218,5 +240,64 @@ async fn a_broker_that_waits_to_open_a_replica_is_heard_of_all_the_same() {
     drop(removing);
     let opened = || !cluster.shards(1).all_data().is_empty();
     cluster.wait_for("the replica to be opened", opened).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_given_up_while_it_gets_records_leaves_nothing_behind_and_can_come_again()
+{
+    let mut cluster = TestCluster::with_topic(3).await;
+    for sequence in 0..6 {
+        for index in 0..3 {
+            cluster.append(index, &value(sequence), sequence).await;
+        }
+        // The log goes, so that who comes now gets records instead.
+        for at in 0..3 {
+            cluster.shards(at).checkpoint().await.unwrap();
+        }
+    }
+    for at in 0..3 {
+        let silent = Arc::new(Silent);
+        cluster.network.serve(id(at), PeerService::Records, silent);
+    }
+    cluster.disks.push(Arc::new(SimulatedDisk::new()));
+    cluster.members.push(None);
+    cluster.start_member(3).await;
+    cluster.register(3).await;
+    let logs = cluster.shards(3).shared.logs.clone();
+    cluster
+        .wait_for("records to be asked for", || !logs.is_empty())
+        .await;
+    let drained = cluster.shards(0).catalog().drain_broker(id(3), true);
+    drained.await.unwrap();
+    cluster
+        .wait_for("the replicas to be given up", || {
+            let state = cluster.shards(3).catalog().snapshot();
+            state.shards_of(id(3)).next().is_none() && cluster.shards(3).all_data().is_empty()
+        })
+        .await;
+    cluster
+        .wait_for("the logs to be gone", || logs.is_empty())
+        .await;
+    for at in 0..3 {
+        let records = cluster.shards(at).shared.parts.records.clone();
+        let records = Arc::new(records);
+        cluster.network.serve(id(at), PeerService::Records, records);
+    }
+    let undone = cluster.shards(0).catalog().drain_broker(id(3), false);
+    undone.await.unwrap();
+    cluster.settle_as_placed().await;
+    for index in 0..3 {
+        cluster.append(index, &value(6), 6).await;
+        let placed = cluster.shards(0).catalog().snapshot().placement.clone();
+        for broker in &placed[&cluster.shard_of(partition(index))] {
+            let at = broker.0 as usize - 1;
+            cluster
+                .wait_for("the records", || {
+                    cluster.values_at(at, index) == numbers(0..7)
+                })
+                .await;
+        }
+    }
     cluster.end().await;
 }
