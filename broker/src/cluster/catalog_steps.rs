@@ -9,7 +9,7 @@ use flumen_protocol::{
 
 use super::{
     placement::{self, Candidate},
-    shard_steps::{Step, is_ready, missing},
+    shard_steps::{Step, is_ready, may_become_voters, missing},
 };
 use crate::{catalog::CatalogState, shard::raft::GroupView};
 
@@ -27,9 +27,8 @@ pub(super) fn next_step(
     }
     let voters = voters(state, view);
     if !voters.is_empty() && (view.voters != voters || view.changing) {
-        let ready = voters
-            .iter()
-            .all(|broker| view.leader == Some(*broker) || is_ready(view, reachable, *broker));
+        let is_ready = |broker| view.leader == Some(broker) || is_ready(view, reachable, broker);
+        let ready = may_become_voters(view, &voters, is_ready);
         return if ready || view.changing {
             Step::SetVoters(voters)
         } else {
@@ -88,4 +87,53 @@ pub(super) fn replaced(state: &CatalogState) -> BTreeMap<ShardId, Vec<BrokerId>>
     let mut placed = placement::place(&state.placement, &candidates, replicas);
     placed.retain(|shard, replicas| state.placement.get(shard) != Some(replicas));
     placed
+}
+
+#[cfg(test)]
+mod tests {
+    use flumen_protocol::message::BrokerInfo;
+
+    use super::*;
+    use crate::catalog::CatalogCommand;
+
+    fn set(ids: &[u64]) -> BTreeSet<BrokerId> {
+        ids.iter().copied().map(BrokerId).collect()
+    }
+
+    fn state_of(brokers: &[u64]) -> CatalogState {
+        let mut state = CatalogState::default();
+        for id in brokers {
+            let broker = BrokerInfo {
+                id: BrokerId(*id),
+                address: format!("broker-{id}:4650"),
+                zone: None,
+            };
+            let registered = state.apply(CatalogCommand::RegisterBroker { broker });
+            registered.expect("nothing speaks against it");
+        }
+        state
+    }
+
+    #[test]
+    fn a_broker_that_is_drained_loses_its_vote_though_another_one_is_away() {
+        let mut state = state_of(&[1, 2, 3, 4, 5]);
+        let drained = state.apply(CatalogCommand::DrainBroker {
+            broker: BrokerId(2),
+            drain: true,
+        });
+        drained.expect("there are others");
+        let view = GroupView {
+            leader: Some(BrokerId(1)),
+            leads: true,
+            voters: set(&[1, 2, 3]),
+            learners: set(&[4, 5]),
+            last_index: 50,
+            matched: [2, 4, 5].map(|id| (BrokerId(id), 50)).into(),
+            ..GroupView::default()
+        };
+        let step = next_step(&state, &view, &set(&[1, 2, 4, 5]));
+        assert_eq!(step, Step::SetVoters(set(&[1, 3, 4])));
+        let step = next_step(&state, &view, &set(&[1, 2]));
+        assert_eq!(step, Step::None, "nobody is there to take its place");
+    }
 }

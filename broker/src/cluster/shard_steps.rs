@@ -58,7 +58,7 @@ impl Situation<'_> {
             return Step::AddLearners(missing);
         }
         if view.voters != wanted || view.changing {
-            let ready = wanted.iter().all(|broker| self.has_caught_up(*broker));
+            let ready = may_become_voters(view, &wanted, |broker| self.has_caught_up(broker));
             // A change that was interrupted half-way has to be finished in any case.
             return if ready || view.changing {
                 Step::SetVoters(wanted)
@@ -99,6 +99,20 @@ impl Situation<'_> {
 pub(super) fn missing(view: &GroupView, wanted: &BTreeSet<BrokerId>) -> BTreeSet<BrokerId> {
     let missing = wanted.iter().filter(|broker| !view.is_member(**broker));
     missing.copied().collect()
+}
+
+/// Whether a change to these voters brings the shard to no halt: those of them who are new are
+/// ready, and so is a majority of all. One that votes already and is away keeps nobody else from
+/// coming or going.
+pub(super) fn may_become_voters(
+    view: &GroupView,
+    wanted: &BTreeSet<BrokerId>,
+    is_ready: impl Fn(BrokerId) -> bool,
+) -> bool {
+    let (ready, others): (Vec<BrokerId>, Vec<BrokerId>) =
+        wanted.iter().partition(|broker| is_ready(**broker));
+    let are_voters = others.iter().all(|broker| view.voters.contains(broker));
+    are_voters && ready.len() > wanted.len() / 2
 }
 
 /// Whether another broker was heard of lately and lacks hardly anything of the log.
@@ -224,6 +238,34 @@ mod tests {
         let known = view(&[1], &[2, 4], &[(2, 1000), (4, 1000)]);
         (situation.view, situation.present) = (&known, Box::leak(Box::new(set(&[1, 2]))));
         assert_eq!(situation.next_step(), Step::None);
+    }
+
+    #[test]
+    fn a_voter_that_is_away_keeps_no_other_one_from_being_replaced() {
+        let mut view = view(&[1, 2, 3], &[4], &[(2, 1000), (4, 1000)]);
+        let next = |view: &GroupView, wanted: &[u64], present: &[u64]| {
+            let wanted: Vec<_> = wanted.iter().copied().map(BrokerId).collect();
+            let situation = Situation {
+                broker: BrokerId(1),
+                view,
+                wanted: &wanted,
+                led_for: Duration::ZERO,
+                present: &set(present),
+                degraded: &set(&[]),
+            };
+            situation.next_step()
+        };
+        let replaced = Step::SetVoters(set(&[1, 3, 4]));
+        assert_eq!(next(&view, &[1, 4, 3], &[1, 2, 4]), replaced);
+        assert_eq!(next(&view, &[1, 4, 3], &[1, 2]), Step::None, "it is new");
+        // With one of two gone, the one that is left would decide nothing.
+        assert_eq!(next(&view, &[1, 3], &[1, 2, 4]), Step::None);
+        view.matched = [(BrokerId(2), 1000), (BrokerId(4), 10)].into();
+        assert_eq!(
+            next(&view, &[1, 4, 3], &[1, 2, 4]),
+            Step::None,
+            "it lacks much"
+        );
     }
 
     #[test]

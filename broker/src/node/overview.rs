@@ -48,11 +48,18 @@ impl Node {
         let status = self.cluster_status();
         let found = status.brokers.iter().find(|known| known.id == broker);
         if let Some(found) = found.filter(|found| found.reachable && found.replicas > 0) {
-            let text = format!(
-                "broker {broker} can be reached and has {} replicas; drain it first with `flumen \
-                 cluster drain {broker}`, or stop it",
-                found.replicas
-            );
+            let text = if found.state == BrokerState::Draining {
+                format!(
+                    "broker {broker} can be reached and is not drained yet; wait for that with \
+                     `flumen cluster drain {broker} --wait`, or stop it"
+                )
+            } else {
+                format!(
+                    "broker {broker} can be reached and has {} replicas; drain it first with \
+                     `flumen cluster drain {broker}`, or stop it",
+                    found.replicas
+                )
+            };
             return Err(WireError::new(ErrorCode::Conflict, text));
         }
         Ok(self.catalog.remove_broker(broker).await?)
@@ -141,6 +148,7 @@ impl Node {
             let mut replicas = shard.replicas.iter();
             replicas.any(|replica| replica.broker == broker)
         });
+        let decides = is_draining && may_vote(self.led(words, CATALOG_SHARD), broker);
         BrokerOverview {
             id: broker,
             address: info.map(|info| info.address.clone()).unwrap_or_default(),
@@ -153,7 +161,7 @@ impl Node {
             reachable: is_reachable,
             version: word.map(|(_, report)| report.version.clone()),
             leaders: data.filter(|shard| shard.leader == Some(broker)).count() as u32,
-            replicas: has.count() as u32,
+            replicas: has.count() as u32 + u32::from(decides),
             lag_records: copies.iter().map(|replica| replica.lag_records).sum(),
             lag_bytes: copies.iter().map(|replica| replica.lag_bytes).sum(),
             round_trip_us: self
@@ -189,6 +197,12 @@ fn may_need(
         // Without a leader, an old word does not tell what the broker has got since.
         None => has || !is_fresh,
     }
+}
+
+/// Whether a broker that is drained may vote on the catalog, by what its leader, if it is heard, says
+/// of it. A majority of those who do must be there, so that it is not to be stopped before.
+fn may_vote(led: Option<&LedShard>, broker: BrokerId) -> bool {
+    led.is_none_or(|led| led.voters.contains(&broker))
 }
 
 fn replica_at(words: &Words, broker: BrokerId, shard: ShardId) -> Option<ReplicaReport> {
@@ -271,6 +285,13 @@ mod tests {
                 assert_eq!(may_need(None), has || !is_fresh, "{word:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_drained_broker_votes_on_the_catalog_unless_its_leader_says_that_it_does_not() {
+        assert!(may_vote(None, DRAINED));
+        assert!(may_vote(Some(&led_by_members(&[DRAINED])), DRAINED));
+        assert!(!may_vote(Some(&led_by_members(&[BrokerId(2)])), DRAINED));
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub struct BrokerOverview {
     pub version: Option<String>,
     /// Shards that it leads.
     pub leaders: u32,
-    /// Shards that it has a copy of.
+    /// Shards that it has a copy of. Of one that is draining, the catalog counts as well for as long
+    /// as it votes there.
     pub replicas: u32,
     /// Records by which its copies are behind their leaders, all together.
     pub lag_records: u64,
