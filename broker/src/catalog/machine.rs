@@ -177,12 +177,17 @@ impl Machine for CatalogMachine {
                     .filter(|digest| !this.plugins.has(*digest));
                 Ok(missing.collect::<Vec<_>>())
             });
+            let mut brought = Vec::new();
             for digest in missing.await? {
                 let bytes = plugins::fetch(&*self.network, &others, digest).await;
-                self.plugins.insert(digest, bytes);
+                brought.extend(bytes.map(|bytes| (digest, bytes)));
             }
             let taken = move || {
                 let _one = self.checkpointing.lock();
+                // Not earlier: a checkpoint of what was here before lets go of what it does not name.
+                for (digest, bytes) in &brought {
+                    self.plugins.insert(*digest, bytes.clone());
+                }
                 *self.image.lock() = image.clone();
                 self.published.send_replace(Arc::clone(&image.state));
                 self.save(&image).map(drop)

@@ -1,6 +1,6 @@
 //! Plugins' bytes on their way to a broker that misses them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flumen_protocol::{ids::BrokerId, plugin::Digest};
@@ -13,6 +13,9 @@ use crate::peer::{
 
 /// How long to wait before the brokers are asked again, after none had the bytes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Rounds in a row in which nobody who answers has a plugin: then it is gone everywhere.
+const ROUNDS_WITHOUT: u32 = 3;
 
 /// How long one broker may take to send a plugin.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,21 +65,34 @@ impl PeerHandler for PluginServer {
     }
 }
 
-/// Fetches a plugin from whichever broker has it, however long that takes.
+/// Fetches a plugin from whichever broker has it, however long that takes. The first of them is the
+/// one that has named it: `None` once it, too, says that it has it no more, as then it was removed
+/// since, of which the log tells.
 pub(in crate::catalog) async fn fetch(
     network: &dyn PeerNetwork,
     brokers: &[BrokerId],
     wanted: Digest,
-) -> Bytes {
+) -> Option<Bytes> {
+    let mut rounds_without = 0;
     loop {
+        let mut lacking = BTreeSet::new();
         for broker in brokers {
             let asked = tokio::time::timeout(FETCH_TIMEOUT, ask(network, *broker, wanted)).await;
             match asked {
-                Ok(Ok(Some(bytes))) if digest(&bytes) == wanted => return bytes,
-                Ok(Ok(_)) => {}
+                Ok(Ok(Some(bytes))) if digest(&bytes) == wanted => return Some(bytes),
+                Ok(Ok(_)) => drop(lacking.insert(*broker)),
                 Ok(Err(error)) => tracing::debug!("plugin {wanted} did not come: {error}"),
                 Err(_) => tracing::debug!("plugin {wanted} did not come from {broker} in time"),
             }
+        }
+        let is_gone = brokers.first().is_some_and(|first| lacking.contains(first));
+        rounds_without = if is_gone { rounds_without + 1 } else { 0 };
+        if rounds_without >= ROUNDS_WITHOUT {
+            tracing::warn!(
+                "no broker has the bytes of plugin {wanted} any more: it was removed meanwhile, \
+                 or runs nowhere until it is upgraded"
+            );
+            return None;
         }
         tokio::time::sleep(RETRY_AFTER).await;
     }
