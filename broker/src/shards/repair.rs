@@ -62,7 +62,7 @@ impl Shards {
         tracing::warn!(shard = %id, "files are damaged: getting the records from other brokers");
         let path = files::checkpoint(&shared.options, id);
         let parts = with_left(&shared.options, id, shared.parts.clone()).await?;
-        let others = || others_of(&shared.catalog.snapshot(), id, shared.broker);
+        let others = || self.others_with(id);
         let repaired = DataShard::repair(id, path, parts, others).await?;
         let this = self.clone();
         let opened = tokio::spawn(async move {
@@ -82,6 +82,16 @@ impl Shards {
         });
         let opened = opened.await;
         opened.map_err(|error| ShardError::start(id, &error))?
+    }
+
+    /// Brokers that may have the records of a shard. Its leader has them, also where nobody else is to
+    /// have a replica any more, and waits for this one before it goes.
+    fn others_with(&self, id: ShardId) -> Vec<BrokerId> {
+        let me = self.shared.broker;
+        let mut others = others_of(&self.shared.catalog.snapshot(), id, me);
+        let leader = self.leader_of(id).filter(|leader| *leader != me);
+        others.extend(leader.filter(|leader| !others.contains(leader)));
+        others
     }
 
     /// Remembers, also for the next start, that files of a shard are not what they were.

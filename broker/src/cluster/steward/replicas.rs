@@ -11,8 +11,9 @@ use crate::{
     shard::raft::GroupView,
 };
 
-/// How long to wait before a replica whose repair has failed is repaired again.
-const REPAIR_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// How long to wait before something is tried again with a replica that has failed: what is wrong
+/// with its files is told each time.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// Begins to open the replicas that should be here and are not. Nobody waits for it: whoever
@@ -26,6 +27,7 @@ impl Shared {
             memory.begin(shard, async move {
                 if let Err(error) = shards.open_replica(shard).await {
                     tracing::error!(%shard, %error, "the replica does not open");
+                    sleep(RETRY_AFTER).await;
                 }
             });
         }
@@ -50,7 +52,7 @@ impl Shared {
                     let handed = this.hand_over(shard, data.group());
                     if timeout(HAND_OVER_TIMEOUT, handed).await.is_err() || data.leads() {
                         tracing::warn!(%shard, "files are damaged, and no other broker can lead");
-                        sleep(REPAIR_RETRY_AFTER).await;
+                        sleep(RETRY_AFTER).await;
                     }
                 });
                 continue;
@@ -64,6 +66,7 @@ impl Shared {
                 memory.begin(shard, async move {
                     if let Err(error) = this.shards.close_damaged(shard).await {
                         tracing::error!(%shard, %error, "a damaged replica does not close");
+                        sleep(RETRY_AFTER).await;
                     }
                 });
             }
@@ -73,7 +76,7 @@ impl Shared {
             memory.begin(shard, async move {
                 if let Err(error) = this.shards.repair(shard).await {
                     tracing::error!(%shard, %error, "a damaged replica is not repaired");
-                    sleep(REPAIR_RETRY_AFTER).await;
+                    sleep(RETRY_AFTER).await;
                 }
             });
         }
@@ -105,6 +108,7 @@ impl Shared {
             memory.begin(shard, async move {
                 if let Err(error) = shards.give_replica_up(shard, leader).await {
                     tracing::error!(%shard, %error, "the replica, which is elsewhere now, is not removed");
+                    sleep(RETRY_AFTER).await;
                 }
             });
         }

@@ -2,7 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
 use super::*;
+use crate::peer::{PeerHandler, PeerStream};
+
+/// Has nothing for anybody.
+struct Empty;
+
+impl PeerHandler for Empty {
+    fn call(&self, _: BrokerId, _: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        Box::pin(async { Err("there is nothing".to_owned()) })
+    }
+
+    fn stream(&self, _: BrokerId, _: Bytes, _: PeerStream) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
 
 /// Segments of the partitions of the test's topic on a broker's disk.
 fn segments(disk: &SimulatedDisk) -> Vec<PathBuf> {
@@ -158,5 +175,54 @@ async fn replicas_that_are_damaged_again_while_they_are_repaired_have_all_in_the
             files_that_end_with(&disk, "/shards", ".damaged") == 0
         })
         .await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_replica_that_there_is_to_be_is_repaired_from_those_that_wait_for_it_to_go() {
+    let mut cluster = TestCluster::with_topic(1).await;
+    for sequence in 0..10 {
+        cluster.append(0, &value(sequence), sequence).await;
+    }
+    cluster.everyone_has(0, &numbers(0..10)).await;
+    let shard = cluster.shard_of(partition(0));
+    let placed = cluster.shards(0).catalog().snapshot().placement[&shard].clone();
+    let at = placed[0].0 as usize - 1;
+    let others: Vec<_> = (0..3).filter(|other| *other != at).collect();
+    cluster.stop(at).await;
+    let disk = Arc::clone(&cluster.disks[at]);
+    for file in segments(&disk) {
+        disk.open(&file).unwrap().set_len(50).unwrap();
+    }
+    let catalog = cluster.shards(others[0]).catalog();
+    catalog.set_replication_factor(1).await.unwrap();
+    for other in &others {
+        let empty = Arc::new(Empty);
+        cluster
+            .network
+            .serve(id(*other), PeerService::Records, empty);
+    }
+    cluster.start_member(at).await;
+    cluster
+        .wait_for("the broker to hear that it is the only one", || {
+            let state = cluster.shards(at).catalog().snapshot();
+            state.placement[&shard] == [id(at)]
+        })
+        .await;
+    for other in &others {
+        let records = cluster.shards(*other).shared.parts.records.clone();
+        let records = Arc::new(records);
+        cluster
+            .network
+            .serve(id(*other), PeerService::Records, records);
+    }
+    cluster
+        .wait_for("the replica to have all and be the only one", || {
+            let data = cluster.shards(at).data(shard);
+            let view = data.map(|data| data.group().view()).unwrap_or_default();
+            view.leads && view.voters == BTreeSet::from([id(at)])
+        })
+        .await;
+    assert_eq!(cluster.values_at(at, 0), numbers(0..10));
     cluster.end().await;
 }
