@@ -26,7 +26,7 @@ use self::cache::EntryCache;
 use super::{
     command,
     failure::Failure,
-    types::{Entry, LogId, TypeConfig, Vote},
+    types::{Entry, LogId, Payload, TypeConfig, Vote},
 };
 use crate::{
     mutation::{Mutation, is_planted},
@@ -153,6 +153,27 @@ impl LogStorage {
         let text = format!("{attempt}: {error}");
         self.shared.failure.report(text.clone());
         io::Error::other(text)
+    }
+
+    /// Appends entries that are synced whatever the policy: who forgets that others vote, too, may
+    /// take itself for a majority. A vote, which is always synced, follows them; it is the same.
+    fn append_synced(
+        &self,
+        records: Vec<WalEntry>,
+        vote: &Vote,
+        done: impl FnOnce(Result<(), WalError>) + Send + 'static,
+    ) -> io::Result<()> {
+        let vote = postcard::to_allocvec(vote).map_err(io::Error::other)?;
+        let appended = Arc::new(Mutex::new(Ok(())));
+        let outcome = Arc::clone(&appended);
+        self.shared
+            .wal
+            .append(records, move |result| *appended.lock() = result);
+        self.shared.wal.save_vote(vote.into(), move |saved| {
+            let appended = std::mem::replace(&mut *outcome.lock(), Ok(()));
+            done(appended.and(saved));
+        });
+        Ok(())
     }
 
     /// Waits until the WAL has done what `start` asks of it.
@@ -328,9 +349,13 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         I::IntoIter: OptionalSend,
     {
         let mut records = Vec::with_capacity(1);
+        let mut changes_members = false;
+        let vote;
         {
             let mut state = self.shared.state.lock();
+            vote = state.vote;
             for entry in entries {
+                changes_members |= matches!(entry.payload, Payload::Membership(_));
                 let payload = command::encode(&entry.payload).map_err(io::Error::other)?;
                 let bytes = payload.iter().map(Bytes::len).sum();
                 records.push(WalEntry {
@@ -346,12 +371,18 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
             }
         }
         let failure = self.shared.failure.clone();
-        self.shared.wal.append(records, move |result| {
+        let done = move |result: Result<(), WalError>| {
             flushed.io_completed(result.map_err(|error| {
                 failure.report(format!("appending to the write-ahead log: {error}"));
                 io::Error::other(error)
             }));
-        });
+        };
+        match vote {
+            Some(vote) if changes_members && !self.shared.wal.syncs_always() => {
+                self.append_synced(records, &vote, done)?;
+            }
+            _ => self.shared.wal.append(records, done),
+        }
         Ok(())
     }
 

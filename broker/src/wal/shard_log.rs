@@ -7,7 +7,7 @@ use flumen_protocol::ids::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Done, Handle, WalError, reader,
+    Done, Handle, SyncPolicy, WalError, reader,
     record::record_bytes,
     shard::{Extent, Planned, Shard},
     writer::Operation,
@@ -69,6 +69,11 @@ impl ShardLog {
     /// What is in it, including all that was called for and is not yet written.
     pub fn state(&self) -> ShardLogState {
         self.shard.state()
+    }
+
+    /// Whether all that is appended is synced before that is done.
+    pub fn syncs_always(&self) -> bool {
+        self.handle.engine.options.sync == SyncPolicy::Always
     }
 
     /// Appends entries. Never waits for the disk to sync.

@@ -89,6 +89,26 @@ async fn a_broker_that_loses_power_gets_again_what_it_had_not_synced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_founder_does_not_forget_with_its_power_that_others_decide_with_it() {
+    let rarely = SyncPolicy::Every(Duration::from_mins(1));
+    let mut cluster = TestCluster::start_synced(3, rarely).await;
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.network.isolate(id(0), [id(1), id(2)]);
+    let left = cluster.disks[0].crash(CrashKeep::Nothing);
+    cluster.kill(0).await;
+    cluster.disks[0] = Arc::new(left);
+    cluster.start_member(0).await;
+    for data in cluster.shards(0).all_data() {
+        let view = data.group().view();
+        assert_eq!(view.voters.len(), 3, "{view:?}");
+        assert!(!view.leads, "{view:?}");
+    }
+    cluster.network.mend_all();
+    cluster.settle(&[0, 1, 2]).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brokers_that_all_die_before_their_first_checkpoint_find_leaders_again() {
     let mut cluster = TestCluster::with_topic(3).await;
     cluster.append(0, &value(0), 0).await;
