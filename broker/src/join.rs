@@ -113,8 +113,8 @@ enum Failed {
     ForGood(WireError),
 }
 
-/// Makes the data directory of `config` one of a member of the token's cluster; nothing is done
-/// where it is one already. Where the port is chosen by the system, it is chosen now.
+/// Makes the data directory of `config` one of a member of the token's cluster. Where it is one
+/// already, its brokers are also looked for at the token's addresses, and nothing else is done. Where the port is chosen by the system, it is chosen now.
 pub(crate) async fn join(
     config: &mut BrokerConfig,
     token: &JoinToken,
@@ -124,7 +124,11 @@ pub(crate) async fn join(
     let (prepared, wanted) = (config.clone(), token.clone());
     let candidate = blocking(move || Candidate::open(&prepared, &wanted)).await?;
     let Some(candidate) = candidate else {
-        tracing::info!("this broker belongs to the cluster already; the join token is not used");
+        tracing::info!(
+            "this broker belongs to the cluster already; the join token only says where to look for \
+             the others, too"
+        );
+        look_for_others(config, token);
         return Ok(());
     };
     choose_port(config)?;
@@ -157,6 +161,17 @@ pub(crate) async fn join(
     }
     blocking(move || candidate.complete(&enrolled)).await?;
     Ok(())
+}
+
+/// Has the brokers that a token names looked for beside those that are known: all of these may have
+/// been replaced while this one was away.
+fn look_for_others(config: &mut BrokerConfig, token: &JoinToken) {
+    if let Ok(addresses) = token.addresses.join(",").parse() {
+        config
+            .seed_brokers
+            .get_or_insert_default()
+            .extend(addresses);
+    }
 }
 
 /// Others are told an address before the broker listens on it.

@@ -21,6 +21,7 @@ mod answer;
 mod cut_off;
 mod ends;
 mod enrol;
+mod forsaken;
 mod health;
 mod lead;
 mod majority;

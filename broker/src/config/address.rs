@@ -18,6 +18,11 @@ impl HostPorts {
     pub fn with_port(&self, port: u16) -> Vec<String> {
         self.0.iter().map(|host| host.with_port(port)).collect()
     }
+
+    /// Adds others.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
 }
 
 impl FromStr for HostPorts {

@@ -89,6 +89,9 @@ async fn a_broker_that_joins_gets_all_that_a_member_has() {
     let before = read(two.path(), "cluster.toml");
     join(&mut config, &token, &Udp).await.unwrap();
     assert_eq!(read(two.path(), "cluster.toml"), before);
+    // But it looks for the others where the token says, as all that it knows may be gone.
+    let seeds = config.seed_brokers.clone().unwrap();
+    assert_eq!(seeds.with_port(0), token.addresses);
     // And one that has joined cannot make a cluster any more.
     let refused = Broker::bootstrap(config).await.unwrap_err().to_string();
     assert!(refused.contains("--bootstrap"), "{refused}");

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Node, StartError, cut_off, members,
+    Node, StartError, cut_off, forsaken, members,
     newcomers::{self, Told},
     remote::Remote,
 };
@@ -54,6 +54,7 @@ impl Node {
         self.in_background(Arc::clone(&self.plugins).follow());
         self.in_background(reconcile_when_leading(Arc::downgrade(self)));
         self.in_background(cut_off::look_after(Arc::downgrade(self)));
+        self.in_background(forsaken::tell(self.peers.clone()));
         self.make_known().await;
         if self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker()) {
             return Ok(());

@@ -39,18 +39,21 @@ pub(super) fn follow(
             .collect(),
     };
     let mut states = catalog.watch();
+    let mut at_seeds = peers.found();
     async move {
         loop {
             states.borrow_and_update();
             peers.set_removed(catalog.snapshot().removed_brokers.clone());
             let told = heard.borrow_and_update().clone();
-            peers.set_members(members(&catalog, &joined_with, told));
+            let found = at_seeds.borrow_and_update().clone();
+            peers.set_members(members(&catalog, &joined_with, found, told));
             peers.set_starting(false);
             tokio::select! {
                 changed = states.changed() => if changed.is_err() {
                     return;
                 },
                 Ok(()) = heard.changed() => {}
+                Ok(()) = at_seeds.changed() => {}
             }
         }
     }
@@ -133,15 +136,19 @@ pub(super) fn removed(
 }
 
 /// All that may be members. What is applied may be old after a start, and the news comes from
-/// members only: so those count, too, that the log names, those that this broker joined with, and
-/// those that another one told of by a newer catalog.
+/// members only: so those count, too, that the log names, those that this broker joined with, those
+/// that another one told of by a newer catalog, and those of the cluster that were found where the
+/// operator said: all others may have been replaced while this one was away.
 fn members(
     catalog: &Catalog,
     joined_with: &BTreeMap<BrokerId, String>,
+    found: BTreeMap<String, BrokerId>,
     told: Told,
 ) -> Vec<(BrokerId, String)> {
     let state = catalog.snapshot();
-    let mut members = joined_with.clone();
+    let found = found.into_iter().map(|(address, broker)| (broker, address));
+    let mut members: BTreeMap<_, _> = found.collect();
+    members.extend(joined_with.clone());
     members.extend(catalog.group().nodes());
     let brokers = state.brokers.values();
     members.extend(brokers.map(|broker| (broker.id, broker.address.clone())));

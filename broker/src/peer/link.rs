@@ -111,6 +111,11 @@ impl Link {
         self.rest_no_longer();
     }
 
+    /// Where the broker is by what the cluster knows.
+    pub(super) fn address(&self) -> String {
+        self.address.lock().named.clone()
+    }
+
     /// Whether there is a connection to the broker, and it is known to be at `address`.
     pub(super) fn is_up_at(&self, address: &str) -> bool {
         self.round_trip().is_some() && self.address.lock().named == address

@@ -1,7 +1,7 @@
 //! The door of the room: the QUIC network of a broker's peers.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
         Arc,
@@ -18,7 +18,7 @@ use flumen_transport::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -53,6 +53,9 @@ pub(super) struct Shared {
     pub(super) refusals: Refusals,
     /// Somebody came who is neither a member nor removed.
     stranger: Notify,
+    /// Brokers of the cluster that no member's name leads to, by the seed address at which each was
+    /// found last.
+    found: watch::Sender<BTreeMap<String, BrokerId>>,
     serving: TaskTracker,
 }
 
@@ -71,6 +74,7 @@ impl Peers {
                 starting: AtomicBool::new(false),
                 refusals: Refusals::default(),
                 stranger: Notify::new(),
+                found: watch::Sender::default(),
                 serving: TaskTracker::new(),
             }),
         }
@@ -163,7 +167,8 @@ impl Peers {
     }
 
     /// Looks for members at `addresses`, beside those that they are known by, whenever one of them
-    /// cannot be reached: all may have moved at the same time. Goes on for ever.
+    /// cannot be reached: all may have moved at the same time, or been replaced by others, which
+    /// [`Peers::found`] tells of. Goes on for ever.
     pub(crate) async fn look_for_members(self, addresses: Vec<String>) {
         loop {
             for address in &addresses {
@@ -192,10 +197,43 @@ impl Peers {
             Err(reason) => return tracing::debug!(reason, "nobody was found at a seed address"),
         };
         let link = self.shared.links.read().get(&broker).map(Arc::clone);
-        if let Some(link) = link.filter(|link| link.round_trip().is_none()) {
-            tracing::debug!(%broker, address, "found at a seed address");
-            link.seen_at(address);
+        match link {
+            Some(link) if link.round_trip().is_none() => {
+                tracing::debug!(%broker, address, "found at a seed address");
+                link.seen_at(address);
+            }
+            Some(_) => {}
+            None => self.note_found(broker, address),
         }
+    }
+
+    /// A broker of the cluster is at a seed address, and none of those that are known.
+    fn note_found(&self, broker: BrokerId, address: &str) {
+        if broker == self.shared.broker || self.shared.removed.read().contains(&broker) {
+            return;
+        }
+        self.shared.found.send_if_modified(|found| {
+            let before = found.insert(address.to_owned(), broker);
+            let is_new = before != Some(broker);
+            if is_new {
+                tracing::info!(%broker, address, "a broker that was not known is at a seed address");
+            }
+            is_new
+        });
+    }
+
+    /// The brokers of the cluster that were found at seed addresses and are no members that were
+    /// named, by address.
+    pub(crate) fn found(&self) -> watch::Receiver<BTreeMap<String, BrokerId>> {
+        self.shared.found.subscribe()
+    }
+
+    /// The other members and their addresses, if none of them is connected.
+    pub(crate) fn all_out_of_reach(&self) -> Option<Vec<(BrokerId, String)>> {
+        let links = self.shared.links.read();
+        let is_alone = links.values().all(|link| link.round_trip().is_none());
+        let named = links.iter().map(|(id, link)| (*id, link.address()));
+        (is_alone && !links.is_empty()).then(|| named.collect())
     }
 
     /// Tries whether a broker is at `address`, beside the connection to it if there is one. Where
