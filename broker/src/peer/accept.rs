@@ -31,8 +31,9 @@ use crate::identity::broker_in_certificate;
 /// Calls of one broker that are answered at the same time; more wait.
 const CALLS_SERVED_MAX: usize = 4096;
 
-/// Streams that one broker may have open here.
-const PEER_STREAMS_MAX: u32 = 1024;
+/// Streams that one broker may have open here: for the entries of each shard that it leads one that
+/// stays, of 1,024 shards and the catalog, and for all else as many again.
+const PEER_STREAMS_MAX: u32 = 2 * 1025;
 
 /// Serves a connection of another broker until it ends.
 pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
