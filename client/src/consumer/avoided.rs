@@ -14,6 +14,19 @@ const AVOIDED: Duration = Duration::from_secs(10);
 /// ... up to this.
 const AVOIDED_MAX: Duration = Duration::from_mins(5);
 
+/// As [`AVOIDED`], where the broker of the copy answers and only hears of no leader: an election may
+/// be all that it waits for.
+const CUT_OFF_AVOIDED: Duration = Duration::from_secs(2);
+
+/// Why a copy is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Useless {
+    /// Its broker is gone, or does not read it out.
+    Unreadable,
+    /// Its broker has lost touch with the leader.
+    CutOff,
+}
+
 /// The copies, by broker.
 #[derive(Debug, Default)]
 pub(super) struct Avoided {
@@ -35,14 +48,18 @@ impl Copy {
 }
 
 impl Avoided {
-    /// A copy could not be read. That many say so at the same time counts once.
-    pub(super) fn note(&mut self, broker: BrokerId, now: Instant) {
+    /// A copy is of no use. That many say so at the same time counts once.
+    pub(super) fn note(&mut self, broker: BrokerId, why: Useless, now: Instant) {
+        let first = match why {
+            Useless::Unreadable => AVOIDED,
+            Useless::CutOff => CUT_OFF_AVOIDED,
+        };
         self.copies.retain(|_, copy| !copy.is_forgiven(now));
         let before = self.copies.get(&broker);
         let wait = match before {
-            None => AVOIDED,
+            None => first,
             Some(copy) if now < copy.until => return,
-            Some(copy) => (copy.wait * 2).min(AVOIDED_MAX),
+            Some(copy) => (copy.wait * 2).clamp(first, AVOIDED_MAX),
         };
         let until = now + wait;
         self.copies.insert(broker, Copy { until, wait });
@@ -75,7 +92,7 @@ mod tests {
         let mut now = Instant::now();
         assert!(!avoided.contains(COPY, now));
         for seconds in [10, 20, 40, 80, 160, 300, 300] {
-            avoided.note(COPY, now);
+            avoided.note(COPY, Useless::Unreadable, now);
             let wait = wait(&avoided, now);
             assert_eq!(wait, Duration::from_secs(seconds));
             assert!(!avoided.contains(BrokerId(3), now));
@@ -84,13 +101,30 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_only_waits_for_a_leader_is_tried_soon_and_less_often_if_that_goes_on() {
+        let mut avoided = Avoided::default();
+        let mut now = Instant::now();
+        for seconds in [2, 4, 8] {
+            avoided.note(COPY, Useless::CutOff, now);
+            let wait = wait(&avoided, now);
+            assert_eq!(wait, Duration::from_secs(seconds));
+            now += wait + SOON;
+        }
+        let mut avoided = Avoided::default();
+        avoided.note(COPY, Useless::CutOff, now);
+        now += CUT_OFF_AVOIDED + SOON;
+        avoided.note(COPY, Useless::Unreadable, now);
+        assert_eq!(wait(&avoided, now), AVOIDED, "it is gone by now");
+    }
+
+    #[test]
     fn what_several_streams_say_of_a_copy_counts_once() {
         let mut avoided = Avoided::default();
         let now = Instant::now();
         for _ in 0..5 {
-            avoided.note(COPY, now);
+            avoided.note(COPY, Useless::Unreadable, now);
         }
-        avoided.note(COPY, now + SOON);
+        avoided.note(COPY, Useless::Unreadable, now + SOON);
         assert_eq!(wait(&avoided, now), AVOIDED);
     }
 
@@ -98,11 +132,11 @@ mod tests {
     fn a_copy_that_was_of_use_for_as_long_is_forgiven() {
         let mut avoided = Avoided::default();
         let mut now = Instant::now();
-        avoided.note(COPY, now);
+        avoided.note(COPY, Useless::Unreadable, now);
         now += AVOIDED + SOON;
-        avoided.note(COPY, now);
+        avoided.note(COPY, Useless::Unreadable, now);
         now += 4 * AVOIDED;
-        avoided.note(COPY, now);
+        avoided.note(COPY, Useless::Unreadable, now);
         assert_eq!(wait(&avoided, now), AVOIDED);
     }
 }

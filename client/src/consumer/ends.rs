@@ -19,7 +19,10 @@ use flumen_protocol::{
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 
-use super::fetch::{Event, Fetch};
+use super::{
+    avoided::Useless,
+    fetch::{Event, Fetch},
+};
 use crate::setback::Cause;
 
 /// A consumer that got nothing for this long, or is read from a broker that does not know an end,
@@ -245,7 +248,7 @@ impl Fetch {
         {
             let is_alone = self.client.candidates().len() < 2;
             for broker in self.ends.described(starts, topic, is_alone) {
-                self.places.avoid(broker);
+                self.places.avoid(broker, Useless::CutOff);
             }
             // Before the consumer is told, which may take none of it for long.
             self.setbacks.keep(Cause::End, &self.ends.unknown());

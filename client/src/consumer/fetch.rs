@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    avoided::Useless,
     ends::Ends,
     error::ConsumeError,
     outage::{Lost, Outage},
@@ -297,7 +298,7 @@ impl Fetch {
         let is_leader = self.places.leads(broker, &distinct);
         if let Some(broker) = broker.filter(|_| !is_leader) {
             // A copy that does not know is no reason to give up; the leader knows.
-            self.places.avoid(broker);
+            self.places.avoid(broker, Useless::Unreadable);
             ended.reason = Reason::Lost(text.clone());
         }
         if let Reason::Refused(error) = &ended.reason

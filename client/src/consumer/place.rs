@@ -12,7 +12,7 @@ use flumen_protocol::{
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use super::avoided::Avoided;
+use super::avoided::{Avoided, Useless};
 use crate::{client::Client, config::SILENCE};
 
 /// How often a stream looks whether its broker is silent, and whether it may return to a copy.
@@ -55,9 +55,9 @@ impl Places {
         cluster.reader(shard, zone, |id| avoided.contains(id, now))
     }
 
-    /// Notes that a broker could not be read. Matters only where it is not the leader.
-    pub(super) fn avoid(&self, broker: BrokerId) {
-        self.avoided.lock().note(broker, Instant::now());
+    /// Notes that a broker is of no use to read from. Matters only where it is not the leader.
+    pub(super) fn avoid(&self, broker: BrokerId, why: Useless) {
+        self.avoided.lock().note(broker, why, Instant::now());
     }
 
     /// Whether the broker leads all of the shards, as far as is known.
