@@ -222,7 +222,10 @@ async fn an_address_that_nobody_reaches_takes_the_place_of_one_that_is_no_better
             told.contains("127.0.0.1:9") && founder.node().not_ready().is_none()
         })
         .await;
-        assert_eq!(joined.node().brokers()[&id].address, "127.0.0.1:9");
+        eventually("the other one knows it by that address", || {
+            joined.node().brokers()[&id].address == "127.0.0.1:9"
+        })
+        .await;
         founder.stop().await;
     }
     joined.stop().await;
