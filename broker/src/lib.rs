@@ -15,8 +15,7 @@
 //! | [`shards`] | all shards of a broker |
 //! | `cluster` | who should have and lead which replica |
 //! | [`plugin`] | the WebAssembly engine |
-//! | [`hooks`] | which plugins run on which topic |
-//! | [`plugins`] | deploy, bind, upgrade |
+//! | [`plugins`] | which plugins run on which topic: deploy, bind, upgrade |
 //! | [`topics`] | names and settings joined with partitions |
 //! | [`server`] | QUIC towards clients |
 //! | [`admin`] | HTTP towards operators |
@@ -34,7 +33,6 @@ pub mod environment;
 pub mod executor;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod hooks;
 pub mod identity;
 pub mod join;
 pub mod log;

@@ -6,6 +6,7 @@
 //! is produced later never passes a topic unfiltered.
 
 mod follow;
+mod hooks;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,9 +20,10 @@ use flumen_protocol::{
 };
 use tokio::sync::{Mutex, watch};
 
+pub use self::hooks::{Hooks, Processed, SideBatch};
 use crate::{
     catalog::{Catalog, CatalogState, NewPlugin, PluginBytesError, Topic},
-    hooks::Hooks,
+    metrics::PluginMetrics,
     plugin::{BindError, Binding, DeployError, Plugin, PluginEngine},
 };
 
@@ -41,11 +43,11 @@ pub struct Plugins {
 
 impl Plugins {
     /// Joins a catalog with the engine that runs its plugins.
-    pub fn new(catalog: Catalog, engine: PluginEngine, hooks: Hooks) -> Self {
+    pub fn new(catalog: Catalog, engine: PluginEngine, metrics: PluginMetrics) -> Self {
         Self {
             catalog,
             engine,
-            hooks,
+            hooks: Hooks::new(metrics),
             changing: Mutex::new(()),
             in_step: watch::Sender::new(0),
         }

@@ -59,7 +59,7 @@ pub(crate) mod raft {
         command::{Command, decode as decode_entry},
         data::{DataShardParts, RecordServer},
         failure::Failure,
-        group::{BehindError, Group, GroupView, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
+        group::{BehindError, Group, GroupView, forward, until_led},
         machine::{Applied, Checkpoint, Machine},
         pace::{CATCH_UP_RATE, Pace},
         raft_parts::RaftParts,

@@ -16,7 +16,6 @@ use crate::{
     config::BrokerConfig,
     disk::{Disk, read_file, write_file_atomically},
     environment::Environment,
-    hooks::Hooks,
     identity::{Identity, Membership},
     log::{LogStore, LogStoreOptions},
     metrics::Metrics,
@@ -181,8 +180,8 @@ impl OnShards {
                 .map_err(StartError::Reconcile)?;
         }
         let engine = PluginEngine::new(&dir.join("plugins"))?;
-        let hooks = Hooks::new(metrics.plugin.clone());
-        let plugins = Arc::new(Plugins::new(catalog.clone(), engine, hooks));
+        let plugins = Plugins::new(catalog.clone(), engine, metrics.plugin.clone());
+        let plugins = Arc::new(plugins);
         plugins.load().await;
         Ok(Self { topics, plugins })
     }

@@ -30,9 +30,9 @@ use tokio::sync::mpsc;
 use self::outcome::{Treated, Verdict};
 use super::{budget::Taken, session::Session};
 use crate::{
-    hooks::{Processed, SideBatch},
     metrics::{ErrorLabel, ServerMetrics, observe},
     node::Node,
+    plugins::{Processed, SideBatch},
     shard::PendingAppend,
     topics::{Beside, Held, ProduceTarget, SideAppend},
 };
