@@ -26,7 +26,7 @@ pub use self::propose::ProposeError;
 pub(super) use self::view::majority_silence;
 pub(crate) use self::{
     catch_up::BehindError,
-    propose::{LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, forward},
+    propose::{forward, until_led},
     view::GroupView,
 };
 use super::{

@@ -6,14 +6,13 @@ use flumen_protocol::{
     topic::TopicConfig,
 };
 use futures_util::future::try_join_all;
-use tokio::time::{Instant, timeout_at};
 
 use super::Shards;
 use crate::{
     clock::now_ms,
     shard::{
         AppendError, Appended, ProposeError,
-        raft::{Command, LEADER_RETRY_AFTER, PROPOSE_TIMEOUT, Response, forward},
+        raft::{Command, Response, forward, until_led},
     },
 };
 
@@ -97,19 +96,11 @@ impl Shards {
             return data.group().propose(command).await;
         }
         let network = &*self.shared.parts.raft.network;
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        loop {
-            let once = async {
-                let leader = self.leader_of(shard).ok_or(ProposeError::NotLeader)?;
-                forward(network, leader, shard, &command).await
-            };
-            match timeout_at(deadline, once).await {
-                Ok(Err(ProposeError::NotLeader)) if Instant::now() < deadline => {
-                    tokio::time::sleep(LEADER_RETRY_AFTER).await;
-                }
-                Ok(outcome) => return outcome,
-                Err(_) => return Err(ProposeError::Unknown),
-            }
-        }
+        let command = &command;
+        let propose = || async move {
+            let leader = self.leader_of(shard).ok_or(ProposeError::NotLeader)?;
+            forward(network, leader, shard, command).await
+        };
+        until_led(propose).await
     }
 }

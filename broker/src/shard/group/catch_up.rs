@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft::{Raft, ReadPolicy};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Group, LEADER_RETRY_AFTER};
+use super::{Group, propose::LEADER_RETRY_AFTER};
 use crate::shard::{
     machine::RaftMachine,
     rpc::{CallRequest, ReadIndexReply},

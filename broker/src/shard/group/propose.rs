@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// How long a proposal may take, finding a leader included.
-pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Proposals of more bytes travel on a stream of their own.
 const CALLED_BYTES_MAX: usize = 512 * 1024;
 
 /// How long to wait before the leader is looked for again.
-pub(crate) const LEADER_RETRY_AFTER: Duration = Duration::from_millis(20);
+pub(super) const LEADER_RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// A proposal came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -146,16 +146,7 @@ impl Group {
     /// Proposes a command to whichever broker leads, and waits until it is applied there.
     pub(crate) async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
         let command = Arc::new(command);
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        loop {
-            let once = timeout_at(deadline, self.propose_once(&command)).await;
-            match once.unwrap_or(Err(ProposeError::Unknown)) {
-                Err(ProposeError::NotLeader) if Instant::now() + LEADER_RETRY_AFTER < deadline => {
-                    sleep(LEADER_RETRY_AFTER).await;
-                }
-                outcome => return outcome,
-            }
-        }
+        until_led(|| self.propose_once(&command)).await
     }
 
     async fn propose_once(&self, command: &Arc<Command>) -> Result<Response, ProposeError> {
@@ -170,6 +161,22 @@ impl Group {
 
     async fn forward(&self, leader: BrokerId, command: &Command) -> Result<Response, ProposeError> {
         forward(&*self.parts.network, leader, self.shard, command).await
+    }
+}
+
+/// Proposes again and again while nobody leads who could take the proposal, and time is left.
+pub(crate) async fn until_led<F: Future<Output = Result<Response, ProposeError>>>(
+    propose: impl Fn() -> F,
+) -> Result<Response, ProposeError> {
+    let deadline = Instant::now() + PROPOSE_TIMEOUT;
+    loop {
+        let once = timeout_at(deadline, propose()).await;
+        match once.unwrap_or(Err(ProposeError::Unknown)) {
+            Err(ProposeError::NotLeader) if Instant::now() + LEADER_RETRY_AFTER < deadline => {
+                sleep(LEADER_RETRY_AFTER).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 
