@@ -15,6 +15,8 @@
 //! Invariants:
 //! - what lies in a segment below its length never changes; compaction writes new files;
 //! - files that a saved checkpoint names are not removed, but by retention, which leaves a mark;
+//! - a checkpoint is made when all that it names and the last one does not is there: not before may
+//!   the write-ahead log forget it;
 //! - no lock that an appender or a reader takes is held during I/O;
 //! - a partition that was never written has no files.
 //!
