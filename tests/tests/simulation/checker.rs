@@ -2,8 +2,9 @@
 //!
 //! A producer writes numbers that rise by one to one partition. A number is acknowledged (then
 //! it is stored, once, where the receipt says), refused (then it is not stored) or unknown (then
-//! either). Whoever reads an offset reads the same record there, never goes back, and what
-//! anybody has read once is there to the end.
+//! either). Whoever reads an offset reads the same record there, never goes back, passes nothing
+//! over, and what anybody has read once is there to the end. Of a topic with retention, what came
+//! first may be gone, and what lies before a gap in a copy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,8 +59,12 @@ pub(crate) struct Ledger {
     producers: Vec<Producer>,
     topics: BTreeMap<String, TopicState>,
     contents: BTreeMap<Place, BTreeMap<u64, Record>>,
-    /// The offset that each reader expects next, at least.
+    /// The offset that each reader expects next.
     readers: BTreeMap<(String, Place), u64>,
+    /// Readers that begin anywhere; the others begin with the first record.
+    anywhere: BTreeSet<String>,
+    /// Topics of which what was first goes.
+    trimmed: BTreeSet<String>,
     contradictions: Vec<String>,
 }
 
@@ -90,18 +95,38 @@ impl Ledger {
         history.outcomes.insert(record.number, outcome);
     }
 
+    /// A reader begins anywhere, and not with the first record.
+    pub(crate) fn begin_anywhere(&mut self, reader: &str) {
+        self.anywhere.insert(reader.to_owned());
+    }
+
+    /// What is first in a topic goes.
+    pub(crate) fn trim(&mut self, topic: &str) {
+        self.trimmed.insert(topic.to_owned());
+    }
+
+    fn is_trimmed(&self, place: &Place) -> bool {
+        self.trimmed.contains(&place.topic)
+    }
+
     /// A reader saw a record.
     pub(crate) fn see(&mut self, reader: &str, place: &Place, offset: u64, record: Record) {
-        let next = self
-            .readers
-            .entry((reader.to_owned(), place.clone()))
-            .or_default();
-        let expected = *next;
-        *next = offset + 1;
-        if offset < expected {
-            self.object(format!(
+        let key = (reader.to_owned(), place.clone());
+        let before = self.readers.insert(key, offset + 1);
+        let begins_anywhere = self.anywhere.contains(reader);
+        let expected = before.or((!begins_anywhere).then_some(0));
+        match expected {
+            Some(expected) if offset < expected => self.object(format!(
                 "{reader} went back: {record:?} at {offset} of {place:?}, expected {expected}"
-            ));
+            )),
+            // Retention may have passed it by.
+            Some(expected) if offset > expected && !self.is_trimmed(place) => {
+                self.object(format!(
+                    "passed over by {reader}: {expected} of {place:?}, which saw {record:?} at \
+                     {offset} next"
+                ));
+            }
+            _ => {}
         }
         let contents = self.contents.entry(place.clone()).or_default();
         let known = *contents.entry(offset).or_insert(record);
@@ -185,9 +210,10 @@ impl Ledger {
                 self.see(reader, place, *offset, *record);
             }
             let offsets: BTreeSet<u64> = records.iter().map(|(offset, _)| *offset).collect();
+            let kept_from = self.kept_from(place, records);
             let seen = self.contents.get(place).into_iter().flatten();
             let vanished: Vec<_> = seen
-                .filter(|(offset, _)| !offsets.contains(offset))
+                .filter(|(offset, _)| **offset >= kept_from && !offsets.contains(offset))
                 .map(|(offset, record)| {
                     format!("vanished for {reader}: {record:?} at {offset} of {place:?}")
                 })
@@ -198,7 +224,19 @@ impl Ledger {
         self.contradictions
     }
 
+    /// From where on a copy with these records has to have all. What it got from another copy begins
+    /// where retention had come to there, so that there may be a gap before it.
+    fn kept_from(&self, place: &Place, records: &[(u64, Record)]) -> u64 {
+        if !self.is_trimmed(place) {
+            return 0;
+        }
+        let first = records.first().map_or(0, |(offset, _)| *offset);
+        let gaps = records.windows(2).filter(|pair| pair[1].0 > pair[0].0 + 1);
+        gaps.map(|pair| pair[1].0).next_back().unwrap_or(first)
+    }
+
     fn check_producers(&mut self, reader: &str, place: &Place, records: &[(u64, Record)]) {
+        let kept_from = self.kept_from(place, records);
         let mut stored: BTreeMap<Record, u64> = BTreeMap::new();
         let mut last: BTreeMap<u32, u64> = BTreeMap::new();
         let mut wrong = Vec::new();
@@ -234,6 +272,8 @@ impl Ledger {
                     number: *number,
                 };
                 match (outcome, stored.get(&record)) {
+                    (Outcome::Stored(Some(told)), None) if *told < kept_from => {}
+                    (Outcome::Stored(None), None) if kept_from > 0 => {}
                     (Outcome::Stored(_), None) => {
                         wrong.push(format!(
                             "lost for {reader}: {record:?} of {place:?}, {outcome:?}"
@@ -298,7 +338,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_wrong_is_found() {
-        let wrong: [(&str, &[(u64, Record)]); 7] = [
+        let wrong: [(&str, &[(u64, Record)]); 8] = [
             ("lost", &[]),
             ("twice", &[(0, record(0)), (1, record(0))]),
             ("out of order", &[(0, record(2)), (1, record(0))]),
@@ -306,6 +346,7 @@ mod tests {
             ("elsewhere", &[(4, record(0))]),
             ("refused, and yet", &[(0, record(0)), (1, record(1))]),
             ("went back", &[(1, record(2)), (0, record(0))]),
+            ("passed over", &[(0, record(0)), (2, record(2))]),
         ];
         for (what, records) in wrong {
             let found = contradictions(ledger(), records);
@@ -326,6 +367,33 @@ mod tests {
         seen.see("early", &place(), 0, record(2));
         let found = contradictions(seen, &[(0, record(0))]);
         assert!(found[0].contains("two contents"), "{found:?}");
+    }
+
+    #[test]
+    fn a_reader_that_begins_anywhere_passes_nothing_over_from_there_on() {
+        let mut seen = Ledger::default();
+        seen.begin_anywhere("late");
+        seen.see("late", &place(), 5, record(5));
+        seen.see("late", &place(), 6, record(6));
+        assert_eq!(seen.contradictions, [""; 0]);
+        seen.see("late", &place(), 8, record(8));
+        assert!(seen.contradictions[0].contains("passed over"));
+    }
+
+    #[test]
+    fn of_a_topic_with_retention_only_what_was_first_may_be_gone() {
+        let trimmed = || {
+            let mut ledger = ledger();
+            ledger.trim("numbers");
+            let record = ledger.send(0);
+            ledger.settle(record, Outcome::Stored(Some(2)));
+            ledger
+        };
+        assert_eq!(contradictions(trimmed(), &[(2, record(3))]), [""; 0]);
+        let found = contradictions(trimmed(), &[(0, record(0)), (1, record(2))]);
+        assert!(found[0].contains("lost"), "{found:?}");
+        let found = contradictions(trimmed(), &[]);
+        assert!(found[0].contains("lost"), "{found:?}");
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! Simulated services: what they do with the real client, and what they note of it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use flumen_client::{Client, Consumer, Message, Producer, Profile, StartAt, TopicConfig};
+use flumen_client::{
+    Client, Consumer, Message, Producer, Profile, StartAt, TopicChanges, TopicConfig,
+};
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
@@ -141,6 +143,9 @@ impl Services {
     pub(crate) async fn make_topic(self, host: IpAddr, topic: String, config: TopicConfig) {
         let _busy = self.begin(format!("the maker of {topic}"));
         self.ledger().change_topic(&topic);
+        if config.retention_bytes.is_some() {
+            self.ledger().trim(&topic);
+        }
         loop {
             match self.try_make_topic(host, &topic, config.clone()).await {
                 Ok(()) => break,
@@ -243,7 +248,11 @@ impl Services {
                 return;
             }
             let reader = format!("{name}.{life}");
-            let consumer = client.consumer::<Bytes>(&topic).from(StartAt::Beginning);
+            let start = start();
+            if start != StartAt::Beginning {
+                self.ledger().begin_anywhere(&reader);
+            }
+            let consumer = client.consumer::<Bytes>(&topic).from(start);
             match consumer.build().await {
                 Ok(consumer) => self.consume_with(consumer, &topic, &reader).await,
                 Err(error) => self.trace.add(error.to_string()),
@@ -286,6 +295,101 @@ impl Services {
                 }
             }
         }
+    }
+
+    /// Gives a topic one more partition, so that it has as many, and produces to that one.
+    pub(crate) async fn grow(self, host: IpAddr, topic: String, partitions: u32) {
+        {
+            let _busy = self.begin(format!("the one that grows {topic}"));
+            let pause = rand::rng().random_range(500..6_000);
+            sleep(Duration::from_millis(pause)).await;
+            let Some(client) = self.connect(host).await else {
+                return;
+            };
+            let changes = || TopicChanges {
+                partitions: Some(partitions),
+                ..TopicChanges::default()
+            };
+            while let Err(error) = client.admin().alter_topic(&topic, changes()).await {
+                self.trace.say(format!("cannot grow {topic}: {error}"));
+                if self.stopping() {
+                    return;
+                }
+                sleep(RETRY_AFTER).await;
+            }
+        }
+        let partition = partitions - 1;
+        self.produce(host, Place { topic, partition }).await;
+    }
+
+    /// Makes a topic, fills it, reads it and removes it, again and again under the same name: what
+    /// was in the one before must not be in the next.
+    pub(crate) async fn churn(self, host: IpAddr, name: String) {
+        let _busy = self.begin("the one that makes topics anew".to_owned());
+        let Some(client) = self.connect(host).await else {
+            return;
+        };
+        let mut topic = format!("{name}-0");
+        for life in 1.. {
+            let pause = rand::rng().random_range(50..1_000);
+            sleep(Duration::from_millis(pause)).await;
+            if self.stopping() {
+                return;
+            }
+            self.ledger().change_topic(&topic);
+            let place = Place {
+                topic: format!("{topic}#{life}"),
+                partition: 0,
+            };
+            if let Err(error) = self.live(&client, &topic, &place).await {
+                self.trace.say(format!("{topic} is left: {error}"));
+                // A request of which nothing was heard may yet be carried out.
+                topic = format!("{name}-{life}");
+            }
+        }
+    }
+
+    /// A life of a topic.
+    async fn live(
+        &self,
+        client: &Client,
+        topic: &str,
+        place: &Place,
+    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let config = TopicConfig {
+            retention_age_ms: None,
+            ..TopicConfig::default()
+        };
+        client.admin().create_topic(topic, config).await?;
+        let producer = client.producer::<Bytes>(topic);
+        let producer = producer.delivery_timeout(DELIVERY_TIMEOUT).build().await?;
+        let id = self.ledger().add_producer(place.clone());
+        let mut stored = BTreeSet::new();
+        let count = rand::rng().random_range(1..6);
+        for _ in 0..count {
+            let record = self.ledger().send(id);
+            if producer
+                .send(Message::new(self.value(record)))
+                .await
+                .is_ok()
+            {
+                stored.insert(record);
+            }
+        }
+        drop(producer);
+        for (_, offset, record) in self.read_all(client, topic).await? {
+            if record.producer != id {
+                let text = format!("of an earlier life of {topic}: {record:?} at {offset}");
+                self.ledger().object(text);
+            }
+            stored.remove(&record);
+        }
+        if !stored.is_empty() {
+            let text = format!("lost for a reader of {topic}: {stored:?}");
+            self.ledger().object(text);
+        }
+        client.admin().delete_topic(topic).await?;
+        Ok(())
     }
 
     /// Makes topics and removes some of them again until it is time to stop.
@@ -345,6 +449,19 @@ impl Services {
             records.push((place, received.offset.0, record));
         }
         Ok(records)
+    }
+}
+
+/// Where a consumer starts.
+fn start() -> StartAt {
+    match rand::rng().random_range(0..10) {
+        0..6 => StartAt::Beginning,
+        6..8 => StartAt::End,
+        _ => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now_ms = now.map_or(0, |now| now.as_millis() as i64);
+            StartAt::Time(now_ms - rand::rng().random_range(0..5_000))
+        }
     }
 }
 

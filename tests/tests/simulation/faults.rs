@@ -43,6 +43,10 @@ pub(crate) enum Fault {
     },
     /// A host is cut off from all others.
     Isolate { host: usize },
+    /// A broker is cut off from the other brokers, and not from clients.
+    IsolateFromBrokers { broker: usize },
+    /// All brokers lose power at once.
+    Outage { keep: CrashKeep },
 }
 
 /// A fault, when it comes, and for how long it lasts.
@@ -91,7 +95,7 @@ pub(crate) fn draw(rng: &mut StdRng, bounds: Bounds, length: Duration) -> Vec<Pl
 
 fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
     let broker = rng.random_range(0..bounds.brokers);
-    match rng.random_range(0..100) {
+    match rng.random_range(0..107) {
         0..30 => Fault::Kill {
             broker,
             keep: keep(rng, bounds),
@@ -115,7 +119,7 @@ fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
         },
         60..66 => Fault::Clock {
             broker,
-            skew_ms: rng.random_range(-20_000..20_000),
+            skew_ms: skew_ms(rng),
         },
         66..75 => Fault::Weather(weather(rng)),
         75..84 => {
@@ -136,10 +140,26 @@ fn draw_one(rng: &mut StdRng, bounds: Bounds) -> Fault {
         88..91 => Fault::KillServices {
             host: rng.random_range(0..bounds.hosts - bounds.brokers),
         },
-        _ => Fault::Isolate {
+        91..100 => Fault::Isolate {
             host: rng.random_range(0..bounds.hosts),
         },
+        100..105 => Fault::IsolateFromBrokers { broker },
+        _ => Fault::Outage {
+            keep: keep(rng, bounds),
+        },
     }
+}
+
+/// How far a clock is off: by seconds, or by as much as a machine that was not told of its time
+/// zone. Certificates bear a day between two brokers.
+fn skew_ms(rng: &mut StdRng) -> i64 {
+    const HOUR_MS: i64 = 3_600_000;
+    let far_ms = if rng.random_bool(0.3) {
+        11 * HOUR_MS
+    } else {
+        20_000
+    };
+    rng.random_range(-far_ms..far_ms)
 }
 
 fn two_hosts(rng: &mut StdRng, bounds: Bounds) -> (usize, usize) {

@@ -13,6 +13,9 @@ pub(crate) enum Job {
     Produce(Place),
     /// A topic, under a name.
     Consume(String, String),
+    /// A topic, and how many partitions it is to have.
+    Grow(String, u32),
+    Churn,
     Administrate,
 }
 
@@ -94,6 +97,8 @@ async fn work(services: Services, host: IpAddr, job: Job, start: u32) {
             let name = format!("{name}.{start}");
             services.consume(host, topic, name).await;
         }
+        Job::Grow(topic, partitions) => services.grow(host, topic, partitions).await,
+        Job::Churn => services.churn(host, format!("again-{start}")).await,
         Job::Administrate => {
             let name = format!("passing-{start}");
             services.administrate(host, name).await;

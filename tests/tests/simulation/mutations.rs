@@ -14,8 +14,9 @@ const SEEDS_MAX: u64 = 120;
 
 /// What clients say that cannot be if all is well: not that a broker does not start or panics, by
 /// which a bug gives itself away without a simulation.
-const CONTRADICTIONS: [&str; 10] = [
+const CONTRADICTIONS: [&str; 11] = [
     "lost for",
+    "passed over by",
     "vanished for",
     "twice:",
     "out of order:",
@@ -31,10 +32,10 @@ const CONTRADICTIONS: [&str; 10] = [
 fn where_to_look(mutation: Mutation) -> (u64, u64) {
     match mutation {
         Mutation::AckBeforeSync => (1, 2),
-        Mutation::LogNotCut => (1, 3),
+        Mutation::LogNotCut => (1, 27),
         Mutation::NoDuplicateCheck => (1, 5),
-        Mutation::AckBeforeMajority => (3, 10),
-        Mutation::VoteNotPersisted => (3, 134),
+        Mutation::AckBeforeMajority => (3, 14),
+        Mutation::VoteNotPersisted => (3, 136),
     }
 }
 

@@ -1,5 +1,5 @@
-//! A simulated operator, who has brokers join, drains them, removes them, and replaces one whose
-//! disk is lost.
+//! A simulated operator, who has brokers join, drains them, removes them, replaces one whose disk is
+//! lost, and changes the number of copies.
 //!
 //! The operator looks at the cluster and does one thing at a time, so that whatever was
 //! interrupted is found undone.
@@ -25,8 +25,8 @@ use crate::clients::{RETRY_AFTER, Services};
 /// Brokers that the cluster keeps at least, so that a majority is left when one is lost.
 const BROKERS_MIN: usize = 3;
 
-/// How long a token to join is good for: longer than any run.
-const TOKEN_TTL: Duration = Duration::from_hours(2);
+/// How long a token to join is good for: longer than any run, by all clocks.
+const TOKEN_TTL: Duration = Duration::from_hours(48);
 
 /// What is done to a machine by hand.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ pub(crate) struct Roster(Arc<Mutex<State>>);
 struct State {
     spare: Option<usize>,
     orders: VecDeque<Order>,
+    /// Whether shards may have had fewer copies than usual: then no disk may be lost any more, as
+    /// what a broker says of them may be old.
+    had_fewer_copies: bool,
 }
 
 impl Roster {
@@ -116,6 +119,9 @@ impl Operator {
             }
             return Ok(());
         }
+        if rand::rng().random_bool(0.15) {
+            return self.change_copies(&client).await;
+        }
         let spare = self.roster.lock().spare;
         let any = members.choose(&mut rand::rng()).copied();
         if let Some(machine) = spare {
@@ -127,7 +133,8 @@ impl Operator {
         } else if members.len() > BROKERS_MIN
             && let Some(broker) = any
         {
-            if is_spread(&status) && rand::rng().random_bool(0.3) {
+            let may_lose = is_spread(&status) && !self.roster.lock().had_fewer_copies;
+            if may_lose && rand::rng().random_bool(0.3) {
                 self.say("unplugs", broker.id);
                 let machine = self.machine_of(broker)?;
                 self.roster.order(Order::Unplug { machine });
@@ -137,6 +144,15 @@ impl Operator {
                 client.admin().drain_broker(broker.id).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn change_copies(&self, client: &Client) -> Attempt<()> {
+        let copies = rand::rng().random_range(1..=BROKERS_MIN as u32);
+        self.roster.lock().had_fewer_copies |= (copies as usize) < BROKERS_MIN;
+        let trace = &self.services.trace;
+        trace.say(format!("the operator wants {copies} copies"));
+        client.admin().set_replication_factor(copies).await?;
         Ok(())
     }
 

@@ -53,6 +53,16 @@ const FAR_APART: f64 = 0.4;
 /// the disk.
 const DISTANCE_MS_MAX: u64 = 60;
 
+/// The share of topics of which only the last records are kept, and how much of each partition.
+const TRIMMED: f64 = 0.3;
+const TRIMMED_BYTES: u64 = 200 * 1024;
+
+/// The share of topics that get another partition.
+const GROWING: f64 = 0.3;
+
+/// The share of runs in which topics are made anew under the same name.
+const CHURNING: f64 = 0.4;
+
 /// What came of a run.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -330,6 +340,9 @@ impl Simulation<'_> {
             let config = TopicConfig {
                 partitions,
                 segment_bytes: 64 * 1024,
+                // Clocks jump by more than any age.
+                retention_age_ms: None,
+                retention_bytes: self.world.rng.random_bool(TRIMMED).then_some(TRIMMED_BYTES),
                 ..TopicConfig::default()
             };
             let topic = topic.clone();
@@ -341,12 +354,18 @@ impl Simulation<'_> {
                     self.employ(services, Job::Produce(place));
                 }
             }
+            if self.world.rng.random_bool(GROWING) {
+                self.employ(services, Job::Grow(topic.clone(), partitions + 1));
+            }
             for number in 0..self.world.rng.random_range(1..3) {
                 let name = format!("consumer {topic}.{number}");
                 self.employ(services, Job::Consume(topic.clone(), name));
             }
         }
         self.employ(services, Job::Administrate);
+        if self.world.rng.random_bool(CHURNING) {
+            self.employ(services, Job::Churn);
+        }
         if self.world.roster.has_spare() && self.keeps_next_job() {
             let office = &mut self.world.office;
             let operator = Operator {

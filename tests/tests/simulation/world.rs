@@ -162,7 +162,15 @@ impl World {
             }
             Fault::Clock { broker, skew_ms } => self.machines[*broker].host.skew_ms = *skew_ms,
             Fault::Weather(link) => self.network.set_weather(link.clone()),
-            Fault::Cut { .. } | Fault::Isolate { .. } => {
+            Fault::Outage { keep } => {
+                for at in 0..self.machines.len() {
+                    if self.machines[at].host.is_on() {
+                        self.machines[at].kill(*keep);
+                        self.restarts[at] = Some(until);
+                    }
+                }
+            }
+            Fault::Cut { .. } | Fault::Isolate { .. } | Fault::IsolateFromBrokers { .. } => {
                 let cut = Link {
                     cut: true,
                     ..Link::default()
@@ -185,6 +193,7 @@ impl World {
             // Machines are started again by the plan for them; clocks stay as they are.
             Fault::Kill { .. }
             | Fault::Stop { .. }
+            | Fault::Outage { .. }
             | Fault::KillServices { .. }
             | Fault::Clock { .. } => {}
             Fault::CrashIn { broker, .. }
@@ -196,7 +205,10 @@ impl World {
                 self.machines[*broker].host.latencies = Latencies::default();
             }
             Fault::Weather(_) => self.network.reset_weather(),
-            Fault::Cut { .. } | Fault::Bad { .. } | Fault::Isolate { .. } => {
+            Fault::Cut { .. }
+            | Fault::Bad { .. }
+            | Fault::Isolate { .. }
+            | Fault::IsolateFromBrokers { .. } => {
                 for (from, to) in self.links_of(fault) {
                     self.network.reset_link(from, to);
                 }
@@ -215,11 +227,9 @@ impl World {
                 links.extend(both.then_some((all[to], all[from])));
                 links
             }
-            Fault::Isolate { host } => {
-                let others = (0..all.len()).filter(|other| *other != host);
-                others
-                    .flat_map(|other| [(all[host], all[other]), (all[other], all[host])])
-                    .collect()
+            Fault::Isolate { host } => both_ways(&all, all[host]),
+            Fault::IsolateFromBrokers { broker } => {
+                both_ways(&all[..self.machines.len()], all[broker])
             }
             _ => Vec::new(),
         }
@@ -271,4 +281,12 @@ impl World {
             .collect::<Vec<_>>()
             .join("; ")
     }
+}
+
+/// The links between a host and all others of some.
+fn both_ways(all: &[IpAddr], host: IpAddr) -> Vec<(IpAddr, IpAddr)> {
+    let others = all.iter().copied().filter(|other| *other != host);
+    others
+        .flat_map(|other| [(host, other), (other, host)])
+        .collect()
 }
