@@ -34,3 +34,8 @@ pub fn raft_entry(bytes: &[u8]) -> bool {
 pub fn peer_calls(bytes: &[u8]) -> bool {
     crate::peer::decode_calls_for_fuzzing(bytes)
 }
+
+/// What a plugin has answered. Whether it passes the checks.
+pub fn plugin_answer(bytes: &[u8]) -> bool {
+    crate::plugin::answer_for_fuzzing(bytes)
+}

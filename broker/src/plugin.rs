@@ -36,6 +36,7 @@
 //! | `binding` | a plugin on a topic: its instances, the search for bad records |
 //! | `apply` | answers into batches, by the error policy |
 //! | `hook` | the bindings of a topic in order |
+//! | `sketch` | answers out of any bytes, for the fuzz target |
 //! | `try_out` | a plugin over records on its author's machine |
 
 mod apply;
@@ -50,6 +51,7 @@ mod inspect;
 mod instance;
 pub mod limits;
 mod returned;
+mod sketch;
 mod ticker;
 mod try_out;
 mod window;
@@ -58,6 +60,7 @@ mod wit;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::sketch::answer_for_fuzzing;
 pub use self::{
     apply::{HEADER_ERROR, HEADER_PLUGIN, HEADER_TOPIC},
     binding::{Binding, BindingReport},

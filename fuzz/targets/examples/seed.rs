@@ -93,12 +93,32 @@ fn main() {
             end_offset: Some(Offset(2)),
         }]),
     );
+    answer();
+}
+
+/// Three records, one of them without a key, and one with a header that goes to another topic.
+fn answer() {
+    let header = encode_headers([("n", &b"1"[..])]);
+    let end = header.len() as u32;
+    let keys = (vec![1_u32, 2, 2], b"ab".to_vec(), Some(vec![0b011_u8]));
+    let values = (vec![3_u32, 3, 6], b"onetwo".to_vec(), None::<Vec<u8>>);
+    let headers = (vec![0, 0, end], header, None::<Vec<u8>>);
+    let deltas = Some(vec![0_u32, 5, 7]);
+    let records = (3_u32, Some(keys), values, Some(headers), 1_000_i64, deltas);
+    let routes = Some((vec!["errors"], vec![0_u32, 0, 1]));
+    let failures = vec![(1_u32, 1_u32)];
+    let sketch = (4_u16, vec![0b1101_u8], records, routes, failures);
+    encoded("plugin_answer", "three", &sketch);
 }
 
 fn message<M: Serialize>(name: &str, message: &M) {
+    encoded("messages", name, message);
+}
+
+fn encoded<M: Serialize>(target: &str, name: &str, message: &M) {
     let mut frame = BytesMut::new();
     append_head(&mut frame, message, 0);
-    write("messages", name, &frame[PREFIX_LEN..]);
+    write(target, name, &frame[PREFIX_LEN..]);
 }
 
 fn write(target: &str, name: &str, bytes: &[u8]) {

@@ -15,7 +15,7 @@ use flumen_protocol::{
 pub type Target = fn(&[u8]);
 
 /// All targets. A folder `corpus/NAME` belongs to each, and a file `fuzz_targets/NAME.rs`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("batch", batch),
     ("record_headers", record_headers),
     ("frame_prefix", frame_prefix),
@@ -27,6 +27,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("checkpoint", checkpoint),
     ("peer_calls", peer_calls),
     ("join_token", join_token),
+    ("plugin_answer", plugin_answer),
 ];
 
 /// A batch from a peer, whose CRC an attacker computes as needed.
@@ -127,4 +128,12 @@ pub fn join_token(bytes: &[u8]) {
     if let Ok(token) = text.parse::<flumen_protocol::join::JoinToken>() {
         assert_eq!(token.to_string().parse(), Ok(token));
     }
+}
+
+/// What a plugin has answered.
+///
+/// # Panics
+/// When an answer passes the checks, and a record of it does not fit a batch.
+pub fn plugin_answer(bytes: &[u8]) {
+    flumen_broker::fuzzing::plugin_answer(bytes);
 }

@@ -28,6 +28,16 @@ fn no_input_of_the_corpus_and_no_variation_of_it_breaks_a_target() {
 }
 
 #[test]
+fn the_answer_of_a_plugin_in_the_corpus_passes() {
+    let inputs = inputs("plugin_answer");
+    assert!(
+        inputs
+            .iter()
+            .any(|i| flumen_broker::fuzzing::plugin_answer(i))
+    );
+}
+
+#[test]
 fn every_target_has_a_file_for_the_fuzzer() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz_targets");
     for (name, _) in TARGETS {
