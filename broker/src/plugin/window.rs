@@ -89,12 +89,12 @@ fn shift<'a>(to: &'a mut Vec<u8>, bits: &'a [u8], range: &Range<usize>) -> &'a [
 }
 
 fn copy(to: &mut Vec<u32>, numbers: Ends<'_>, range: &Range<usize>, less: u32) {
-    to.clear();
-    to.extend(
-        numbers.as_bytes()[range.start * 4..range.end * 4]
-            .chunks_exact(4)
-            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) - less),
-    );
+    let (numbers, _) = numbers.as_bytes()[range.start * 4..range.end * 4].as_chunks::<4>();
+    // Over slices of one length, which the compiler does several numbers at a time.
+    to.resize(numbers.len(), 0);
+    for (to, number) in to.iter_mut().zip(numbers) {
+        *to = u32::from_le_bytes(*number) - less;
+    }
 }
 
 fn start(ends: Ends<'_>, index: usize) -> u32 {

@@ -1,6 +1,6 @@
 //! What the attribute macros expand to: the traits behind a world, and the loops over the
 //! records of a call. Not for direct use; it changes with the macros.
-use std::{cell::Cell, fmt::Display};
+use std::{cell::Cell, fmt::Display, ops::BitOr};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -124,23 +124,33 @@ pub fn init<C: DeserializeOwned>(config: &str) -> Result<C, String> {
     })
 }
 
-/// Runs a filter over the records of a call.
+/// Runs a filter over the records of a call. A loop looks at the clock each time around, so eight
+/// records, a byte of verdicts, are one.
 pub fn filter<F: Filter>(records: &Records, config: &F::Config) -> Verdicts {
     let reader = Reader::new(records);
-    let mut keep = vec![0; reader.count().div_ceil(8)];
     let mut failures = Vec::new();
-    for (byte, bits) in keep.iter_mut().enumerate() {
-        let first = byte * 8;
-        for index in first..reader.count().min(first + 8) {
-            CURRENT.set(Some(index as u32));
-            match F::keep(&reader.record(index), config) {
-                Ok(keep) => *bits |= u8::from(keep) << (index - first),
-                Err(message) => failures.push(Failure {
+    let mut verdict = |index: usize| {
+        CURRENT.set(Some(index as u32));
+        match F::keep(&reader.record(index), config) {
+            Ok(keep) => u8::from(keep),
+            Err(message) => {
+                failures.push(Failure {
                     index: index as u32,
                     message,
-                }),
+                });
+                0
             }
         }
+    };
+    let (bytes, rest) = (reader.count() / 8, reader.count() % 8);
+    let mut keep = Vec::with_capacity(reader.count().div_ceil(8));
+    for byte in 0..bytes {
+        let bits = (0..8).map(|bit| verdict(byte * 8 + bit) << bit);
+        keep.push(bits.fold(0, u8::bitor));
+    }
+    if rest > 0 {
+        let bits = (0..rest).map(|bit| verdict(bytes * 8 + bit) << bit);
+        keep.push(bits.fold(0, u8::bitor));
     }
     CURRENT.set(None);
     metrics::flush();

@@ -18,9 +18,7 @@ struct Config {
 
 #[filter]
 fn keep(record: &Record, config: &Config) -> bool {
-    record
-        .value()
-        .is_some_and(|value| value.starts_with(config.text.as_bytes()))
+    record.value_starts_with(&config.text)
 }
 
 #[cfg(test)]
