@@ -192,9 +192,12 @@ async fn enrol(
 ) -> Result<Enrolled, JoinError> {
     let deadline = Instant::now() + JOIN_TIMEOUT;
     let mut reason = String::new();
-    while Instant::now() < deadline {
+    for round in 0.. {
+        if Instant::now() >= deadline {
+            break;
+        }
         for address in &token.addresses {
-            let attempt = ask(token, address, enrolment, network);
+            let attempt = ask(token, address, round, enrolment, network);
             let attempt = tell_if_slow(address, attempt);
             match tokio::time::timeout(ATTEMPT_TIMEOUT, attempt).await {
                 Ok(Ok(enrolled)) if fits(&enrolled, token) => return Ok(enrolled),
@@ -237,20 +240,23 @@ fn fits(enrolled: &Enrolled, token: &JoinToken) -> bool {
     is_authority && enrolled.cluster == token.cluster
 }
 
+/// Asks at one address; of those that a name leads to, which may be dead, at the next each round.
 async fn ask(
     token: &JoinToken,
     address: &str,
+    round: usize,
     enrolment: &Enrolment,
     network: &dyn Network,
 ) -> Result<Enrolled, Failed> {
     let for_now = |error: &dyn ToString| Failed::ForNow(error.to_string());
     let target = match address.parse() {
         Ok(target) => target,
-        Err(_) => tokio::net::lookup_host(address)
-            .await
-            .map_err(|error| for_now(&error))?
-            .next()
-            .ok_or_else(|| for_now(&"the name leads to no address"))?,
+        Err(_) => {
+            let found = tokio::net::lookup_host(address).await;
+            let found: Vec<_> = found.map_err(|error| for_now(&error))?.collect();
+            let next = found.get(round % found.len().max(1));
+            *next.ok_or_else(|| for_now(&"the name leads to no address"))?
+        }
     };
     let tls = tls::joiner_config(token.authority, ALPN_CLIENT).map_err(|error| for_now(&error))?;
     let mut config = ClientConfig::new(Arc::new(tls));
