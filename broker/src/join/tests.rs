@@ -205,7 +205,7 @@ async fn the_secret_is_not_sent_to_a_broker_of_another_authority() {
         version: String::new(),
     };
     let address = &token.addresses[0];
-    match ask(&token, address, &enrolment, &Udp).await {
+    match ask(&token, address, 0, &enrolment, &Udp).await {
         // The handshake fails; no refusal of a request comes back.
         Err(Failed::ForNow(reason)) => assert!(reason.contains("certificate"), "{reason}"),
         _ => panic!("it has answered"),

@@ -6,7 +6,7 @@ fn remove_all(disk: &SimulatedDisk) {
     for entry in disk.list(Path::new("/wal")).unwrap() {
         if let Err(error) = disk.remove_file(&entry.path) {
             // The log gives a spare its name meanwhile, which is removed next.
-            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
             return remove_all(disk);
         }
     }
