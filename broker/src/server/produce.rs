@@ -32,7 +32,7 @@ use super::{budget::Taken, session::Session};
 use crate::{
     metrics::{ErrorLabel, ServerMetrics, observe},
     node::Node,
-    plugins::{Processed, SideBatch},
+    plugins::Processed,
     shard::PendingAppend,
     topics::{Beside, Held, ProduceTarget, SideAppend},
 };
@@ -182,7 +182,7 @@ async fn submit(
         return refuse(ErrorCode::TooLarge, text);
     }
     let node = &session.shared.node;
-    if let Err(error) = target.check_leadership(&node.topics) {
+    if let Err(error) = target.check(&node.topics) {
         return Waiting::Decided(Err(error));
     }
     let producer = batch.header().producer;
@@ -212,13 +212,10 @@ async fn submit(
     if batch.record_count() == 0 && !is_idempotent && side.is_empty() {
         return Waiting::Decided(Ok(nothing_stored()));
     }
-    let mut prepared = Vec::with_capacity(side.len());
-    for SideBatch { topic, batch } in side {
-        match beside.prepare(&topic, batch).await {
-            Ok(side) => prepared.push(side),
-            Err(error) => return Waiting::Decided(Err(error)),
-        }
-    }
+    let prepared = match beside.prepare(side).await {
+        Ok(prepared) => prepared,
+        Err(error) => return Waiting::Decided(Err(error)),
+    };
     match target.append(batch).await {
         Ok(main) => {
             let sent = prepared

@@ -8,13 +8,14 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use flumen_protocol::{batch::Batch, error::WireError, ids::PartitionId, topic::TopicName};
+use flumen_protocol::{batch::Batch, error::WireError, ids::PartitionId};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Topics, partition};
 use crate::{
+    plugins::SideBatch,
     shard::{AppendError, Appended, DataShard, PendingAppend},
     shards::Shards,
 };
@@ -66,21 +67,31 @@ impl Topics {
 }
 
 impl Beside {
-    /// Finds out where a batch goes, and has it join the queue there if that is here.
-    pub(crate) async fn prepare(
-        &self,
-        name: &TopicName,
-        batch: Batch,
-    ) -> Result<Prepared, WireError> {
-        let topic = self.topics.find(name).await?;
-        let partition = partition(&topic, self.index % topic.config.partitions);
-        let led_here = self.topics.shards.data_of(partition);
-        let Some(shard) = led_here.filter(DataShard::leads) else {
-            return Ok(Prepared::Elsewhere(partition, batch));
-        };
-        shard.check_partition(partition)?;
-        let room = shard.make_room(batch.encoded_len()).await?;
-        Ok(Prepared::Here(room.append(partition, batch)))
+    /// Finds out where batches go, and has those join the queue there that go to partitions led here;
+    /// none before all were found to have a place.
+    pub(crate) async fn prepare(&self, side: Vec<SideBatch>) -> Result<Vec<Prepared>, WireError> {
+        let mut places = Vec::with_capacity(side.len());
+        for SideBatch { topic, batch } in side {
+            let topic = self.topics.find(&topic).await?;
+            let partition = partition(&topic, self.index % topic.config.partitions);
+            let led_here = self.topics.shards.data_of(partition);
+            let led_here = led_here.filter(DataShard::leads);
+            if let Some(shard) = &led_here {
+                shard.check_partition(partition)?;
+            }
+            places.push((partition, led_here, batch));
+        }
+        let mut prepared = Vec::with_capacity(places.len());
+        for (partition, led_here, batch) in places {
+            prepared.push(match led_here {
+                None => Prepared::Elsewhere(partition, batch),
+                Some(shard) => {
+                    let room = shard.make_room(batch.encoded_len()).await?;
+                    Prepared::Here(room.append(partition, batch))
+                }
+            });
+        }
+        Ok(prepared)
     }
 
     /// Sends a batch on its way. Batches for one topic arrive in the order of these calls, as long as

@@ -80,6 +80,8 @@ impl Topics {
             StartAt::Offset(offset) => offset.max(start),
             StartAt::Time(time_ms) => offset_for_time(&reader, time_ms).await?,
         };
+        // Its bounds were those of an empty log, if it is not.
+        check_is_here(&reader)?;
         Ok(ConsumeSource {
             index,
             shard: self.shards.shard_of(partition(&topic, index)),
@@ -148,19 +150,25 @@ impl ConsumeSource {
             ReadOutcome::Memory(batches) => batches,
             ReadOutcome::Disk(read) => match unless_panicked(move || read.run()).await? {
                 Ok(batches) => batches,
-                // Removed while it was being read.
-                Err(ReadError::OutOfRange { start, .. }) if start > self.next_offset => {
-                    self.next_offset = start;
-                    return Ok(nothing);
+                Err(error) => {
+                    check_is_here(&self.reader)?;
+                    match error {
+                        // Removed while it was being read.
+                        ReadError::OutOfRange { start, .. } if start > self.next_offset => {
+                            self.next_offset = start;
+                            return Ok(nothing);
+                        }
+                        error if self.is_replicated && self.is_being_repaired() => {
+                            return Err(damaged_here(self.index, &error));
+                        }
+                        error => return Err(storage_failed(&error)),
+                    }
                 }
-                Err(error) if self.is_replicated && self.is_being_repaired() => {
-                    return Err(damaged_here(self.index, &error));
-                }
-                Err(error) => return Err(storage_failed(&error)),
             },
             ReadOutcome::End => Vec::new(),
             // Retention or compaction has passed the consumer by: it goes on with what is left.
             ReadOutcome::OutOfRange { start, .. } if start > self.next_offset => {
+                check_is_here(&self.reader)?;
                 self.next_offset = start;
                 return Ok(nothing);
             }
@@ -174,9 +182,12 @@ impl ConsumeSource {
         };
         self.next_offset = match batches.last() {
             Some(last) => last.end_offset(),
-            // Compaction has left nothing up to there, or retention had not when this replica was
-            // filled. To look again would find the same.
-            None => self.next_offset.max(reached),
+            None => {
+                check_is_here(&self.reader)?;
+                // Compaction has left nothing up to there, or retention had not when this replica was
+                // filled. To look again would find the same.
+                self.next_offset.max(reached)
+            }
         };
         Ok(Fetched {
             batches,
@@ -203,20 +214,29 @@ impl ConsumeSource {
             Some(subscription) => subscription.arm(offset),
             None => self.reader.end_offset() > offset,
         };
-        if has_news && self.reader.has_moved() {
-            return Err(WireError::new(
-                ErrorCode::NotLeader,
-                "the partition is on other brokers now; ask for its leader",
-            ));
-        }
-        if has_news && self.reader.is_deleted() {
-            return Err(WireError::new(
-                ErrorCode::UnknownTopic,
-                "the topic was deleted",
-            ));
+        if has_news {
+            check_is_here(&self.reader)?;
         }
         Ok(has_news)
     }
+}
+
+/// Refuses a log that has ended: what it does not have any more may be elsewhere, so that nobody may be
+/// passed by for its bounds. A reader is told before its log ends.
+fn check_is_here(reader: &PartitionReader) -> Result<(), WireError> {
+    if reader.has_moved() {
+        return Err(WireError::new(
+            ErrorCode::NotLeader,
+            "the partition is on other brokers now; ask for its leader",
+        ));
+    }
+    if reader.is_deleted() {
+        return Err(WireError::new(
+            ErrorCode::UnknownTopic,
+            "the topic was deleted",
+        ));
+    }
+    Ok(())
 }
 
 async fn blocking<T, E>(

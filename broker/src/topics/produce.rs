@@ -20,13 +20,13 @@ pub struct ProduceTarget {
 }
 
 impl ProduceTarget {
-    /// Refuses what would be refused anyway, before plugins have seen it: this broker does not
-    /// lead the partition.
-    pub fn check_leadership(&self, topics: &Topics) -> Result<(), WireError> {
-        if self.shard.leads() {
-            return Ok(());
+    /// Refuses what would be refused anyway, before plugins have seen it and what they send elsewhere
+    /// is stored: this broker does not lead the partition, or cannot write it.
+    pub fn check(&self, topics: &Topics) -> Result<(), WireError> {
+        if !self.shard.leads() {
+            return Err(topics.not_leader(self.partition(), &ProposeError::NotLeader));
         }
-        Err(topics.not_leader(self.partition(), &ProposeError::NotLeader))
+        Ok(self.shard.check_partition(self.partition())?)
     }
 
     fn partition(&self) -> PartitionId {

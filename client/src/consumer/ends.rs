@@ -172,8 +172,9 @@ impl Fetch {
     pub(super) fn note_ends(&self, reader: Option<BrokerId>, starts: &[PartitionStart]) {
         self.ends.started(reader, starts);
         for start in starts {
-            self.setbacks.clear(Cause::CutOff, start.partition);
+            // A broker that is cut off starts a partition again, too, behind what compaction removed.
             if start.end_offset.is_some() {
+                self.setbacks.clear(Cause::CutOff, start.partition);
                 self.setbacks.clear(Cause::End, start.partition);
             }
         }

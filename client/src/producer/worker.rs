@@ -127,9 +127,11 @@ impl Worker {
     async fn run(mut self) {
         let mut backoff = Backoff::new(self.shared.client.config().reconnect, rand::random());
         loop {
+            // Asked for first: what came before the last producer closed is work.
+            let is_closed = self.shared.accumulator.lock().is_closed();
             if !self.has_work() {
                 self.clear_setback();
-                if self.shared.accumulator.lock().is_closed() {
+                if is_closed {
                     self.has_ended = true;
                     return;
                 }

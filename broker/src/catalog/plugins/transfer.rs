@@ -1,6 +1,6 @@
 //! Plugins' bytes on their way to a broker that misses them.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use flumen_protocol::{ids::BrokerId, plugin::Digest};
@@ -37,10 +37,12 @@ impl PluginServer {
         let read = crate::executor::spawn_blocking(move || files.read_by_digest(wanted));
         let parts = match read.await.map_err(text)? {
             Ok(bytes) => vec![bytes],
-            Err(error) => {
-                tracing::debug!(digest = %wanted, "another broker wants a plugin: {error}");
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::debug!(digest = %wanted, "another broker wants a plugin that is not here");
                 Vec::new()
             }
+            // It is not gone: another broker may have it whole.
+            Err(error) => return Err(error.to_string()),
         };
         let head = Bytes::new();
         let sent = stream.sender.send(PeerMessage { head, parts }).await;
@@ -80,7 +82,8 @@ pub(in crate::catalog) async fn fetch(
             let asked = tokio::time::timeout(FETCH_TIMEOUT, ask(network, *broker, wanted)).await;
             match asked {
                 Ok(Ok(Some(bytes))) if digest(&bytes) == wanted => return Some(bytes),
-                Ok(Ok(_)) => drop(lacking.insert(*broker)),
+                Ok(Ok(Some(_))) => tracing::warn!("the plugin {wanted} of {broker} is damaged"),
+                Ok(Ok(None)) => drop(lacking.insert(*broker)),
                 Ok(Err(error)) => tracing::debug!("plugin {wanted} did not come: {error}"),
                 Err(_) => tracing::debug!("plugin {wanted} did not come from {broker} in time"),
             }

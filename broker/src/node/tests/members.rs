@@ -122,12 +122,17 @@ async fn a_broker_that_was_away_hears_of_one_that_joined_meanwhile_and_leads_the
     }
 }
 
-/// Has one broker of two take over the catalog, and waits until it has.
+/// Has one broker of two take over the catalog, as its only voter, and waits until it has.
 async fn hand_catalog_over(from: &Broker, to: &Broker) {
     let id = to.node().status().id;
     let made_leader = timeout(LONG, async {
-        while !to.node().catalog.group().view().leads {
-            let group = from.node().catalog.group();
+        loop {
+            let view = to.node().catalog.group().view();
+            if view.leads && view.voters == [id].into() && !view.changing {
+                return;
+            }
+            let leader = if view.leads { to } else { from };
+            let group = leader.node().catalog.group();
             let _ = group.set_voters(&[id].into(), true).await;
             sleep(Duration::from_millis(20)).await;
         }

@@ -1,6 +1,7 @@
 //! Topics and partitions of which one broker asks another.
 
 use super::*;
+use crate::plugins::SideBatch;
 
 /// Two brokers, each of which leads a shard that it alone has, and a topic with partitions in both.
 async fn pair_with_topic(one: &Path, two: &Path, name: &TopicName) -> (Broker, Broker, Arc<Topic>) {
@@ -48,8 +49,11 @@ async fn what_plugins_send_to_another_broker_gets_there_in_order_whether_anybody
     let beside = founder.node().topics.beside(index);
     for number in 0..BATCHES {
         let batch = crate::shards::tests::batch(&[&number.to_le_bytes()]);
-        let prepared = beside.prepare(&name, batch).await.unwrap();
-        drop(beside.send(prepared, Arc::new(())));
+        let topic = name.clone();
+        let prepared = beside.prepare(vec![SideBatch { topic, batch }]).await;
+        for prepared in prepared.unwrap() {
+            drop(beside.send(prepared, Arc::new(())));
+        }
     }
     drop(beside);
     let partition = PartitionId {
