@@ -360,6 +360,7 @@ mod tests {
     #[test]
     fn readers_must_agree_and_nothing_that_was_read_may_vanish() {
         let mut seen = ledger();
+        seen.begin_anywhere("early");
         seen.see("early", &place(), 1, record(2));
         let found = contradictions(seen, &[(0, record(0))]);
         assert!(found[0].contains("vanished"), "{found:?}");
