@@ -35,6 +35,20 @@ fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
     files.iter().filter(of_kind).count()
 }
 
+/// A cluster whose first partition has ten records; the shard that this lives in, and the place of the
+/// broker that should lead it.
+async fn with_ten_records(partitions: u32) -> (TestCluster, ShardId, usize) {
+    let mut cluster = TestCluster::with_topic(partitions).await;
+    for sequence in 0..10 {
+        cluster.append(0, &value(sequence), sequence).await;
+    }
+    cluster.everyone_has(0, &numbers(0..10)).await;
+    let shard = cluster.shard_of(partition(0));
+    let placed = cluster.shards(0).catalog().snapshot().placement[&shard].clone();
+    let at = placed[0].0 as usize - 1;
+    (cluster, shard, at)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_others() {
     let mut cluster = TestCluster::with_topic(3).await;
@@ -84,14 +98,7 @@ async fn a_broker_that_finds_files_missing_or_cut_gets_their_records_from_the_ot
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_reads_a_damaged_batch_leads_no_more_and_gets_it_from_the_others() {
-    let mut cluster = TestCluster::with_topic(3).await;
-    for sequence in 0..10 {
-        cluster.append(0, &value(sequence), sequence).await;
-    }
-    cluster.everyone_has(0, &numbers(0..10)).await;
-    let shard = cluster.shard_of(partition(0));
-    let placed = cluster.shards(0).catalog().snapshot().placement[&shard].clone();
-    let at = placed[0].0 as usize - 1;
+    let (mut cluster, shard, at) = with_ten_records(3).await;
     // Started again, it has nothing in memory that would hide the damage.
     cluster.stop(at).await;
     let disk = Arc::clone(&cluster.disks[at]);
@@ -180,14 +187,7 @@ async fn replicas_that_are_damaged_again_while_they_are_repaired_have_all_in_the
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_replica_that_there_is_to_be_is_repaired_from_those_that_wait_for_it_to_go() {
-    let mut cluster = TestCluster::with_topic(1).await;
-    for sequence in 0..10 {
-        cluster.append(0, &value(sequence), sequence).await;
-    }
-    cluster.everyone_has(0, &numbers(0..10)).await;
-    let shard = cluster.shard_of(partition(0));
-    let placed = cluster.shards(0).catalog().snapshot().placement[&shard].clone();
-    let at = placed[0].0 as usize - 1;
+    let (mut cluster, shard, at) = with_ten_records(1).await;
     let others: Vec<_> = (0..3).filter(|other| *other != at).collect();
     cluster.stop(at).await;
     let disk = Arc::clone(&cluster.disks[at]);
