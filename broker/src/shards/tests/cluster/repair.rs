@@ -38,7 +38,7 @@ fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
 /// A cluster whose first partition has ten records; the shard that this lives in, and the place of the
 /// broker that should lead it.
 async fn with_ten_records(partitions: u32) -> (TestCluster, ShardId, usize) {
-    let mut cluster = TestCluster::with_topic(partitions).await;
+    let cluster = TestCluster::with_topic(partitions).await;
     for sequence in 0..10 {
         cluster.append(0, &value(sequence), sequence).await;
     }
