@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use flumen_protocol::ids::BrokerId;
+use flumen_protocol::{ids::BrokerId, plugin::Digest};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,8 @@ pub(super) struct CatalogMachine {
     path: PathBuf,
     plugins: Arc<PluginFiles>,
     image: Mutex<Image>,
+    /// Plugins of a catalog that is about to be taken over. Locked after `image`.
+    awaited: Mutex<Vec<Digest>>,
     published: watch::Sender<Arc<CatalogState>>,
     last_checkpoint: Mutex<Option<Checkpoint>>,
     /// One checkpoint at a time.
@@ -80,6 +82,7 @@ impl CatalogMachine {
             plugins,
             published: watch::Sender::new(Arc::clone(&image.state)),
             image: Mutex::new(image),
+            awaited: Mutex::default(),
             last_checkpoint: Mutex::new(last_checkpoint),
             checkpointing: Mutex::new(()),
         })
@@ -108,6 +111,19 @@ impl CatalogMachine {
         Ok(response)
     }
 
+    /// Those of the plugins whose bytes are not here. What is here stays until the catalog that wants
+    /// them is taken over, though the one before it may have dropped them: bytes take a while to come,
+    /// and a checkpoint may be taken meanwhile. Blocks on the disk.
+    fn await_plugins(&self, wanted: Vec<Digest>) -> Vec<Digest> {
+        // With the lock, no checkpoint is just about to remove what is found here.
+        let _image = self.image.lock();
+        self.awaited.lock().clone_from(&wanted);
+        let missing = wanted.into_iter();
+        missing
+            .filter(|digest| !self.plugins.has(*digest))
+            .collect()
+    }
+
     fn save(&self, image: &Image) -> io::Result<Checkpoint> {
         let wanted: Vec<_> = image.state.digests().collect();
         self.plugins.write(&wanted)?;
@@ -122,7 +138,8 @@ impl CatalogMachine {
         *self.last_checkpoint.lock() = Some(checkpoint.clone());
         // Commands are applied under this lock, so that none brings bytes in between.
         let now = self.image.lock();
-        let in_use: Vec<_> = now.state.digests().collect();
+        let mut in_use: Vec<_> = now.state.digests().collect();
+        in_use.extend(&*self.awaited.lock());
         self.plugins.clean(&wanted, &in_use);
         Ok(checkpoint)
     }
@@ -171,12 +188,7 @@ impl Machine for CatalogMachine {
             others.retain(|broker| *broker != self.broker);
             let this = Arc::clone(&self);
             let wanted: Vec<_> = image.state.digests().collect();
-            let missing = disk_work(move || {
-                let missing = wanted
-                    .into_iter()
-                    .filter(|digest| !this.plugins.has(*digest));
-                Ok(missing.collect::<Vec<_>>())
-            });
+            let missing = disk_work(move || Ok(this.await_plugins(wanted)));
             let mut brought = Vec::new();
             for digest in missing.await? {
                 let bytes = plugins::fetch(&*self.network, &others, digest).await;
@@ -189,6 +201,7 @@ impl Machine for CatalogMachine {
                     self.plugins.insert(*digest, bytes.clone());
                 }
                 *self.image.lock() = image.clone();
+                self.awaited.lock().clear();
                 self.published.send_replace(Arc::clone(&image.state));
                 self.save(&image).map(drop)
             };

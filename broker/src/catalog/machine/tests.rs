@@ -129,6 +129,33 @@ async fn a_checkpoint_that_is_taken_meanwhile_drops_no_plugin_that_has_just_come
     }
 }
 
+#[tokio::test]
+async fn a_checkpoint_that_is_taken_meanwhile_drops_no_plugin_that_only_the_new_catalog_has() {
+    let network = MemoryNetwork::new();
+    let (sender, receiver) = (machine(SENDER, &network), machine(RECEIVER, &network));
+    let mut digests = vec![sender.deploy("missing").await];
+    for (name, has_a_file) in [("in-a-file", true), ("in-memory", false)] {
+        digests.push(sender.deploy(name).await);
+        receiver.deploy(name).await;
+        if has_a_file {
+            receiver.checkpoint().unwrap();
+        }
+        let name = name.parse().unwrap();
+        receiver.change(&CatalogCommand::RemovePlugin { name }, &Bytes::new());
+    }
+    let checkpoint = sender.checkpoint().unwrap();
+    let server = AfterACheckpoint {
+        receiver: Arc::clone(&receiver),
+        server: PluginServer::new(Arc::clone(&sender.plugins)),
+    };
+    network.serve(SENDER, PeerService::Plugins, Arc::new(server));
+    let installed = Arc::clone(&receiver).install(checkpoint, vec![SENDER]);
+    installed.await.unwrap();
+    for digest in digests {
+        assert!(receiver.has(digest), "{digest}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_plugin_that_was_removed_since_keeps_no_checkpoint_from_being_taken_over() {
     let network = MemoryNetwork::new();
