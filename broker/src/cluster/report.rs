@@ -51,7 +51,7 @@ pub(crate) struct LedShard {
     pub(crate) matched: BTreeMap<BrokerId, u64>,
     /// Brokers that have a replica by Raft, voting or not.
     pub(crate) members: Vec<BrokerId>,
-    /// Those of them that vote.
+    /// Those of them that vote, or that did before a change which is not committed yet.
     pub(crate) voters: Vec<BrokerId>,
 }
 

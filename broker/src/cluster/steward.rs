@@ -169,7 +169,7 @@ impl Shared {
 
     fn own_report(&self, views: &BTreeMap<ShardId, GroupView>) -> BrokerReport {
         let led = views.iter().filter(|(_, view)| view.leads);
-        let leads = led.map(|(shard, view)| led_shard(*shard, view));
+        let leads = led.map(|(shard, view)| led_shard(*shard, view, self.applied_voters(*shard)));
         let data = self.shards.all_data();
         let replicas = data.iter().map(|shard| {
             let appended = shard.appended();
@@ -190,6 +190,16 @@ impl Shared {
             degraded: self.shards.degraded(),
             damaged: damaged.into_iter().collect(),
         }
+    }
+
+    /// Who votes on a shard as of the last entry that is applied here, which is committed.
+    fn applied_voters(&self, shard: ShardId) -> BTreeSet<BrokerId> {
+        if shard == CATALOG_SHARD {
+            return self.shards.catalog().group().applied_voters();
+        }
+        let data = self.shards.data(shard);
+        data.map(|data| data.group().applied_voters())
+            .unwrap_or_default()
     }
 
     fn look_after_shards(
@@ -325,14 +335,39 @@ impl Shared {
     }
 }
 
-/// A shard that is led here.
-fn led_shard(shard: ShardId, view: &GroupView) -> LedShard {
+/// A shard that is led here. A leader goes by its newest entry that tells of voters, committed or
+/// not; whoever is told of them stops a broker that is none. So those of the last entry that is
+/// applied count, too: until the change is committed, their votes may be needed.
+fn led_shard(shard: ShardId, view: &GroupView, applied_voters: BTreeSet<BrokerId>) -> LedShard {
+    let mut voters = applied_voters;
+    voters.extend(&view.voters);
     LedShard {
         shard,
         term: view.term,
         last_index: view.last_index,
         matched: view.matched.clone(),
-        members: view.voters.union(&view.learners).copied().collect(),
-        voters: view.voters.iter().copied().collect(),
+        members: voters.union(&view.learners).copied().collect(),
+        voters: voters.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_votes_until_it_is_committed_that_it_does_not() {
+        let brokers = |ids: &[u64]| ids.iter().copied().map(BrokerId).collect::<BTreeSet<_>>();
+        let view = GroupView {
+            voters: brokers(&[2, 3]),
+            learners: brokers(&[1]),
+            ..GroupView::default()
+        };
+        let all: Vec<_> = brokers(&[1, 2, 3]).into_iter().collect();
+        let uncommitted = led_shard(CATALOG_SHARD, &view, brokers(&[1, 2, 3]));
+        assert_eq!((&uncommitted.voters, &uncommitted.members), (&all, &all));
+        let committed = led_shard(CATALOG_SHARD, &view, brokers(&[2, 3]));
+        assert_eq!(committed.voters, [BrokerId(2), BrokerId(3)]);
+        assert_eq!(committed.members, all);
     }
 }

@@ -200,7 +200,8 @@ fn may_need(
 }
 
 /// Whether a broker that is drained may vote on the catalog, by what its leader, if it is heard, says
-/// of it. A majority of those who do must be there, so that it is not to be stopped before.
+/// of it: for as long as the change is not committed, it does. A majority of those who do must be
+/// there, so that it is not to be stopped before.
 fn may_vote(led: Option<&LedShard>, broker: BrokerId) -> bool {
     led.is_none_or(|led| led.voters.contains(&broker))
 }

@@ -66,6 +66,12 @@ impl Group {
         }
     }
 
+    /// Who has a vote as of the last entry that is applied here, which is committed.
+    pub(crate) fn applied_voters(&self) -> BTreeSet<BrokerId> {
+        let applied = self.machine.applied();
+        applied.membership.voter_ids().map(BrokerId).collect()
+    }
+
     /// Waits until leader, term or members may have changed since `seen`.
     pub(crate) async fn changed(&self, seen: &GroupView) {
         let mut metrics = self.raft.server_metrics();
