@@ -7,6 +7,7 @@ mod writing;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    io,
     sync::Arc,
 };
 
@@ -58,12 +59,26 @@ pub(super) struct Engine {
     pub(super) unfinished: Mutex<Vec<Written>>,
 }
 
+/// What runs on a thread of its own.
+type Loop = fn(&Engine);
+
 impl Engine {
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         options: WalOptions,
         observer: Arc<dyn WalObserver>,
     ) -> Result<(Arc<Self>, Vec<Running>), OpenError> {
+        let engine = Self::recovered(disk, options, observer)?;
+        let threads = engine.start_threads()?;
+        Ok((engine, threads))
+    }
+
+    /// The engine with what is in the log, before anything runs.
+    fn recovered(
+        disk: Arc<dyn Disk>,
+        options: WalOptions,
+        observer: Arc<dyn WalObserver>,
+    ) -> Result<Arc<Self>, OpenError> {
         options.validate()?;
         let found = recover(&*disk, &options)?;
         let active = found.segments.back().cloned();
@@ -108,8 +123,7 @@ impl Engine {
         });
         engine.space.set_opening_bytes(engine.opening_bytes());
         engine.space.request_recycling();
-        let threads = engine.start_threads()?;
-        Ok((engine, threads))
+        Ok(engine)
     }
 
     fn start_threads(self: &Arc<Self>) -> Result<Vec<Running>, OpenError> {
@@ -117,13 +131,30 @@ impl Engine {
         if crate::executor::simulation::is_on() {
             return Ok(super::simulation::start(self));
         }
+        self.start_threads_by(Running::start)
+    }
+
+    /// Starts all threads or none, each by `start`; the writer's first.
+    fn start_threads_by(
+        self: &Arc<Self>,
+        start: impl Fn(&str, Box<dyn FnOnce() + Send>) -> io::Result<Running>,
+    ) -> Result<Vec<Running>, OpenError> {
+        let mut wanted: Vec<(&str, Loop)> = vec![
+            ("wal-writer", Self::run_writer),
+            ("wal-space", Self::run_space),
+        ];
+        if self.options.sync != SyncPolicy::Always {
+            wanted.push(("wal-syncer", Self::run_syncer));
+        }
         let mut threads = Vec::new();
-        let mut start = |name: &str, run: fn(&Self)| {
+        for (name, run) in wanted {
             let engine = Arc::clone(self);
-            match Running::start(name, move || run(&engine)) {
+            match start(name, Box::new(move || run(&engine))) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
+                    self.close();
                     self.stop();
+                    threads.into_iter().for_each(Running::join);
                     return Err(OpenError::Io {
                         attempt: "start a thread for",
                         path: self.options.dir.clone(),
@@ -131,12 +162,6 @@ impl Engine {
                     });
                 }
             }
-            Ok(())
-        };
-        start("wal-writer", Self::run_writer)?;
-        start("wal-space", Self::run_space)?;
-        if self.options.sync != SyncPolicy::Always {
-            start("wal-syncer", Self::run_syncer)?;
         }
         Ok(threads)
     }
@@ -184,5 +209,35 @@ impl Engine {
         self.space.stop();
         self.syncer.lock().stopped = true;
         self.syncer_wakes.ring_for_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    #[test]
+    fn no_thread_goes_on_when_a_later_one_does_not_start() {
+        for missing in ["wal-space", "wal-syncer"] {
+            let options = WalOptions {
+                sync: SyncPolicy::Every(Duration::from_millis(1)),
+                segment_bytes: 1 << 20,
+                bytes_max: 8 << 20,
+                ..WalOptions::new("/wal")
+            };
+            let disk = Arc::new(SimulatedDisk::new());
+            let engine = Engine::recovered(disk, options, Arc::new(())).unwrap();
+            let started = engine.start_threads_by(|name, run| {
+                if name == missing {
+                    return Err(io::Error::other("no more threads"));
+                }
+                Running::start(name, run)
+            });
+            assert!(started.is_err(), "{missing}");
+            assert_eq!(Arc::strong_count(&engine), 1, "{missing}");
+        }
     }
 }
