@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use flumen_protocol::ids::ShardId;
 use tokio::time::{sleep, timeout};
 
-use super::{HAND_OVER_TIMEOUT, Memory, Shared};
+use super::{HAND_OVER_TIMEOUT, Memory, Shared, memory::Standing};
 use crate::{
     catalog::{CATALOG_SHARD, CatalogState},
     shard::raft::GroupView,
@@ -42,22 +42,33 @@ impl Shared {
         state: &CatalogState,
         views: &BTreeMap<ShardId, GroupView>,
     ) {
-        for shard in self.shards.with_damage() {
+        let damaged = self.shards.with_damage();
+        memory.stuck.keep_only(&damaged);
+        for shard in damaged {
             let (Some(data), Some(view)) = (self.shards.data(shard), views.get(&shard)) else {
                 continue;
             };
             let this = Arc::clone(self);
+            let present = self.present(state, shard);
             if view.leads {
+                let stuck = memory.stuck.clone();
+                let standing = Standing {
+                    term: view.term,
+                    voters: view.voters.clone(),
+                    present,
+                };
                 memory.begin(shard, async move {
                     let handed = this.hand_over(shard, data.group());
                     if timeout(HAND_OVER_TIMEOUT, handed).await.is_err() || data.leads() {
-                        tracing::warn!(%shard, "files are damaged, and no other broker can lead");
+                        // It stays so for as long as the broker is alone: the status shows it.
+                        if stuck.is_news(shard, standing) {
+                            tracing::warn!(%shard, "files are damaged, and no other broker can lead");
+                        }
                         sleep(RETRY_AFTER).await;
                     }
                 });
                 continue;
             }
-            let present = self.present(state, shard);
             let led = self
                 .reports
                 .led(shard)
