@@ -13,6 +13,11 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// that sends without being read costs in memory.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 
+/// As [`CONNECTION_WINDOW_BYTES`], between brokers: more than many streams together take, each of
+/// which nobody reads. A broker without room reads no entries of any shard, and what others tell it
+/// meanwhile, heartbeats before all, must not wait for that. Also the bound of what it costs then.
+pub const PEER_CONNECTION_WINDOW_BYTES: u32 = 128 * STREAM_WINDOW_BYTES;
+
 /// Bytes that may wait for acknowledgement on one connection; the bound of what a peer that
 /// never reads costs the sender.
 pub const SEND_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
@@ -76,6 +81,7 @@ pub fn peer_transport_config() -> Arc<TransportConfig> {
     let idle = IdleTimeout::try_from(PEER_IDLE_TIMEOUT).expect("the idle time-out fits a VarInt");
     let mut config = common(0);
     config
+        .receive_window(VarInt::from_u32(PEER_CONNECTION_WINDOW_BYTES))
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(PEER_KEEP_ALIVE))
         .initial_rtt(INITIAL_ROUND_TRIP);

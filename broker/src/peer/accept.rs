@@ -7,6 +7,7 @@ use flumen_protocol::{ids::BrokerId, limits::ERROR_TEXT_BYTES_MAX};
 use flumen_transport::{
     quinn::{Connection, RecvStream, SendStream, VarInt},
     stream::{FrameReader, FrameWriter, Payload},
+    tuning,
 };
 use futures_util::FutureExt;
 use rustls_pki_types::CertificateDer;
@@ -43,6 +44,7 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
         return refuse(&connection, &shared, &refusal);
     }
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
+    connection.set_receive_window(VarInt::from_u32(tuning::PEER_CONNECTION_WINDOW_BYTES));
     // Who only asks who is here opens no stream, and keeps the connection that it has.
     let first = tokio::time::timeout(OPEN_TIMEOUT, connection.accept_bi());
     let first = match first.await {

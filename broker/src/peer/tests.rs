@@ -199,6 +199,32 @@ async fn a_message_over_the_limit_is_refused_and_the_stream_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_hold_up_no_calls() {
+    // More than fit into the window of a connection as clients have it, each nearly what one takes.
+    const STREAMS: usize = 8;
+    const MESSAGES: usize = 7;
+    let (one, _two) = pair().await;
+    let mut sending = Vec::new();
+    for _ in 0..STREAMS {
+        let head = Bytes::from_static(b"stall");
+        let opened = one.peers.open(TWO, PeerService::Records, head).await;
+        let mut stream = opened.unwrap();
+        let sends = tokio::spawn(async move {
+            for _ in 0..MESSAGES {
+                let message = message(b"entries", vec![vec![0; 1024 * 1024].into()]);
+                stream.sender.send(message).await.unwrap();
+            }
+            stream
+        });
+        sending.push(sends);
+    }
+    while !sending.iter().all(tokio::task::JoinHandle::is_finished) {
+        assert_eq!(ask(&one, TWO, b"heartbeat").await.unwrap(), "heartbeat");
+    }
+    assert_eq!(ask(&one, TWO, b"heartbeat").await.unwrap(), "heartbeat");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_half_is_noticed_at_the_other_end() {
     let (one, two) = pair().await;
     let mut stream = open(&one, TWO).await;

@@ -70,7 +70,8 @@ impl Authority {
     }
 }
 
-/// Answers calls with what they say, and streams with what they bring.
+/// Answers calls with what they say, and streams with what they bring; one that is opened with
+/// `stall` it does not read.
 #[derive(Default)]
 pub(super) struct Room {
     pub(super) streams_broken: Arc<AtomicUsize>,
@@ -98,6 +99,9 @@ impl PeerHandler for Room {
     ) -> BoxFuture<'static, ()> {
         let broken = Arc::clone(&self.streams_broken);
         async move {
+            if head == "stall" {
+                return std::future::pending().await;
+            }
             let mut next = Some(PeerMessage {
                 head,
                 parts: Vec::new(),
