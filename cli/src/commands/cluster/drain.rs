@@ -77,8 +77,8 @@ async fn drain(client: &Client, arguments: &Arguments, output: OutputFormat) -> 
         let broker = broker::by_id(status, broker.id)?;
         Ok(u64::from(broker.leaders) + u64::from(broker.replicas))
     };
-    if arguments.wait.until_done(client, &what, left).await? {
-        let sentence = if admin.cluster_status().await?.lacks_replicas() {
+    if let Some(status) = arguments.wait.until_done(client, &what, left).await? {
+        let sentence = if status.lacks_replicas() {
             format!(
                 "drained broker {broker}, but shards have fewer than {} complete: keep it running \
                  until `flumen cluster status` is healthy",

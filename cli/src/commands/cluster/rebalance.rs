@@ -33,7 +33,7 @@ async fn rebalance(client: &Client, wait: Wait, output: OutputFormat) -> Result<
     client.admin().rebalance().await?;
     let what = "moving leaders and replicas";
     let left = |status: &flumen_protocol::message::ClusterStatus| Ok(status.moves_left.into());
-    if wait.until_done(client, what, left).await? {
+    if wait.until_done(client, what, left).await?.is_some() {
         let sentence = "leaders and replicas are spread evenly";
         return output.done("rebalanced", &json!({}), sentence);
     }
