@@ -1,9 +1,11 @@
 //! Processes that a benchmark starts: a broker, or the other end of bare QUIC.
 
 use std::{
-    env,
+    env, io,
+    ops::{Deref, DerefMut},
     path::Path,
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,6 +21,12 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often its profile is looked for.
 const START_POLL: Duration = Duration::from_millis(5);
+
+/// How long a process that was killed may take to be gone.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether it is.
+const END_POLL: Duration = Duration::from_millis(1);
 
 /// This program again, as another process that ends with this one.
 pub(super) fn this_program() -> Result<Command> {
@@ -36,6 +44,43 @@ pub(super) fn this_program() -> Result<Command> {
     Ok(command)
 }
 
+/// A process that a benchmark has started. Dropped, it is ended and waited for: as long as it lives, it
+/// writes into a directory that is about to be removed.
+#[derive(Debug)]
+pub(super) struct Process(Child);
+
+impl Process {
+    pub(super) fn start(command: &mut Command) -> io::Result<Self> {
+        command.spawn().map(Self)
+    }
+}
+
+impl Deref for Process {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.0.start_kill().is_err() {
+            return;
+        }
+        let deadline = Instant::now() + END_TIMEOUT;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(END_POLL);
+        }
+    }
+}
+
 /// A broker to measure: one of its own, or the user's.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -45,7 +90,7 @@ pub(crate) struct Target {
 
 #[derive(Debug)]
 struct OwnBroker {
-    process: Child,
+    process: Process,
     /// Removed when the benchmark is over.
     _dir: TempDir,
 }
@@ -91,7 +136,7 @@ impl Target {
         if let Some(bytes) = &arguments.wal_bytes_max {
             command.args(["--wal-bytes-max", &bytes.to_string()]);
         }
-        let process = command.spawn().context("cannot start a broker")?;
+        let process = Process::start(&mut command).context("cannot start a broker")?;
         let profile = data_dir.join("client.toml");
         let mut target = Self {
             connection: Connection::by_profile_file(&profile),

@@ -12,9 +12,9 @@ use flumen_client::Client;
 use flumen_protocol::{ids::BrokerId, message::ClusterStatus};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-use super::child::this_program;
+use super::child::{Process, this_program};
 use crate::{commands::bench::ClusterArguments, connect::Connection};
 
 /// How long brokers may take to start, to join, and to be well again.
@@ -36,7 +36,7 @@ pub(super) struct Cluster {
 struct Member {
     address: SocketAddr,
     data_dir: PathBuf,
-    process: Child,
+    process: Process,
 }
 
 impl Cluster {
@@ -67,7 +67,7 @@ impl Cluster {
         let address = free_address()?;
         let data_dir = self.dir.path().join(self.brokers.len().to_string());
         let mut command = self.command(address, &data_dir)?;
-        let process = command.args(how).spawn().context("cannot start a broker")?;
+        let process = Process::start(command.args(how)).context("cannot start a broker")?;
         self.brokers.push(Member {
             address,
             data_dir,
@@ -172,7 +172,7 @@ impl Cluster {
         let Member {
             address, data_dir, ..
         } = &self.brokers[broker];
-        let process = self.command(*address, data_dir)?.spawn();
+        let process = Process::start(&mut self.command(*address, data_dir)?);
         self.brokers[broker].process = process.context("cannot start a broker again")?;
         Ok(())
     }

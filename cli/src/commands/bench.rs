@@ -1,8 +1,8 @@
 //! `flumen bench`: what this machine does, against the limit of bare QUIC on it.
 
-use std::path::PathBuf;
+use std::{future, io, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use flumen_broker::config::{ByteSize, Interval};
 use flumen_client::Codec;
 use flumen_protocol::limits::PARTITIONS_PER_TOPIC_MAX;
@@ -12,7 +12,10 @@ use crate::{
     arguments::Global,
     bench::{catch_up, consume, failover, limit, plugin, produce, raw},
     connect::Connection,
+    failure::Interrupted,
     number::whole,
+    output::OutputFormat,
+    stop::{self, Signal},
 };
 
 const LIMIT_EXAMPLES: &str = "\
@@ -221,20 +224,46 @@ pub(crate) struct BrokerArguments {
 
 pub(crate) fn run(command: Command, global: &Global) -> Result<()> {
     let output = global.output;
-    runtime()?.block_on(async {
-        match command {
-            Command::Limit { load } => limit::run(&load, output).await,
-            Command::Produce { load, broker } => produce::run(&load, &broker, output).await,
-            Command::Consume { load, broker } => consume::run(&load, &broker, output).await,
-            Command::Plugin {
-                load,
-                broker,
-                plugin,
-                config,
-            } => plugin::run(&load, &broker, plugin, config, output).await,
-            Command::Failover(arguments) => failover::run(&arguments, output).await,
-            Command::CatchUp(arguments) => catch_up::run(&arguments, output).await,
-            Command::Peer => raw::serve().await,
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            // Ctrl-C in a terminal ends the broker, too: that is not what to tell of then.
+            biased;
+            signal = stopped(&command) => {
+                let signal = signal.context("cannot listen to signals")?;
+                let so_far = "before all was measured".to_owned();
+                Err(Interrupted { signal, so_far }.into())
+            }
+            outcome = measure(&command, output) => outcome,
         }
-    })
+    });
+    // What a benchmark does on threads of its own matters to nobody any more.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits until the benchmark is to end. It is dropped then, and what it has started goes with it.
+async fn stopped(command: &Command) -> io::Result<Signal> {
+    match command {
+        // Ends with the process that started it.
+        Command::Peer => future::pending().await,
+        _ => stop::requested().await,
+    }
+}
+
+async fn measure(command: &Command, output: OutputFormat) -> Result<()> {
+    match command {
+        Command::Limit { load } => limit::run(load, output).await,
+        Command::Produce { load, broker } => produce::run(load, broker, output).await,
+        Command::Consume { load, broker } => consume::run(load, broker, output).await,
+        Command::Plugin {
+            load,
+            broker,
+            plugin,
+            config,
+        } => plugin::run(load, broker, plugin.clone(), config.clone(), output).await,
+        Command::Failover(arguments) => failover::run(arguments, output).await,
+        Command::CatchUp(arguments) => catch_up::run(arguments, output).await,
+        Command::Peer => raw::serve().await,
+    }
 }

@@ -1,6 +1,7 @@
 //! The program as its users see it: every command, against a real broker where it needs one.
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value)]
 
+mod bench;
 mod broker;
 mod completing;
 mod confirm;
