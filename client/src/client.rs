@@ -5,11 +5,13 @@ mod describe;
 mod requests;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::AtomicUsize},
 };
 
 use flumen_protocol::ids::BrokerId;
+use flumen_transport::quinn::Endpoint;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -112,15 +114,20 @@ impl Client {
     /// # Cancel safety
     /// The client is closed at the first poll. A call that is dropped only does not wait.
     pub async fn close(&self) {
-        self.inner.dialer.closed.send_replace(true);
-        for broker in self.inner.brokers.lock().values() {
-            broker.close();
-        }
-        let endpoints = self.inner.dialer.endpoints.lock().clone();
-        for endpoint in endpoints.into_iter().flatten() {
-            // The brokers notice in any case, only later.
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
-        }
+        let dialer = &self.inner.dialer;
+        dialer.closed.send_replace(true);
+        let brokers: Vec<_> = self.inner.brokers.lock().values().cloned().collect();
+        let closed = brokers.iter().filter_map(|broker| broker.close());
+        // An endpoint also holds attempts that have led nowhere, such as to the other address of a
+        // name, and these for seconds: one without a connection is not waited for.
+        let families: HashSet<_> = closed.map(Dialer::family).collect();
+        let endpoints = dialer.endpoints.lock().clone();
+        let used = families
+            .iter()
+            .filter_map(|family| endpoints[*family].as_ref());
+        let idle = join_all(used.map(Endpoint::wait_idle));
+        // The brokers notice in any case, only later.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, idle).await;
     }
 
     /// Where the cluster is found by now, for a profile to keep: the addresses that the client was
@@ -214,10 +221,35 @@ fn with_members(mut addresses: Vec<String>, members: Vec<String>) -> Vec<String>
 
 #[cfg(test)]
 mod tests {
+    use std::{net::UdpSocket, time::Duration};
+
+    use tokio::time::{Instant, timeout};
+
     use super::*;
 
     fn owned(addresses: &[&str]) -> Vec<String> {
         addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_waits_for_no_address_that_leads_nowhere() {
+        let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        // Not every machine has both families.
+        let silent = ["127.0.0.1:0", "[::1]:0"].map(UdpSocket::bind);
+        let silent: Vec<_> = silent.into_iter().flatten().collect();
+        let addresses = silent.iter().map(|socket| socket.local_addr().unwrap());
+        let addresses = addresses.map(|address| address.to_string());
+        let builder = Client::builder()
+            .brokers(addresses)
+            .ca(certificate.cert.pem());
+        let client = builder.unconnected().unwrap();
+        for broker in client.candidates() {
+            let attempt = timeout(Duration::from_millis(100), broker.connection());
+            assert!(attempt.await.is_err());
+        }
+        let started = Instant::now();
+        client.close().await;
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
 
     #[test]

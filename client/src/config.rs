@@ -18,6 +18,10 @@ pub const NO_MAJORITY_PATIENCE: Duration = Duration::from_secs(10);
 /// a random part of up to a half is taken off.
 pub const RECONNECT_DELAY: Duration = Duration::from_millis(20);
 
+/// The shortest wait that can be set: without any, a broker that is down would be asked as fast as the
+/// machine can.
+pub const RECONNECT_DELAY_MIN: Duration = Duration::from_millis(1);
+
 /// The longest wait between two attempts to connect.
 pub const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 

@@ -131,6 +131,11 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// The place of the socket for an address among the endpoints.
+    pub(crate) fn family(address: SocketAddr) -> usize {
+        usize::from(address.is_ipv6())
+    }
+
     /// Waits until the client is closed.
     pub(crate) async fn until_closed(&self) {
         let mut closed = self.closed.subscribe();
@@ -263,11 +268,11 @@ impl Broker {
         Ok(connection)
     }
 
-    /// Ends the connection, if there is one.
-    pub(crate) fn close(&self) {
-        if let Some(connection) = &*self.current.lock() {
-            connection.close(quinn::VarInt::from_u32(0), CLOSED);
-        }
+    /// Ends the connection, if there is one; says where it led if it was alive.
+    pub(crate) fn close(&self) -> Option<SocketAddr> {
+        let connection = self.live()?;
+        connection.close(quinn::VarInt::from_u32(0), CLOSED);
+        Some(connection.remote_address())
     }
 
     /// Connects within the connect time-out. A broker that takes no clients may be about to be
@@ -363,7 +368,7 @@ impl Broker {
 
     fn endpoint_for(&self, peer: SocketAddr) -> io::Result<Endpoint> {
         let mut endpoints = self.dialer.endpoints.lock();
-        let slot = &mut endpoints[usize::from(peer.is_ipv6())];
+        let slot = &mut endpoints[Dialer::family(peer)];
         match slot {
             Some(endpoint) => Ok(endpoint.clone()),
             None => Ok(slot.insert(self.dialer.network.client(peer)?).clone()),

@@ -22,7 +22,9 @@ use tokio::sync::watch;
 use super::{Client, Inner};
 use crate::{
     cluster::Cluster,
-    config::{ClientConfig, HEDGE_DELAY, STREAMS_FROM_BROKER_MAX, TIMEOUT_MAX},
+    config::{
+        ClientConfig, HEDGE_DELAY, RECONNECT_DELAY_MIN, STREAMS_FROM_BROKER_MAX, TIMEOUT_MAX,
+    },
     connection::{ConnectError, Dialer, Token, bad_address, split_address},
     producer::Deliveries,
     profile::{Profile, ProfileError},
@@ -131,9 +133,11 @@ impl ClientBuilder {
 
     /// Sets the first and the longest wait between attempts to connect. Defaults:
     /// [`RECONNECT_DELAY`](crate::config::RECONNECT_DELAY) and
-    /// [`RECONNECT_DELAY_MAX`](crate::config::RECONNECT_DELAY_MAX); at most [`TIMEOUT_MAX`].
+    /// [`RECONNECT_DELAY_MAX`](crate::config::RECONNECT_DELAY_MAX); at most [`TIMEOUT_MAX`]. Less than
+    /// [`RECONNECT_DELAY_MIN`](crate::config::RECONNECT_DELAY_MIN) counts as that.
     #[must_use]
     pub fn reconnect_delay(mut self, first: Duration, max: Duration) -> Self {
+        let first = first.max(RECONNECT_DELAY_MIN);
         self.config.reconnect.first = first;
         self.config.reconnect.max = max.max(first);
         self
@@ -180,6 +184,13 @@ impl ClientBuilder {
     /// # Cancel safety
     /// A call that is dropped leaves nothing behind.
     pub async fn connect(self) -> Result<Client, ConnectError> {
+        let client = self.unconnected()?;
+        client.reach_one().await?;
+        client.learn_brokers().await
+    }
+
+    /// A client that has not connected yet.
+    pub(super) fn unconnected(self) -> Result<Client, ConnectError> {
         let Self {
             profile,
             mut config,
@@ -190,7 +201,7 @@ impl ClientBuilder {
         }
         check_token(&profile)?;
         check_timeouts(&config)?;
-        config.zone = profile.zone.clone();
+        config.zone.clone_from(&profile.zone);
         let dialer = Dialer {
             config,
             tls: client_tls(&profile)?,
@@ -199,7 +210,7 @@ impl ClientBuilder {
             endpoints: Mutex::default(),
             closed: watch::Sender::new(false),
         };
-        let client = Client {
+        Ok(Client {
             inner: Arc::new(Inner {
                 dialer: Arc::new(dialer),
                 seeds: profile.brokers,
@@ -209,9 +220,7 @@ impl ClientBuilder {
                 batch_bytes_max: AtomicUsize::new(BATCH_BYTES_MAX),
                 deliveries: Deliveries::default(),
             }),
-        };
-        client.reach_one().await?;
-        client.learn_brokers().await
+        })
     }
 }
 
@@ -314,4 +323,19 @@ fn read_pem(path: &Path) -> Result<String, ProfileError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_a_pause_between_attempts_to_connect() {
+        let builder = Client::builder().reconnect_delay(Duration::ZERO, Duration::ZERO);
+        let set = builder.config.reconnect;
+        assert_eq!(
+            (set.first, set.max),
+            (RECONNECT_DELAY_MIN, RECONNECT_DELAY_MIN)
+        );
+    }
 }
