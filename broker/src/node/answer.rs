@@ -11,7 +11,7 @@ use flumen_protocol::{
     message::{Reply, Request, Response},
     topic::TopicName,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Node, majority,
@@ -24,6 +24,9 @@ const LEADER_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long to wait before it is looked for again.
 const LEADER_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How long it is looked for changes of topics that this broker may have missed.
+const NEWS_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How often it is looked whether a broker that was asked can still be heard.
 const SILENCE_CHECK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
@@ -38,7 +41,12 @@ impl Node {
 
     async fn answer_or_fail(&self, request: Request, payload: Bytes) -> Reply {
         match request {
-            Request::Metadata { topics } => self.metadata(&topics).await.map(Response::Metadata),
+            Request::Metadata { topics } => {
+                if !topics.is_empty() {
+                    self.look_for_news().await;
+                }
+                self.metadata(&topics).await.map(Response::Metadata)
+            }
             Request::ListTopics => {
                 self.catalog.caught_up().await?;
                 Ok(Response::Topics(self.topics.list()))
@@ -60,6 +68,26 @@ impl Node {
             Request::Status => Ok(Response::Status(self.status())),
             Request::ClusterStatus => Ok(Response::ClusterStatus(self.cluster_status())),
             change => self.change_where_it_is_led(change, payload).await,
+        }
+    }
+
+    /// Looks whether topics have changed, if this broker may not have heard of it: it has just
+    /// started, or does not hear of the catalog's leader. Changes wait for all others. Where nobody
+    /// can be asked, what is known is better than nothing; a client does not wait for that if
+    /// another broker answers.
+    async fn look_for_news(&self) {
+        let is_in_touch = self.is_in_touch(CATALOG_SHARD);
+        let looking = async {
+            if is_in_touch {
+                self.catalog.caught_up().await
+            } else {
+                self.catalog.catch_up().await
+            }
+        };
+        match timeout(NEWS_WAIT_MAX, looking).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "topics may have changed"),
+            Err(_) => tracing::debug!("topics may have changed: nobody leads the catalog"),
         }
     }
 
@@ -232,7 +260,7 @@ impl Node {
             self.plugins.in_step(version).await;
             Ok(())
         };
-        match tokio::time::timeout(FOLLOW_TIMEOUT, followed).await {
+        match timeout(FOLLOW_TIMEOUT, followed).await {
             Ok(followed) => followed,
             Err(_) => Err(WireError::new(
                 ErrorCode::Timeout,

@@ -15,7 +15,7 @@ use flumen_protocol::{
     ids::{BrokerId, Offset, PartitionId},
     join::JoinToken,
     message::{Reply, Request, Response, ShardOverview},
-    topic::{TopicConfig, TopicName},
+    topic::{TopicChanges, TopicConfig, TopicName},
 };
 use tokio::time::{sleep, timeout};
 

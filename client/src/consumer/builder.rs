@@ -158,6 +158,9 @@ impl<T> ConsumerBuilder<T> {
     /// Stops at the end of each partition as it is when the consumer is built. Where nobody knows
     /// it then, since a partition has no leader, it is where the next leader finds it: until then
     /// the consumer hands out what a copy has, looks for a leader, and does not end.
+    ///
+    /// Partitions that were added to the topic before are read, too. Only where every broker that
+    /// answers is cut off from the one that leads the catalog may the newest be missed.
     pub fn until_end(mut self) -> Self {
         self.stops_at_end = true;
         self

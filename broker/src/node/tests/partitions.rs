@@ -281,3 +281,31 @@ async fn partitions_that_a_leader_of_the_catalog_has_not_made_are_made_by_the_ne
         broker.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_starts_behind_tells_of_partitions_that_were_added_meanwhile() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (founder, joined) = pair(one.path(), two.path()).await;
+    create(&founder, "grows").await;
+    eventually("the other one knows the topic, too", || {
+        let state = joined.node().catalog.snapshot();
+        state.topic(&topic("grows")).is_ok()
+    })
+    .await;
+    joined.stop().await;
+    let changes = TopicChanges {
+        partitions: Some(3),
+        ..TopicChanges::default()
+    };
+    let catalog = &founder.node().catalog;
+    catalog.alter_topic(topic("grows"), changes).await.unwrap();
+
+    let joined = start_again(two.path()).await.unwrap();
+    let reply = ask(&joined, "grows").await;
+    let Ok(Response::Metadata(metadata)) = reply else {
+        panic!("{reply:?}");
+    };
+    assert_eq!(metadata.topics[0].shards.len(), 3);
+    joined.stop().await;
+    founder.stop().await;
+}
