@@ -1,7 +1,9 @@
 //! Real brokers, one or a few, that join each other.
 
+mod client;
 mod members;
 mod partitions;
+mod payloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
