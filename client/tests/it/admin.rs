@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
-use flumen_client::{ErrorCode, RequestError, TopicConfig};
+use flumen_client::{Client, ErrorCode, RequestError, TopicConfig};
 
 use crate::broker::Broker;
+
+/// A client that soon takes a request for lost.
+async fn impatient_client(broker: &Broker) -> Client {
+    let builder = broker.builder();
+    let builder = builder.request_timeout(Duration::from_millis(200));
+    builder.connect().await.unwrap()
+}
 
 #[tokio::test]
 async fn topics_are_made_listed_and_deleted() {
@@ -71,12 +78,7 @@ async fn the_bytes_of_a_plugin_travel_and_a_refusal_brings_the_reason() {
 #[tokio::test]
 async fn a_request_is_repeated_while_the_broker_says_it_may_succeed_later() {
     let broker = Broker::start();
-    let client = broker
-        .builder()
-        .request_timeout(Duration::from_millis(200))
-        .connect()
-        .await
-        .unwrap();
+    let client = impatient_client(&broker).await;
     let error = client.admin().status().await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::Unavailable));
 }
@@ -93,12 +95,7 @@ async fn what_a_broker_knows_of_an_unclear_outcome_is_told_in_its_own_words() {
 #[tokio::test]
 async fn a_question_without_an_answer_leaves_nothing_open_and_a_change_does() {
     let broker = Broker::start();
-    let client = broker
-        .builder()
-        .request_timeout(Duration::from_millis(200))
-        .connect()
-        .await
-        .unwrap();
+    let client = impatient_client(&broker).await;
     broker.go_mute(true);
     let error = client.admin().list_topics().await.unwrap_err();
     assert!(matches!(error, RequestError::NoAnswer { .. }), "{error}");
