@@ -19,22 +19,15 @@
 
 mod answer;
 mod cut_off;
-mod ends;
-mod enrol;
-mod forsaken;
 mod health;
 mod lead;
 mod majority;
 mod members;
-mod newcomers;
 mod open;
-mod open_files;
 mod overview;
-mod registration;
 mod remote;
 #[cfg(test)]
 mod schema;
-mod start_error;
 #[cfg(test)]
 mod tests;
 
@@ -57,8 +50,8 @@ use flumen_protocol::{
 use tokio::{sync::watch, task::JoinSet};
 
 pub(crate) use self::cut_off::CutOffs;
-pub use self::start_error::StartError;
-use self::{enrol::Enrolments, open::listen};
+pub use self::open::StartError;
+use self::{members::Enrolments, open::listen};
 use crate::{
     admin::{Admin, AdminAddress, Health as _},
     catalog::{Catalog, ClusterId},
@@ -182,7 +175,7 @@ impl Broker {
     ) -> Result<Self, StartError> {
         config.validate()?;
         let started = Instant::now();
-        open_files::raise_limit();
+        open::raise_file_limit();
         let identity = Identity::load_or_create(&config)?;
         check(identity.membership())?;
         let metrics = Metrics::default();

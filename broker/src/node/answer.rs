@@ -4,6 +4,8 @@
 //! where partitions end is asked of the brokers that lead them. A change is answered when every
 //! broker that can be reached has it in force.
 
+mod ends;
+
 use bytes::Bytes;
 use flumen_protocol::{
     error::{ErrorCode, WireError},

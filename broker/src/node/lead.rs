@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    Node, StartError, cut_off, forsaken, members,
-    newcomers::{self, Told},
+    Node, StartError, cut_off,
+    members::{self, Told},
     remote::Remote,
 };
 use crate::{catalog::CATALOG_SHARD, cluster::Steward, config::BrokerConfig, peer::PeerService};
@@ -48,13 +48,13 @@ impl Node {
             membership,
             heard,
         ));
-        let ask = newcomers::ask_about(self.peers.clone(), self.catalog.clone(), told);
+        let ask = members::ask_about_newcomers(self.peers.clone(), self.catalog.clone(), told);
         self.in_background(ask);
         self.fail_when_removed();
         self.in_background(Arc::clone(&self.plugins).follow());
         self.in_background(reconcile_when_leading(Arc::downgrade(self)));
         self.in_background(cut_off::look_after(Arc::downgrade(self)));
-        self.in_background(forsaken::tell(self.peers.clone()));
+        self.in_background(members::tell_when_forsaken(self.peers.clone()));
         self.make_known().await;
         if self.shards.leader_of(CATALOG_SHARD) == Some(self.shards.broker()) {
             return Ok(());

@@ -1,11 +1,22 @@
-//! Keeps the network of brokers in step with the catalog.
+//! Who belongs to the cluster, and where: keeps the network of brokers in step with the catalog.
+
+mod enrol;
+mod forsaken;
+mod newcomers;
+mod registration;
 
 use std::{collections::BTreeMap, sync::Weak};
 
 use flumen_protocol::ids::BrokerId;
 use tokio::sync::watch;
 
-use super::{Node, newcomers::Told};
+pub(super) use self::{
+    enrol::Enrolments,
+    forsaken::tell_when_forsaken,
+    newcomers::{Told, ask_about_newcomers},
+    registration::{Tried, check_own_address},
+};
+use super::Node;
 use crate::{
     catalog::{Catalog, CatalogState},
     identity::Membership,

@@ -1,5 +1,8 @@
 //! Opens the rooms of a broker, in order.
 
+mod error;
+mod file_limit;
+
 use std::{
     collections::BTreeSet,
     path::Path,
@@ -10,7 +13,9 @@ use std::{
 use flumen_transport::endpoint::Network;
 use tokio::sync::watch;
 
-use super::{Node, StartError, enrol::Enrolments, health};
+pub use self::error::StartError;
+pub(super) use self::file_limit::raise_file_limit;
+use super::{Node, health, members::Enrolments};
 use crate::{
     cluster::Reports,
     config::BrokerConfig,

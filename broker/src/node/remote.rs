@@ -17,8 +17,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Node,
-    newcomers::Told,
-    registration::{self, Tried},
+    members::{self, Told, Tried},
 };
 use crate::peer::{
     PeerError, PeerHandler, PeerMessage, PeerNetwork, PeerService, PeerStream, encode,
@@ -106,7 +105,7 @@ impl PeerHandler for Remote {
                     encode(&Ok::<_, WireError>(node.try_address(from, &address).await))
                 }
                 Question::Register { broker } => {
-                    encode(&match registration::check_own(from, &broker) {
+                    encode(&match members::check_own_address(from, &broker) {
                         Ok(()) => node.register_other(broker).await,
                         Err(error) => Err(error),
                     })

@@ -37,7 +37,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Node, remote};
+use crate::node::{Node, remote};
 use crate::{
     catalog::{Catalog, CatalogError},
     peer::Peers,
@@ -69,7 +69,7 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What came of it that a member dialed another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Tried {
+pub(in crate::node) enum Tried {
     /// The broker is there.
     Reached,
     /// It is not, or cannot be reached.
@@ -92,7 +92,7 @@ enum Outcome {
 impl Node {
     /// Tells the cluster where this broker can be reached, from now on and for as long as it runs.
     /// Where there is no other broker, that is done on return.
-    pub(super) async fn make_known(self: &Arc<Self>) {
+    pub(in crate::node) async fn make_known(self: &Arc<Self>) {
         let (view, me) = (self.catalog.group().view(), self.shards.broker());
         if view.leads && view.voters == BTreeSet::from([me]) && view.learners.is_empty() {
             match register(&self.catalog, self.info()).await {
@@ -104,7 +104,10 @@ impl Node {
     }
 
     /// Tries the address that another broker gives as its own, and registers it if it is there.
-    pub(super) async fn register_other(&self, broker: BrokerInfo) -> Result<Tried, WireError> {
+    pub(in crate::node) async fn register_other(
+        &self,
+        broker: BrokerInfo,
+    ) -> Result<Tried, WireError> {
         let tried = self.try_address(broker.id, &broker.address).await;
         if tried == Tried::Reached {
             register(&self.catalog, broker).await?;
@@ -119,7 +122,7 @@ impl Node {
     }
 
     /// Tries whether a broker is at an address.
-    pub(super) async fn try_address(&self, broker: BrokerId, address: &str) -> Tried {
+    pub(in crate::node) async fn try_address(&self, broker: BrokerId, address: &str) -> Tried {
         let tried = timeout(TRY_TIMEOUT, self.peers.try_address(broker, address)).await;
         let in_time = tried.unwrap_or_else(|_| Err(format!("no answer within {TRY_TIMEOUT:?}")));
         match in_time {
@@ -129,7 +132,7 @@ impl Node {
     }
 
     /// Why nobody should be sent here yet, if so.
-    pub(super) fn unregistered(&self) -> Option<String> {
+    pub(in crate::node) fn unregistered(&self) -> Option<String> {
         (!self.registered.load(Ordering::Relaxed)).then(|| {
             format!(
                 "the cluster does not know yet that this broker is at {}{}",
@@ -369,7 +372,10 @@ fn reason_from(other: BrokerId, reason: &str) -> String {
 }
 
 /// Whether a broker speaks for itself.
-pub(super) fn check_own(from: BrokerId, broker: &BrokerInfo) -> Result<(), WireError> {
+pub(in crate::node) fn check_own_address(
+    from: BrokerId,
+    broker: &BrokerInfo,
+) -> Result<(), WireError> {
     if from == broker.id {
         return Ok(());
     }

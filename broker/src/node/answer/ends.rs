@@ -14,8 +14,8 @@ use flumen_protocol::{
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Node, remote};
 use crate::catalog::Topic;
+use crate::node::{Node, remote};
 
 /// How long the leaders of partitions are asked. A client that is not told asks again, and is not to
 /// be kept for longer than it is willing to wait, which may be a second.
@@ -44,7 +44,7 @@ impl Node {
 
     /// A topic with its partitions and bindings; each partition as its leader knows it, if that
     /// answers.
-    pub(super) async fn describe_topic(
+    pub(in crate::node) async fn describe_topic(
         &self,
         name: &TopicName,
     ) -> Result<TopicDescription, WireError> {

@@ -10,7 +10,7 @@ use flumen_protocol::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::Node;
+use crate::node::Node;
 use crate::{
     catalog::{CatalogState, ClusterId, KnownJoinToken},
     clock::now_ms,
@@ -35,7 +35,7 @@ const ADDRESS_CHARS_MAX: usize = 300;
 
 /// Bounds what is done for those who have shown nothing yet.
 #[derive(Debug)]
-pub(super) struct Enrolments {
+pub(in crate::node) struct Enrolments {
     at_once: Semaphore,
 }
 

@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::sleep};
 
-use super::remote;
+use crate::node::remote;
 use crate::{
     catalog::{Catalog, CatalogState},
     peer::Peers,
@@ -29,15 +29,15 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The members as one of them knows them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(in crate::node) struct Told {
     /// That of its catalog.
-    pub(super) version: u64,
-    pub(super) members: Vec<BrokerInfo>,
+    pub(in crate::node) version: u64,
+    pub(in crate::node) members: Vec<BrokerInfo>,
 }
 
 impl Told {
     /// What the catalog of this broker says.
-    pub(super) fn by(state: &CatalogState) -> Self {
+    pub(in crate::node) fn by(state: &CatalogState) -> Self {
         Self {
             version: state.version,
             members: state.brokers.values().cloned().collect(),
@@ -47,7 +47,11 @@ impl Told {
 
 /// Whenever a broker comes that is not known, asks those who are who the members are. Goes on for
 /// ever.
-pub(super) async fn ask_about(peers: Peers, catalog: Catalog, told: watch::Sender<Told>) {
+pub(in crate::node) async fn ask_about_newcomers(
+    peers: Peers,
+    catalog: Catalog,
+    told: watch::Sender<Told>,
+) {
     loop {
         peers.stranger().await;
         let asked = peers.round_trips().into_iter().map(|(broker, _)| {

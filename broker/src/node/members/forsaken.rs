@@ -14,7 +14,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const TOLD_AFTER: Duration = Duration::from_secs(30);
 
 /// Says so once each time that all others are out of reach for long. Goes on for ever.
-pub(super) async fn tell(peers: Peers) {
+pub(in crate::node) async fn tell_when_forsaken(peers: Peers) {
     let mut since = None;
     let mut is_told = false;
     loop {
