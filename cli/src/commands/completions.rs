@@ -13,9 +13,11 @@ Examples:
   flumen completions zsh > ~/.zfunc/_flumen
   flumen completions fish > ~/.config/fish/completions/flumen.fish
 
-In bash, zsh and fish, the names of topics, plugins, brokers and profiles are completed, too: the
-script asks the cluster for them, the one that the line names or else the default one, and offers
-none if that does not answer within a second.";
+Elvish reads the script by `eval (flumen completions elvish | slurp)` in its rc.elv.
+
+In bash, zsh, fish and elvish, the names of topics, plugins, brokers and profiles are completed,
+too: the script asks the cluster for them, the one that the line names or else the default one, and
+offers none if that does not answer within a second.";
 
 /// Print a script that completes commands in a shell
 #[derive(Debug, clap::Args)]

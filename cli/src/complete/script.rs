@@ -42,7 +42,25 @@ end
 complete -c flumen -f -n __fish_flumen_names -a '(printf "%s\n" $__fish_flumen_found)'
 "#;
 
-/// What a shell reads to complete commands. Elvish and PowerShell complete no names.
+/// It asks first, and calls clap's function where there are no names.
+const ELVISH: &str = r"
+var flumen-flags~ = $edit:completion:arg-completer[flumen]
+set edit:completion:arg-completer[flumen] = {|@words|
+    var names = []
+    try {
+        set names = [((external $words[0]) COMMAND elvish $@words 2>/dev/null </dev/null | from-lines)]
+    } catch failure {
+        nop $failure
+    }
+    if (== (count $names) 0) {
+        flumen-flags $@words
+    } else {
+        put $@names
+    }
+}
+";
+
+/// What a shell reads to complete commands. PowerShell completes no names.
 pub(crate) fn script(shell: Shell) -> Vec<u8> {
     let mut flags = Vec::new();
     let mut program = Arguments::program();
@@ -61,6 +79,7 @@ pub(crate) fn script(shell: Shell) -> Vec<u8> {
             flags.replacen(before, &(ask(ZSH) + before), 1)
         }
         Shell::Fish => flags.into_owned() + &ask(FISH),
+        Shell::Elvish => flags.into_owned() + &ask(ELVISH),
         _ => flags.into_owned(),
     };
     script.into_bytes()
@@ -80,5 +99,8 @@ mod tests {
         assert_eq!(zsh.matches("\n_flumen() {\n").count(), 1);
         assert_eq!(zsh.matches("\n_flumen_flags() {\n").count(), 1);
         assert!(script(Shell::Fish).contains("-n __fish_flumen_names -a"));
+        let elvish = script(Shell::Elvish);
+        let set = "set edit:completion:arg-completer[flumen] = ";
+        assert_eq!(elvish.matches(set).count(), 2);
     }
 }

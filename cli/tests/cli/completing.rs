@@ -110,3 +110,47 @@ fn bash_completes_names_and_all_else_as_before() {
         assert_eq!(said.trim(), offered, "{words}: {:?}", output.stderr);
     }
 }
+
+#[test]
+fn elvish_completes_names_and_all_else_as_before() {
+    if !has_program("elvish") {
+        return;
+    }
+    let user = User::new();
+    let _broker = user.start_broker();
+    user.run(&["topic", "create", "orders"]).ok();
+    let script = user.run(&["completions", "elvish"]).ok();
+    // Only a terminal has an editor: what the script takes of it is made here.
+    let script = script.replace("edit:completion:", "").replace("edit:", "");
+    let editor = "var arg-completer = [&]\nfn complex-candidate {|text &display=''| put $text }\n";
+    let program = env!("CARGO_BIN_EXE_flumen");
+    for (line, offered) in [
+        ("topic describe or", "orders"),
+        ("profile use ''", "dev-data"),
+        ("topic describe --profile absent ''", "--output"),
+    ] {
+        let complete = format!(
+            "{editor}{script}\n\
+             $arg-completer[flumen] {program} {line} | to-lines\n"
+        );
+        fs::write(user.path("complete.elv"), complete).unwrap();
+        let mut elvish = std::process::Command::new("elvish");
+        for (name, value) in user.command().get_envs() {
+            match value {
+                Some(value) => elvish.env(name, value),
+                None => elvish.env_remove(name),
+            };
+        }
+        let output = elvish
+            .arg("complete.elv")
+            .current_dir(user.path(""))
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.lines().any(|name| name == offered),
+            "{line}: {said:?}, {:?}",
+            output.stderr
+        );
+    }
+}
