@@ -41,7 +41,7 @@ use super::{
 use crate::mutation::{Mutation, is_planted};
 
 /// How often a leader tells its followers that it is there: three times within its lease. Every
-/// group also looks at its clock five times as often, which is what an idle broker does most.
+/// group also looks at its clock three times as often, which is what an idle broker does most.
 pub(super) const HEARTBEAT_MS: u64 = 100;
 
 /// A follower that has answered anything this lately is not told.

@@ -42,12 +42,20 @@ mod world;
 
 use std::sync::{Mutex, PoisonError};
 
+use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
 /// A twentieth of a run is saved by it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The panics so far; a task that panics would otherwise just be gone.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Has nothing logged, at the least cost: while nobody says where logs go, `tracing` makes lines for
+/// the crate `log` of each span and event, and asks that one then.
+pub(crate) fn log_nothing() {
+    tracing_subscriber::registry().with(LevelFilter::OFF).init();
+}
 
 /// Keeps what panics say.
 pub(crate) fn note_panics() {

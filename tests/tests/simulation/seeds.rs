@@ -205,6 +205,8 @@ fn one_seed() {
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .init();
+    } else {
+        crate::log_nothing();
     }
     if let Ok(name) = env::var(MUTATION) {
         let known = Mutation::ALL.iter().find(|(known, _)| *known == name);
