@@ -4,9 +4,16 @@
 //! it is stored, once, where the receipt says), refused (then it is not stored) or unknown (then
 //! either). Whoever reads an offset reads the same record there, never goes back, passes nothing
 //! over, and what anybody has read once is there to the end. Of a topic with retention, what came
-//! first may be gone, and what lies before a gap in a copy.
+//! first may be gone, and what lies before a gap in a copy, if what follows is as much as the topic
+//! keeps. Of one that is compacted, records may be gone that a later one of their key supersedes.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+mod keeps;
+mod tests;
+
+pub(crate) use self::keeps::Keeps;
+use self::keeps::Kept;
 
 /// Contradictions that are kept; one alone says that something is wrong.
 const CONTRADICTIONS_MAX: usize = 20;
@@ -45,8 +52,43 @@ enum TopicState {
 #[derive(Debug)]
 struct Producer {
     place: Place,
-    sent: u64,
+    /// The bytes of the value of each record that was sent.
+    sent: Vec<u64>,
     outcomes: BTreeMap<u64, Outcome>,
+}
+
+impl Producer {
+    /// The records of which is known where they are stored.
+    fn stored(&self, producer: u32) -> impl Iterator<Item = (u64, Record)> {
+        let outcomes = self.outcomes.iter();
+        outcomes.filter_map(move |(number, outcome)| match outcome {
+            Outcome::Stored(Some(offset)) => {
+                let number = *number;
+                Some((*offset, Record { producer, number }))
+            }
+            Outcome::Stored(None) | Outcome::Refused => None,
+        })
+    }
+
+    /// The records of which is not known where they are stored, or whether.
+    fn unknown(&self, producer: u32) -> impl Iterator<Item = Record> {
+        let numbers = 0..self.sent.len() as u64;
+        let is_unknown = |number: &u64| {
+            let outcome = self.outcomes.get(number);
+            outcome.is_none_or(|outcome| *outcome == Outcome::Stored(None))
+        };
+        let unknown = numbers.filter(is_unknown);
+        unknown.map(move |number| Record { producer, number })
+    }
+}
+
+/// Offsets that a reader passed over.
+#[derive(Debug)]
+struct Gap {
+    reader: String,
+    place: Place,
+    from: u64,
+    to: u64,
 }
 
 /// What the last readers saw, by reader and place, each from the first record to the last; a place
@@ -63,8 +105,10 @@ pub(crate) struct Ledger {
     readers: BTreeMap<(String, Place), u64>,
     /// Readers that begin anywhere; the others begin with the first record.
     anywhere: BTreeSet<String>,
-    /// Topics of which what was first goes.
-    trimmed: BTreeSet<String>,
+    /// What topics keep that do not keep all.
+    keeps: BTreeMap<String, Keeps>,
+    /// What was passed over in such topics.
+    gaps: Vec<Gap>,
     contradictions: Vec<String>,
 }
 
@@ -73,7 +117,7 @@ impl Ledger {
     pub(crate) fn add_producer(&mut self, place: Place) -> u32 {
         self.producers.push(Producer {
             place,
-            sent: 0,
+            sent: Vec::new(),
             outcomes: BTreeMap::new(),
         });
         self.producers.len() as u32 - 1
@@ -82,11 +126,23 @@ impl Ledger {
     /// The next record of a producer, which is about to be sent.
     pub(crate) fn send(&mut self, producer: u32) -> Record {
         let history = &mut self.producers[producer as usize];
-        history.sent += 1;
+        history.sent.push(0);
         Record {
             producer,
-            number: history.sent - 1,
+            number: history.sent.len() as u64 - 1,
         }
+    }
+
+    /// Notes how large the value of a record is.
+    pub(crate) fn weigh(&mut self, record: Record, value_bytes: usize) {
+        let history = &mut self.producers[record.producer as usize];
+        history.sent[record.number as usize] = value_bytes as u64;
+    }
+
+    fn value_bytes(&self, record: Record) -> u64 {
+        let history = self.producers.get(record.producer as usize);
+        let bytes = history.and_then(|history| history.sent.get(record.number as usize));
+        bytes.copied().unwrap_or(0)
     }
 
     /// What became of a record. Nothing is noted of one whose outcome is not known.
@@ -100,13 +156,14 @@ impl Ledger {
         self.anywhere.insert(reader.to_owned());
     }
 
-    /// What is first in a topic goes.
-    pub(crate) fn trim(&mut self, topic: &str) {
-        self.trimmed.insert(topic.to_owned());
+    /// Says what a topic keeps.
+    pub(crate) fn keep(&mut self, topic: &str, keeps: Keeps) {
+        self.keeps.insert(topic.to_owned(), keeps);
     }
 
-    fn is_trimmed(&self, place: &Place) -> bool {
-        self.trimmed.contains(&place.topic)
+    /// What a topic keeps.
+    pub(crate) fn keeps(&self, topic: &str) -> Keeps {
+        self.keeps.get(topic).copied().unwrap_or_default()
     }
 
     /// A reader saw a record.
@@ -119,13 +176,19 @@ impl Ledger {
             Some(expected) if offset < expected => self.object(format!(
                 "{reader} went back: {record:?} at {offset} of {place:?}, expected {expected}"
             )),
-            // Retention may have passed it by.
-            Some(expected) if offset > expected && !self.is_trimmed(place) => {
+            Some(expected) if offset > expected && self.keeps(&place.topic) == Keeps::All => {
                 self.object(format!(
                     "passed over by {reader}: {expected} of {place:?}, which saw {record:?} at \
                      {offset} next"
                 ));
             }
+            // Whether that may be turns out in the end.
+            Some(expected) if offset > expected => self.gaps.push(Gap {
+                reader: reader.to_owned(),
+                place: place.clone(),
+                from: expected,
+                to: offset,
+            }),
             _ => {}
         }
         let contents = self.contents.entry(place.clone()).or_default();
@@ -209,25 +272,98 @@ impl Ledger {
             for (offset, record) in records {
                 self.see(reader, place, *offset, *record);
             }
-            let offsets: BTreeSet<u64> = records.iter().map(|(offset, _)| *offset).collect();
+        }
+        let places = self
+            .contents
+            .keys()
+            .chain(last.keys().map(|(_, place)| place));
+        let kept: BTreeMap<Place, Kept> = places
+            .map(|place| (place.clone(), self.kept(place)))
+            .collect();
+        for gap in std::mem::take(&mut self.gaps) {
+            let wrong = self.wrong_in_gap(&gap, &kept[&gap.place]);
+            self.object_to_all(wrong);
+        }
+        for ((reader, place), records) in last {
+            let kept = &kept[place];
+            let copy: BTreeMap<u64, Record> = records.iter().copied().collect();
             let kept_from = self.kept_from(place, records);
+            let mut wrong = Vec::new();
+            wrong.extend(self.wrong_beginning(reader, place, kept_from, &copy, kept));
             let seen = self.contents.get(place).into_iter().flatten();
-            let vanished: Vec<_> = seen
-                .filter(|(offset, _)| **offset >= kept_from && !offsets.contains(offset))
-                .map(|(offset, record)| {
-                    format!("vanished for {reader}: {record:?} at {offset} of {place:?}")
-                })
-                .collect();
-            self.object_to_all(vanished);
-            self.check_producers(reader, place, records);
+            let missing = seen.filter(|(offset, record)| {
+                let is_missing = **offset >= kept_from && !copy.contains_key(offset);
+                is_missing && !kept.may_lack(**offset, **record)
+            });
+            wrong.extend(missing.map(|(offset, record)| {
+                format!("vanished for {reader}: {record:?} at {offset} of {place:?}")
+            }));
+            let back = kept.deleted_in(&copy).into_iter();
+            wrong.extend(back.map(|(offset, record)| {
+                format!("deleted, and back for {reader}: {record:?} at {offset} of {place:?}")
+            }));
+            self.object_to_all(wrong);
+            self.check_producers(reader, place, records, kept);
         }
         self.contradictions
+    }
+
+    /// What is kept of a partition, by all that is known to have been in it.
+    fn kept(&self, place: &Place) -> Kept {
+        let seen = self.contents.get(place).into_iter().flatten();
+        let seen = seen.map(|(offset, record)| (*offset, *record));
+        let producers = (0..).zip(&self.producers);
+        let producers = producers.filter(|(_, producer)| producer.place == *place);
+        let stored = producers
+            .clone()
+            .flat_map(|(id, producer)| producer.stored(id));
+        let unknown = producers.flat_map(|(id, producer)| producer.unknown(id));
+        Kept::new(self.keeps(&place.topic), seen.chain(stored), unknown)
+    }
+
+    /// What a reader passed over though it is kept.
+    fn wrong_in_gap(&self, gap: &Gap, kept: &Kept) -> Vec<String> {
+        let Gap { reader, place, .. } = gap;
+        let seen = self.contents.get(place);
+        if let Keeps::LastBytes(_) = self.keeps(&place.topic) {
+            let rest = seen.into_iter().flat_map(|seen| seen.range(gap.to..));
+            let bytes = rest.map(|(_, record)| self.value_bytes(*record));
+            let is_wrong = !kept.may_begin_at(gap.to, bytes);
+            let text = || format!("passed over by {reader}: {gap:?}, and too little follows");
+            return is_wrong.then(text).into_iter().collect();
+        }
+        let passed = seen
+            .into_iter()
+            .flat_map(|seen| seen.range(gap.from..gap.to));
+        let wrong = passed.filter(|(offset, record)| !kept.may_lack(**offset, **record));
+        wrong
+            .map(|(offset, record)| {
+                format!("passed over by {reader}: {record:?} at {offset} of {place:?}")
+            })
+            .collect()
+    }
+
+    /// Whether a copy begins later than it may.
+    fn wrong_beginning(
+        &self,
+        reader: &str,
+        place: &Place,
+        kept_from: u64,
+        copy: &BTreeMap<u64, Record>,
+        kept: &Kept,
+    ) -> Option<String> {
+        let rest = copy.range(kept_from..);
+        let bytes = rest.map(|(_, record)| self.value_bytes(*record));
+        let is_wrong = !kept.may_begin_at(kept_from, bytes);
+        is_wrong.then(|| {
+            format!("vanished for {reader}: all before {kept_from} of {place:?}, which is too much")
+        })
     }
 
     /// From where on a copy with these records has to have all. What it got from another copy begins
     /// where retention had come to there, so that there may be a gap before it.
     fn kept_from(&self, place: &Place, records: &[(u64, Record)]) -> u64 {
-        if !self.is_trimmed(place) {
+        if !matches!(self.keeps(&place.topic), Keeps::LastBytes(_)) {
             return 0;
         }
         let first = records.first().map_or(0, |(offset, _)| *offset);
@@ -235,7 +371,13 @@ impl Ledger {
         gaps.map(|pair| pair[1].0).next_back().unwrap_or(first)
     }
 
-    fn check_producers(&mut self, reader: &str, place: &Place, records: &[(u64, Record)]) {
+    fn check_producers(
+        &mut self,
+        reader: &str,
+        place: &Place,
+        records: &[(u64, Record)],
+        kept: &Kept,
+    ) {
         let kept_from = self.kept_from(place, records);
         let mut stored: BTreeMap<Record, u64> = BTreeMap::new();
         let mut last: BTreeMap<u32, u64> = BTreeMap::new();
@@ -256,9 +398,9 @@ impl Ledger {
         }
         for record in stored.keys() {
             let known = self.producers.get(record.producer as usize);
-            if known
-                .is_none_or(|producer| producer.place != *place || producer.sent <= record.number)
-            {
+            if known.is_none_or(|producer| {
+                producer.place != *place || producer.sent.len() as u64 <= record.number
+            }) {
                 wrong.push(format!("never sent: {record:?}, seen in {place:?}"));
             }
         }
@@ -274,6 +416,8 @@ impl Ledger {
                 match (outcome, stored.get(&record)) {
                     (Outcome::Stored(Some(told)), None) if *told < kept_from => {}
                     (Outcome::Stored(None), None) if kept_from > 0 => {}
+                    (Outcome::Stored(Some(told)), None) if kept.may_lack(*told, record) => {}
+                    (Outcome::Stored(None), None) if kept.may_lack_somewhere(record) => {}
                     (Outcome::Stored(_), None) => {
                         wrong.push(format!(
                             "lost for {reader}: {record:?} of {place:?}, {outcome:?}"
@@ -292,123 +436,5 @@ impl Ledger {
             }
         }
         self.object_to_all(wrong);
-    }
-}
-
-mod tests {
-    use super::*;
-
-    fn place() -> Place {
-        Place {
-            topic: "numbers".to_owned(),
-            partition: 0,
-        }
-    }
-
-    fn record(number: u64) -> Record {
-        Record {
-            producer: 0,
-            number,
-        }
-    }
-
-    /// Three records: one stored at 0, one refused, one unknown.
-    fn ledger() -> Ledger {
-        let mut ledger = Ledger::default();
-        let producer = ledger.add_producer(place());
-        for _ in 0..3 {
-            ledger.send(producer);
-        }
-        ledger.settle(record(0), Outcome::Stored(Some(0)));
-        ledger.settle(record(1), Outcome::Refused);
-        ledger
-    }
-
-    fn contradictions(ledger: Ledger, records: &[(u64, Record)]) -> Vec<String> {
-        let last = BTreeMap::from([(("last".to_owned(), place()), records.to_vec())]);
-        ledger.contradictions(&last)
-    }
-
-    #[test]
-    fn what_is_unknown_may_be_there_or_not() {
-        assert_eq!(contradictions(ledger(), &[(0, record(0))]), [""; 0]);
-        let both = [(0, record(0)), (1, record(2))];
-        assert_eq!(contradictions(ledger(), &both), [""; 0]);
-    }
-
-    #[test]
-    fn every_kind_of_wrong_is_found() {
-        let wrong: [(&str, &[(u64, Record)]); 8] = [
-            ("lost", &[]),
-            ("twice", &[(0, record(0)), (1, record(0))]),
-            ("out of order", &[(0, record(2)), (1, record(0))]),
-            ("never sent", &[(0, record(0)), (1, record(3))]),
-            ("elsewhere", &[(4, record(0))]),
-            ("refused, and yet", &[(0, record(0)), (1, record(1))]),
-            ("went back", &[(1, record(2)), (0, record(0))]),
-            ("passed over", &[(0, record(0)), (2, record(2))]),
-        ];
-        for (what, records) in wrong {
-            let found = contradictions(ledger(), records);
-            assert!(
-                found.iter().any(|text| text.contains(what)),
-                "{what}: {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn readers_must_agree_and_nothing_that_was_read_may_vanish() {
-        let mut seen = ledger();
-        seen.begin_anywhere("early");
-        seen.see("early", &place(), 1, record(2));
-        let found = contradictions(seen, &[(0, record(0))]);
-        assert!(found[0].contains("vanished"), "{found:?}");
-        let mut seen = ledger();
-        seen.see("early", &place(), 0, record(2));
-        let found = contradictions(seen, &[(0, record(0))]);
-        assert!(found[0].contains("two contents"), "{found:?}");
-    }
-
-    #[test]
-    fn a_reader_that_begins_anywhere_passes_nothing_over_from_there_on() {
-        let mut seen = Ledger::default();
-        seen.begin_anywhere("late");
-        seen.see("late", &place(), 5, record(5));
-        seen.see("late", &place(), 6, record(6));
-        assert_eq!(seen.contradictions, [""; 0]);
-        seen.see("late", &place(), 8, record(8));
-        assert!(seen.contradictions[0].contains("passed over"));
-    }
-
-    #[test]
-    fn of_a_topic_with_retention_only_what_was_first_may_be_gone() {
-        let trimmed = || {
-            let mut ledger = ledger();
-            ledger.trim("numbers");
-            let record = ledger.send(0);
-            ledger.settle(record, Outcome::Stored(Some(2)));
-            ledger
-        };
-        assert_eq!(contradictions(trimmed(), &[(2, record(3))]), [""; 0]);
-        let found = contradictions(trimmed(), &[(0, record(0)), (1, record(2))]);
-        assert!(found[0].contains("lost"), "{found:?}");
-        let found = contradictions(trimmed(), &[]);
-        assert!(found[0].contains("lost"), "{found:?}");
-    }
-
-    #[test]
-    fn topics_are_there_as_far_as_that_is_known() {
-        let mut ledger = Ledger::default();
-        for topic in ["made", "gone", "unknown"] {
-            ledger.change_topic(topic);
-        }
-        ledger.topic_made("made");
-        ledger.topic_removed("gone");
-        ledger.see_topics(&["made".to_owned()]);
-        ledger.see_topics(&["made".to_owned(), "unknown".to_owned()]);
-        assert_eq!(ledger.contradictions, [""; 0]);
-        ledger.see_topics(&["gone".to_owned(), "other".to_owned()]);
-        assert_eq!(ledger.contradictions.len(), 3);
     }
 }

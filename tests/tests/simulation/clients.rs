@@ -13,13 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use flumen_client::{
-    Client, Consumer, Message, Producer, Profile, StartAt, TopicChanges, TopicConfig,
+    Client, Consumer, Message, Producer, Profile, Received, StartAt, TopicChanges, TopicConfig,
 };
+use flumen_protocol::topic::Cleanup;
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    checker::{Ledger, Outcome, Place, Record},
+    checker::{Keeps, Ledger, Outcome, Place, Record},
     machine::zone,
     network::Network,
     trace::Trace,
@@ -30,6 +31,12 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The pause before something is tried again that failed.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The header that says which record it is, of one that has no value to say so.
+const RECORD_HEADER: &str = "record";
+
+/// For how long a topic keeps records that delete a key, if it forgets them soon.
+pub(crate) const DELETED_FOR: Duration = Duration::from_secs(2);
 
 /// Bytes of a large value; the topics' segments hold a few of them.
 const LARGE_VALUE_BYTES: usize = 20_000;
@@ -143,9 +150,7 @@ impl Services {
     pub(crate) async fn make_topic(self, host: IpAddr, topic: String, config: TopicConfig) {
         let _busy = self.begin(format!("the maker of {topic}"));
         self.ledger().change_topic(&topic);
-        if config.retention_bytes.is_some() {
-            self.ledger().trim(&topic);
-        }
+        self.ledger().keep(&topic, keeps(&config));
         loop {
             match self.try_make_topic(host, &topic, config.clone()).await {
                 Ok(()) => break,
@@ -201,7 +206,7 @@ impl Services {
             let mut pending = Vec::new();
             for _ in 0..count {
                 let record = self.ledger().send(id);
-                let message = Message::new(self.value(record)).partition(place.partition);
+                let message = self.message(record, place);
                 pending.push((record, producer.submit(message).await));
             }
             for (record, submitted) in pending {
@@ -227,13 +232,32 @@ impl Services {
         }
     }
 
+    /// A record for a partition. It has a key if the topic keeps the last record of each, and deletes
+    /// it now and then.
+    fn message(&self, record: Record, place: &Place) -> Message<Bytes> {
+        let is_compacted = matches!(
+            self.ledger().keeps(&place.topic),
+            Keeps::LastOfEachKey { .. }
+        );
+        let key = record.key().to_string();
+        let message = if is_compacted && record.deletes() {
+            Message::tombstone(key).header(RECORD_HEADER, text(record))
+        } else if is_compacted {
+            Message::new(self.value(record)).key(key)
+        } else {
+            Message::new(self.value(record))
+        };
+        message.partition(place.partition)
+    }
+
     /// The value of a record: its producer and number, now and then with a lot behind them.
     fn value(&self, record: Record) -> Bytes {
-        let mut text = format!("{} {} ", record.producer, record.number);
+        let mut text = text(record);
         if rand::rng().random_bool(self.load.large) {
             let len = rand::rng().random_range(0..LARGE_VALUE_BYTES);
             text.extend(std::iter::repeat_n('x', len));
         }
+        self.ledger().weigh(record, text.len());
         text.into()
     }
 
@@ -253,7 +277,7 @@ impl Services {
                 self.ledger().begin_anywhere(&reader);
             }
             let consumer = client.consumer::<Bytes>(&topic).from(start);
-            match consumer.build().await {
+            match consumer.with_tombstones().build().await {
                 Ok(consumer) => self.consume_with(consumer, &topic, &reader).await,
                 Err(error) => self.trace.add(error.to_string()),
             }
@@ -261,7 +285,7 @@ impl Services {
         }
     }
 
-    async fn consume_with(&self, mut consumer: Consumer<Bytes>, topic: &str, reader: &str) {
+    async fn consume_with(&self, mut consumer: Consumer<Option<Bytes>>, topic: &str, reader: &str) {
         let mut left: u32 = rand::rng().random_range(100..3_000);
         while left > 0 && !self.stopping() {
             match timeout(RETRY_AFTER, consumer.next()).await {
@@ -273,7 +297,7 @@ impl Services {
                         topic: topic.to_owned(),
                         partition: received.partition,
                     };
-                    match parse(&received.value) {
+                    match parse(&received) {
                         Some(record) => {
                             self.ledger().see(reader, &place, received.offset.0, record);
                         }
@@ -435,7 +459,7 @@ impl Services {
         topic: &str,
     ) -> Result<Vec<(Place, u64, Record)>, String> {
         let consumer = client.consumer::<Bytes>(topic).from(StartAt::Beginning);
-        let consumer = consumer.until_end().build().await;
+        let consumer = consumer.with_tombstones().until_end().build().await;
         let mut consumer = consumer.map_err(|error| error.to_string())?;
         let mut records = Vec::new();
         while let Some(received) = consumer.next().await {
@@ -444,7 +468,7 @@ impl Services {
                 topic: topic.to_owned(),
                 partition: received.partition,
             };
-            let record = parse(&received.value)
+            let record = parse(&received)
                 .ok_or_else(|| format!("no record at {} of {place:?}", received.offset))?;
             records.push((place, received.offset.0, record));
         }
@@ -465,9 +489,26 @@ fn start() -> StartAt {
     }
 }
 
-fn parse(value: &[u8]) -> Option<Record> {
-    let text = std::str::from_utf8(value).ok()?;
-    let mut parts = text.split(' ');
+/// What a topic with such settings keeps.
+fn keeps(config: &TopicConfig) -> Keeps {
+    match (config.cleanup, config.retention_bytes) {
+        (Cleanup::Compact, _) => Keeps::LastOfEachKey {
+            forgets_deleted: config.tombstone_retention_ms <= DELETED_FOR.as_millis() as u64,
+        },
+        (Cleanup::Delete, Some(bytes)) => Keeps::LastBytes(bytes),
+        (Cleanup::Delete, None) => Keeps::All,
+    }
+}
+
+/// What a record says of itself.
+fn text(record: Record) -> String {
+    format!("{} {} ", record.producer, record.number)
+}
+
+fn parse(received: &Received<Option<Bytes>>) -> Option<Record> {
+    let of_header = received.headers.get(RECORD_HEADER);
+    let text = of_header.or(received.value.as_deref())?;
+    let mut parts = std::str::from_utf8(text).ok()?.split(' ');
     Some(Record {
         producer: parts.next()?.parse().ok()?,
         number: parts.next()?.parse().ok()?,

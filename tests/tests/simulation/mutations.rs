@@ -32,9 +32,9 @@ const CONTRADICTIONS: [&str; 11] = [
 fn where_to_look(mutation: Mutation) -> (u64, u64) {
     match mutation {
         Mutation::AckBeforeSync => (1, 2),
-        Mutation::LogNotCut => (1, 27),
-        Mutation::NoDuplicateCheck => (1, 5),
-        Mutation::AckBeforeMajority => (3, 14),
+        Mutation::LogNotCut => (1, 54),
+        Mutation::NoDuplicateCheck => (1, 6),
+        Mutation::AckBeforeMajority => (3, 16),
         Mutation::VoteNotPersisted => (3, 136),
     }
 }

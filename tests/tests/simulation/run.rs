@@ -15,12 +15,12 @@ use flumen_broker::{
     wal::SyncPolicy,
 };
 use flumen_client::{Profile, TopicConfig};
-use flumen_protocol::join::JoinToken;
+use flumen_protocol::{join::JoinToken, topic::Cleanup};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     checker::{Ledger, Place, Read},
-    clients::{Busy, Load, Services},
+    clients::{Busy, DELETED_FOR, Load, Services},
     faults::{self, Bounds, Planned},
     host::{Host, STEP},
     jobs::{Job, ServiceHost},
@@ -56,6 +56,11 @@ const DISTANCE_MS_MAX: u64 = 60;
 /// The share of topics of which only the last records are kept, and how much of each partition.
 const TRIMMED: f64 = 0.3;
 const TRIMMED_BYTES: u64 = 200 * 1024;
+
+/// The share of the other topics of which the last record of each key is kept, and of those the
+/// share that forgets soon which keys were deleted.
+const COMPACTED: f64 = 0.35;
+const FORGETFUL: f64 = 0.5;
 
 /// The share of topics that get another partition.
 const GROWING: f64 = 0.3;
@@ -206,6 +211,25 @@ fn draw_config(rng: &mut StdRng) -> BrokerConfig {
     config
 }
 
+fn draw_topic(rng: &mut StdRng, partitions: u32) -> TopicConfig {
+    let mut config = TopicConfig {
+        partitions,
+        segment_bytes: 64 * 1024,
+        // Clocks jump by more than any age.
+        retention_age_ms: None,
+        ..TopicConfig::default()
+    };
+    if rng.random_bool(TRIMMED) {
+        config.retention_bytes = Some(TRIMMED_BYTES);
+    } else if rng.random_bool(COMPACTED) {
+        config.cleanup = Cleanup::Compact;
+        if rng.random_bool(FORGETFUL) {
+            config.tombstone_retention_ms = DELETED_FOR.as_millis() as u64;
+        }
+    }
+    config
+}
+
 struct Simulation<'a> {
     world: World,
     ledger: Arc<Mutex<Ledger>>,
@@ -337,14 +361,7 @@ impl Simulation<'_> {
             .collect();
         for topic in &topics {
             let partitions = self.world.rng.random_range(1..4);
-            let config = TopicConfig {
-                partitions,
-                segment_bytes: 64 * 1024,
-                // Clocks jump by more than any age.
-                retention_age_ms: None,
-                retention_bytes: self.world.rng.random_bool(TRIMMED).then_some(TRIMMED_BYTES),
-                ..TopicConfig::default()
-            };
+            let config = draw_topic(&mut self.world.rng, partitions);
             let topic = topic.clone();
             self.employ(services, Job::MakeTopic(topic.clone(), config));
             for partition in 0..partitions {
