@@ -35,7 +35,7 @@ fn where_to_look(mutation: Mutation) -> (u64, u64) {
         Mutation::LogNotCut => (1, 54),
         Mutation::NoDuplicateCheck => (1, 6),
         Mutation::AckBeforeMajority => (3, 16),
-        Mutation::VoteNotPersisted => (3, 16),
+        Mutation::VoteNotPersisted => (3, 62),
     }
 }
 
