@@ -348,7 +348,8 @@ impl Shards {
             this.remember_left(id, left.by).await?;
             shared.data.write().remove(&id);
             shard.discard().await?;
-            remove_checkpoint(&shared.options, id, &*shared.parts.disk)
+            let disk = Arc::clone(&shared.parts.disk);
+            remove_checkpoint(&shared.options, id, disk).await
         });
         removed
             .await

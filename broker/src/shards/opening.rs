@@ -1,6 +1,6 @@
 //! What a broker opens when it starts.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, io, path::Path, sync::Arc};
 
 use flumen_protocol::ids::ShardId;
 use futures_util::future::{join_all, try_join_all};
@@ -72,22 +72,57 @@ pub(super) async fn open_data(
     let log = parts.raft.wal.shard(id).state();
     if log.last.is_none() && log.vote.is_some() {
         // It was here before and was given up; a crash may have come in between.
-        remove_checkpoint(options, id, &*parts.disk)?;
+        remove_checkpoint(options, id, Arc::clone(&parts.disk)).await?;
     }
     let parts = with_left(options, id, parts).await?;
     DataShard::open(id, files::checkpoint(options, id), parts).await
 }
 
-pub(super) fn remove_checkpoint(
+/// Removes the checkpoint of a replica that is given up, durably: were it there again after a loss of
+/// power, when the shard has come back, it would be taken for the new replica's.
+pub(super) async fn remove_checkpoint(
     options: &ShardsOptions,
     id: ShardId,
-    disk: &dyn Disk,
+    disk: Arc<dyn Disk>,
 ) -> Result<(), ShardError> {
-    match disk.remove_file(&files::checkpoint(options, id)) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            let dir = options.dir.clone();
-            Err(ShardError::Dir { dir, source })
+    let (dir, path) = (options.dir.clone(), files::checkpoint(options, id));
+    let remove = move || match disk.remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // One that is gone may be so in memory only.
+        _ => disk.sync_dir(&dir),
+    };
+    let removed = executor::spawn_blocking(remove).await;
+    let removed = removed.map_err(|error| ShardError::start(id, &error))?;
+    removed.map_err(|source| ShardError::Dir {
+        dir: options.dir.clone(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{CrashKeep, SimulatedDisk, read_file};
+
+    #[tokio::test]
+    async fn a_checkpoint_of_a_replica_that_was_given_up_does_not_come_back() {
+        let id = ShardId(3);
+        let options = ShardsOptions::new("/shards");
+        let path = files::checkpoint(&options, id);
+        let mut disk = SimulatedDisk::new();
+        disk.create_dir_all(&options.dir).unwrap();
+        // The second time there is none, as when a crash came in between.
+        for _ in 0..2 {
+            let removed = remove_checkpoint(&options, id, Arc::new(disk.clone()));
+            removed.await.unwrap();
+            disk = disk.crash(CrashKeep::Nothing);
+            assert_eq!(read_file(&disk, &path, 10).unwrap(), None);
+            write_file_atomically(&disk, &path, b"of old").unwrap();
         }
-        _ => Ok(()),
+        disk.remove_file(&path).unwrap();
+        let removed = remove_checkpoint(&options, id, Arc::new(disk.clone()));
+        removed.await.unwrap();
+        let disk = disk.crash(CrashKeep::Nothing);
+        assert_eq!(read_file(&disk, &path, 10).unwrap(), None);
     }
 }
