@@ -1,9 +1,7 @@
 //! Real brokers, one or a few, that join each other.
 
-mod client;
 mod members;
 mod partitions;
-mod payloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
