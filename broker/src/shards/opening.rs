@@ -111,7 +111,7 @@ mod tests {
         let path = files::checkpoint(&options, id);
         let mut disk = SimulatedDisk::new();
         disk.create_dir_all(&options.dir).unwrap();
-        // The second time there is none, as when a crash came in between.
+        // The first time there is none, as when a crash came in between.
         for _ in 0..2 {
             let removed = remove_checkpoint(&options, id, Arc::new(disk.clone()));
             removed.await.unwrap();

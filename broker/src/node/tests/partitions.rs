@@ -133,6 +133,15 @@ async fn create(broker: &Broker, name: &str) {
     made.await.unwrap();
 }
 
+/// Waits until a broker has heard of a topic that another one has made.
+async fn known(broker: &Broker, name: &str) {
+    eventually("the other one knows the topic, too", || {
+        let state = broker.node().catalog.snapshot();
+        state.topic(&topic(name)).is_ok()
+    })
+    .await;
+}
+
 async fn ask(broker: &Broker, name: &str) -> Reply {
     let topics = vec![topic(name)];
     let request = Request::Metadata { topics };
@@ -154,11 +163,7 @@ async fn a_broker_that_starts_behind_and_alone_denies_nothing_and_takes_no_recor
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;
     create(&founder, "before").await;
-    eventually("the other one knows the topic, too", || {
-        let state = joined.node().catalog.snapshot();
-        state.topic(&topic("before")).is_ok()
-    })
-    .await;
+    known(&joined, "before").await;
     joined.stop().await;
     create(&founder, "meanwhile").await;
     founder.stop().await;
@@ -287,11 +292,7 @@ async fn a_broker_that_starts_behind_tells_of_partitions_that_were_added_meanwhi
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (founder, joined) = pair(one.path(), two.path()).await;
     create(&founder, "grows").await;
-    eventually("the other one knows the topic, too", || {
-        let state = joined.node().catalog.snapshot();
-        state.topic(&topic("grows")).is_ok()
-    })
-    .await;
+    known(&joined, "grows").await;
     joined.stop().await;
     let changes = TopicChanges {
         partitions: Some(3),
