@@ -20,6 +20,10 @@ pub(super) fn next_step(
     view: &GroupView,
     reachable: &BTreeSet<BrokerId>,
 ) -> Step {
+    // It leads until another takes over, which is to make the next change.
+    if view.leader.is_none_or(|leader| !view.is_member(leader)) {
+        return Step::None;
+    }
     let brokers: BTreeSet<_> = state.brokers.keys().copied().collect();
     let missing = missing(view, &brokers);
     if !missing.is_empty() {
@@ -135,5 +139,20 @@ mod tests {
         assert_eq!(step, Step::SetVoters(set(&[1, 3, 4])));
         let step = next_step(&state, &view, &set(&[1, 2]));
         assert_eq!(step, Step::None, "nobody is there to take its place");
+    }
+    #[test]
+    fn a_leader_that_was_left_out_takes_nobody_in() {
+        let state = state_of(&[2, 3]);
+        let mut view = GroupView {
+            leader: Some(BrokerId(1)),
+            leads: true,
+            voters: set(&[2]),
+            ..GroupView::default()
+        };
+        let step = next_step(&state, &view, &set(&[2, 3]));
+        assert_eq!(step, Step::None);
+        view.learners = set(&[1]);
+        let step = next_step(&state, &view, &set(&[2, 3]));
+        assert_eq!(step, Step::AddLearners(set(&[3])));
     }
 }

@@ -59,7 +59,8 @@ impl Situation<'_> {
         }
         if view.voters != wanted || view.changing {
             let ready = may_become_voters(view, &wanted, |broker| self.has_caught_up(broker));
-            // A change that was interrupted half-way has to be finished in any case.
+            // A change that was interrupted half-way has to be finished in any case. It ends with
+            // voters that were ready when it began, which may not be those that are wanted now.
             return if ready || view.changing {
                 Step::SetVoters(wanted)
             } else {
