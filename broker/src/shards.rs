@@ -13,6 +13,7 @@ mod opening;
 mod propose;
 mod repair;
 mod upkeep;
+mod vouched;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -226,6 +227,7 @@ impl Shards {
             failure: Failure::new(),
             founding,
             left_by: None,
+            vouched: None,
         };
         let catalog = Catalog::open(
             CatalogParts {

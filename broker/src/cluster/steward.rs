@@ -124,6 +124,7 @@ impl Shared {
         self.open_replicas(memory, &state);
         let views = self.views();
         self.repair_replicas(memory, &state, &views);
+        self.apply_vouched(memory);
         memory.note_leadership(&views);
         self.report(memory, &state, &views);
         if state.brokers.len() > 1 {

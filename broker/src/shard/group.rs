@@ -59,6 +59,10 @@ const ELECTION_TIMEOUT_MS_MAX: u64 = 300;
 /// lack. One that comes late does no harm, as it counts from when it was asked for.
 pub(super) const ANSWER_MIN: Duration = Duration::from_millis(ELECTION_TIMEOUT_MS_MIN);
 
+/// For how long what a replica confirms may let a leader answer without asking again. One that starts
+/// knows nothing of what it has confirmed before.
+pub(super) const LEASE: Duration = Duration::from_millis(ELECTION_TIMEOUT_MS_MAX);
+
 /// Entries that one request to a follower carries at most; their bytes are bounded by what one
 /// read of the log gives.
 const REQUEST_ENTRIES_MAX: u64 = 1024;
@@ -79,6 +83,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Group {
     shard: ShardId,
     raft: Raft<TypeConfig, RaftMachine>,
+    log: LogStorage,
     machine: Arc<dyn Machine>,
     /// What openraft does with the machine.
     work: Work,
@@ -128,8 +133,13 @@ impl Group {
         check_nothing_is_missing(shard, &storage, machine.applied().log_id)?;
         let is_new = storage.is_pristine();
         let config = config(shard, parts.wal.may_forget()).map_err(|error| failed(&error))?;
-        let raft_machine = RaftMachine::new(shard, Arc::clone(&machine), storage.clone(), failure);
+        let log = storage.clone();
+        let mut raft_machine = RaftMachine::new(shard, Arc::clone(&machine), log.clone(), failure);
         let work = raft_machine.work();
+        if let Some(vouched) = parts.vouched {
+            let applied = raft_machine.apply_vouched(vouched).await;
+            applied.map_err(|error| failed(&error))?;
+        }
         let factory = Factory {
             broker: parts.broker.0,
             shard,
@@ -153,6 +163,7 @@ impl Group {
             starts_alone: founds || is_sole_voter,
             shard,
             raft,
+            log,
             machine,
             work,
             parts,
@@ -203,6 +214,11 @@ impl Group {
     /// What lets in the entries of leaders elsewhere.
     pub(super) fn admission(&self) -> Option<Admission> {
         self.parts.admission.clone()
+    }
+
+    /// Its log.
+    pub(super) fn log(&self) -> &LogStorage {
+        &self.log
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, RaftMachine> {

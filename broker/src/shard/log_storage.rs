@@ -100,6 +100,13 @@ impl LogStorage {
         self.shared.state.lock().purged
     }
 
+    /// Whether the log has this very entry, and so all that the log had that it comes from before it.
+    pub(crate) async fn has(&self, log_id: LogId) -> io::Result<bool> {
+        let range = self.clamp(log_id.index..log_id.index.saturating_add(1));
+        let entries = self.read_some(range).await?;
+        Ok(entries.first().is_some_and(|entry| entry.log_id == log_id))
+    }
+
     /// Entries up to `index` are applied and need not be kept in memory for that any more.
     pub(crate) fn applied(&self, index: u64) {
         self.shared.state.lock().cache.applied(index);

@@ -1,5 +1,7 @@
 //! The state machine of a shard, as openraft drives it and as a kind of shard implements it.
 
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{io, sync::Arc};
@@ -10,7 +12,7 @@ use futures_util::{Stream, StreamExt, future::BoxFuture};
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     entry::RaftEntry,
-    storage::{EntryResponder, RaftStateMachine},
+    storage::{EntryResponder, RaftLogReader, RaftStateMachine},
 };
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +127,20 @@ impl RaftMachine {
     /// What is done with the machine, to be ended with the group.
     pub(super) fn work(&self) -> Work {
         self.work.clone()
+    }
+
+    /// Applies the log up to an entry that another replica vouches for; does nothing if the log does
+    /// not have the entry. Before openraft does anything with the machine: were it told when it
+    /// starts, it would have many entries in memory at a time, however large they are.
+    pub(super) async fn apply_vouched(&mut self, vouched: LogId) -> io::Result<()> {
+        if !self.storage.has(vouched).await? {
+            return Ok(());
+        }
+        let from = self.machine.applied().index().map_or(0, |index| index + 1);
+        let mut log = self.storage.clone();
+        let entries = log.entries_stream(from..=vouched.index).await;
+        let entries = entries.map(|entry| Ok((entry?, None)));
+        self.apply(std::pin::pin!(entries)).await
     }
 
     async fn apply_all<S>(&self, mut entries: S) -> io::Result<()>

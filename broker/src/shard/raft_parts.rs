@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flumen_protocol::ids::BrokerId;
 
-use super::{admission::Admission, failure::Failure, pace::Pace, replicas::Replicas};
+use super::{admission::Admission, failure::Failure, pace::Pace, replicas::Replicas, types::LogId};
 use crate::{peer::PeerNetwork, wal::Wal};
 
 /// What a Raft group stands on, besides its machine.
@@ -29,4 +29,7 @@ pub(crate) struct RaftParts {
     /// The entry that left out the replica that was here before, if there was one. Until the log
     /// has it again, the replica decides nothing.
     pub(crate) left_by: Option<u64>,
+    /// An entry that another replica has applied, so that all up to it is committed. Applied here
+    /// before the group starts, if the log has it.
+    pub(crate) vouched: Option<LogId>,
 }

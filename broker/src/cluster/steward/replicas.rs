@@ -1,4 +1,4 @@
-//! The replicas of this broker: opened, repaired, and given up.
+//! The replicas of this broker: opened, repaired, helped on, and given up.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -87,6 +87,19 @@ impl Shared {
             memory.begin(shard, async move {
                 if let Err(error) = this.shards.repair(shard).await {
                     tracing::error!(%shard, %error, "a damaged replica is not repaired");
+                    sleep(RETRY_AFTER).await;
+                }
+            });
+        }
+    }
+
+    /// Begins to apply what other replicas vouch for where no leader tells what is committed.
+    pub(super) fn apply_vouched(&self, memory: &mut Memory) {
+        for shard in self.shards.vouched_for() {
+            let shards = self.shards.clone();
+            memory.begin(shard, async move {
+                if let Err(error) = shards.apply_vouched(shard).await {
+                    tracing::error!(%shard, %error, "what another replica has applied is not applied");
                     sleep(RETRY_AFTER).await;
                 }
             });

@@ -1,4 +1,4 @@
-//! How a shard is opened, repaired, closed, and discarded.
+//! How a shard is opened, repaired, started again, closed, and discarded.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -16,7 +16,11 @@ use crate::{
     disk::Disk,
     log::LogStore,
     shard::{
-        ShardError, admission::Admission, group::Group, proposer::Proposer, raft_parts::RaftParts,
+        ShardError,
+        admission::Admission,
+        group::{Group, LEASE},
+        proposer::Proposer,
+        raft_parts::RaftParts,
     },
 };
 
@@ -128,9 +132,14 @@ impl DataShard {
         let shared = Shared {
             id,
             proposer: Proposer::new(group.raft().clone(), &raft.wal),
-            group,
             admission: parts.admission,
-            served: (parts.records).add(id, Arc::clone(&directory), Arc::clone(&machine)),
+            served: (parts.records).add(
+                id,
+                Arc::clone(&directory),
+                Arc::clone(&machine),
+                group.log().clone(),
+            ),
+            group,
             machine,
             directory,
             failure: raft.failure,
@@ -139,6 +148,37 @@ impl DataShard {
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// Whether another replica has applied entries that are in the log here and not applied.
+    pub(crate) fn is_vouched_for(&self) -> bool {
+        self.shared.served.vouched().is_some()
+    }
+
+    /// Whether they are applied only if the other one is believed: no leader is found that tells
+    /// that they are committed. Takes as long as finding one may.
+    pub(crate) async fn relies_on_vouched(&self) -> bool {
+        let Some(vouched) = self.shared.served.vouched() else {
+            return false;
+        };
+        !self.shared.group.is_told_of(vouched.index).await
+    }
+
+    /// Starts the group of the shard again, with what another replica vouches for applied. The logs
+    /// stay open, for readers, too. Whatever comes of it, this one is stopped.
+    pub(crate) async fn start_again(&self, mut parts: DataShardParts) -> Result<Self, ShardError> {
+        let shared = &self.shared;
+        let failed = |error: &dyn std::fmt::Display| ShardError::start(shared.id, &error);
+        parts.raft.vouched = shared.served.take_vouched();
+        shared.group.stop().await;
+        tokio::time::sleep(LEASE).await;
+        let wal = shared.wal.clone();
+        // The new one takes for durable what is in the log.
+        let synced = crate::executor::spawn_blocking(move || wal.sync()).await;
+        let synced = synced.map_err(|error| failed(&error))?;
+        synced.map_err(|error| failed(&error))?;
+        let (machine, directory) = (Arc::clone(&shared.machine), Arc::clone(&shared.directory));
+        Self::start(shared.id, machine, directory, parts).await
     }
 
     /// Stops the shard and removes all that this broker has of it, but for its vote.

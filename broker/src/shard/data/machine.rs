@@ -221,14 +221,14 @@ impl DataMachine {
     ) -> io::Result<()> {
         let manifest: Manifest =
             postcard::from_bytes(&checkpoint.bytes).map_err(io::Error::other)?;
-        let applied_index = manifest.applied.index().unwrap_or(0);
+        let applied = manifest.applied.log_id;
         let this = Arc::clone(&self);
         let (manifest, wanted) = disk_work(move || {
             let wanted = this.missing(&manifest)?;
             Ok((manifest, wanted))
         })
         .await?;
-        self.source.fetch(others, applied_index, wanted).await;
+        self.source.fetch(others, applied, wanted).await;
         let this = Arc::clone(&self);
         disk_work(move || this.replace(manifest)).await?;
         let attempt = format!(

@@ -6,9 +6,12 @@
 
 mod fetch;
 mod serve;
+mod vouched;
 
 use flumen_protocol::ids::{Offset, PartitionId, ShardId};
 use serde::{Deserialize, Serialize};
+
+use crate::shard::types::LogId;
 
 pub(crate) use self::{fetch::RecordSource, serve::RecordServer};
 pub(super) use self::{fetch::Wanted, serve::Served};
@@ -21,8 +24,9 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 struct TransferOpen {
     shard: ShardId,
     /// Up to where the log must be applied by who answers: less would not know what there should
-    /// be, and take partitions that it has not heard of for deleted ones.
-    applied_index: u64,
+    /// be, and take partitions that it has not heard of for deleted ones. Whoever asks has applied
+    /// it, or has a checkpoint of somebody who has: it is committed.
+    applied: Option<LogId>,
     ranges: Vec<Range>,
 }
 

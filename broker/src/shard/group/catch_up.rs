@@ -4,9 +4,12 @@
 //! Raft's dissertation (Ongaro 2014), section 6.4, describes it. A replica that has just started
 //! needs it most: it knows its last checkpoint, and not what of its log is committed.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
-use openraft::{Raft, ReadPolicy};
+use openraft::{Raft, ReadPolicy, async_runtime::WatchReceiver};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Group, propose::LEADER_RETRY_AFTER};
@@ -43,6 +46,18 @@ impl Group {
             .await
             .map(drop)
             .map_err(|error| self.behind(error.to_string()))
+    }
+
+    /// Whether an entry is known to be committed, or there is a leader that will tell. Takes as long
+    /// as finding one may.
+    pub(crate) async fn is_told_of(&self, index: u64) -> bool {
+        let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+        if self.read_index(deadline).await.is_ok() {
+            return true;
+        }
+        let metrics = self.raft.metrics();
+        let committed = metrics.borrow_watched().local_committed;
+        committed.is_some_and(|committed| committed.index >= index)
     }
 
     /// Up to where the log is committed at least, as its leader says.

@@ -66,5 +66,6 @@ pub(super) fn parts() -> RaftParts {
         failure: Failure::new(),
         founding: true,
         left_by: None,
+        vouched: None,
     }
 }

@@ -5,6 +5,7 @@ mod failover;
 mod members;
 mod repair;
 mod space;
+mod vouched;
 
 use std::time::Duration;
 

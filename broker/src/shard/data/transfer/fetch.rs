@@ -13,6 +13,7 @@ use super::{Range, TransferHead, TransferOpen};
 use crate::{
     log::{LogStore, PartitionLog},
     peer::{PeerError, PeerNetwork, PeerReceiver, PeerService, encode},
+    shard::types::LogId,
 };
 
 /// How long to wait before the replicas are asked again, after none had all that is missing.
@@ -62,13 +63,13 @@ enum FetchError {
 }
 
 impl RecordSource {
-    /// Appends to the logs what they lack of what there is at `applied_index`. Goes on until it is
+    /// Appends to the logs what they lack of what there is once `applied` is applied. Goes on until it is
     /// all there: a replica that fails is given up for another one of `replicas`, which is asked
     /// for them again each time round. Dropped, it leaves whole batches behind.
     pub(in crate::shard::data) async fn fetch(
         &self,
         replicas: impl Fn() -> Vec<BrokerId>,
-        applied_index: u64,
+        applied: Option<LogId>,
         mut wanted: Vec<Wanted>,
     ) {
         let mut is_told = false;
@@ -79,7 +80,7 @@ impl RecordSource {
                 if wanted.is_empty() {
                     return;
                 }
-                if let Err(error) = self.fetch_from(*replica, applied_index, &mut wanted).await {
+                if let Err(error) = self.fetch_from(*replica, applied, &mut wanted).await {
                     // One of them may be dead or removed meanwhile.
                     tracing::debug!(shard = %self.shard, broker = %replica, %error,
                         "records that this replica misses did not come; trying another one");
@@ -101,7 +102,7 @@ impl RecordSource {
     async fn fetch_from(
         &self,
         replica: BrokerId,
-        applied_index: u64,
+        applied: Option<LogId>,
         wanted: &mut [Wanted],
     ) -> Result<(), FetchError> {
         let ranges = wanted.iter().map(|wanted| Range {
@@ -111,7 +112,7 @@ impl RecordSource {
         });
         let open = TransferOpen {
             shard: self.shard,
-            applied_index,
+            applied,
             ranges: ranges.collect(),
         };
         let opened = self

@@ -11,15 +11,17 @@ use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
-use super::{CHUNK_BYTES, Range, TransferHead, TransferOpen};
+use super::{CHUNK_BYTES, Range, TransferHead, TransferOpen, vouched::Vouched};
 use crate::{
     log::ReadOutcome,
     metrics::TransferMetrics,
     peer::{PeerHandler, PeerMessage, PeerStream, encode},
     shard::{
         data::{machine::DataMachine, partition::PartitionReader, state::Directory},
+        log_storage::LogStorage,
         machine::Machine,
         pace::Pace,
+        types::LogId,
     },
 };
 
@@ -30,33 +32,44 @@ pub(crate) struct RecordServer {
 }
 
 struct Shared {
-    shards: RwLock<FxHashMap<ShardId, Source>>,
+    shards: RwLock<FxHashMap<ShardId, Arc<Source>>>,
     pace: Pace,
     transfers: TransferMetrics,
 }
 
 /// A shard whose records others may have.
-#[derive(Clone)]
 struct Source {
     directory: Directory,
     machine: Arc<DataMachine>,
+    vouched: Vouched,
 }
 
 /// Keeps a shard's records available to others until it is dropped.
 pub(in crate::shard::data) struct Served {
     shared: Arc<Shared>,
     shard: ShardId,
-    machine: Arc<DataMachine>,
+    source: Arc<Source>,
 }
 
 impl Served {
+    /// The entry of the log that is not applied here and that another replica vouches for.
+    pub(in crate::shard::data) fn vouched(&self) -> Option<LogId> {
+        let applied = self.source.machine.applied().index();
+        self.source.vouched.after(applied)
+    }
+
+    /// As [`Served::vouched`]; it is forgotten then.
+    pub(in crate::shard::data) fn take_vouched(&self) -> Option<LogId> {
+        self.source.vouched.take()
+    }
+
     /// From now on others get nothing, and what they are about to get is no proof that there was
     /// no more. To be called before anything of the shard goes.
     pub(in crate::shard::data) fn end(&self) {
         let mut shards = self.shared.shards.write();
-        // The shard may have been opened again meanwhile.
+        // The shard may have been opened or started again meanwhile.
         let served = shards.get(&self.shard);
-        if served.is_some_and(|served| Arc::ptr_eq(&served.machine, &self.machine)) {
+        if served.is_some_and(|served| Arc::ptr_eq(served, &self.source)) {
             shards.remove(&self.shard);
         }
     }
@@ -97,24 +110,29 @@ impl RecordServer {
         shard: ShardId,
         directory: Directory,
         machine: Arc<DataMachine>,
+        log: LogStorage,
     ) -> Served {
-        let source = Source {
+        let source = Arc::new(Source {
             directory,
-            machine: Arc::clone(&machine),
-        };
-        self.shared.shards.write().insert(shard, source);
+            machine,
+            vouched: Vouched::new(log),
+        });
+        let mut shards = self.shared.shards.write();
+        shards.insert(shard, Arc::clone(&source));
         Served {
             shared: Arc::clone(&self.shared),
             shard,
-            machine,
+            source,
         }
     }
 
     async fn serve(&self, head: Bytes, mut stream: PeerStream) -> Result<(), String> {
         let open: TransferOpen = postcard::from_bytes(&head).map_err(text)?;
         let source = self.source(open.shard)?;
-        let applied = source.machine.applied().index().unwrap_or(0);
-        if applied < open.applied_index {
+        if let Some(applied) = open.applied
+            && source.machine.applied().index() < Some(applied.index)
+        {
+            source.vouched.note(applied).await.map_err(text)?;
             return Err(format!("shard {} is itself behind here", open.shard));
         }
         for range in open.ranges {
@@ -135,7 +153,7 @@ impl RecordServer {
         Ok(())
     }
 
-    fn source(&self, shard: ShardId) -> Result<Source, String> {
+    fn source(&self, shard: ShardId) -> Result<Arc<Source>, String> {
         let source = self.shared.shards.read().get(&shard).cloned();
         source.ok_or_else(|| format!("shard {shard} has no replica here"))
     }

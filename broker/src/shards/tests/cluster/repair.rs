@@ -22,14 +22,14 @@ impl PeerHandler for Empty {
 }
 
 /// Segments of the partitions of the test's topic on a broker's disk.
-fn segments(disk: &SimulatedDisk) -> Vec<PathBuf> {
+pub(super) fn segments(disk: &SimulatedDisk) -> Vec<PathBuf> {
     let dir = Path::new("/logs").join(TOPIC.to_string());
     let files = disk.list(&dir).unwrap().into_iter();
     let segments = files.filter(|file| file.name().is_some_and(|name| name.ends_with(".segment")));
     segments.map(|file| file.path).collect()
 }
 
-fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
+pub(super) fn files_that_end_with(disk: &SimulatedDisk, dir: &str, end: &str) -> usize {
     let files = disk.list(Path::new(dir)).unwrap();
     let of_kind = |file: &&crate::disk::DirEntry| file.name().unwrap().ends_with(end);
     files.iter().filter(of_kind).count()
