@@ -28,7 +28,7 @@ mod real;
 mod simulated;
 mod work;
 
-pub use atomic::{read_file, write_file_atomically};
+pub use atomic::{read_file, remove_file_durably, write_file_atomically};
 pub use real::RealDisk;
 pub use simulated::{CrashKeep, FaultPlan, SimulatedDisk};
 pub(crate) use work::{disk_work, disk_work_once_there_is_room};

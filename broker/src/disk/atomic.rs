@@ -37,6 +37,18 @@ pub fn write_file_atomically(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::
     disk.sync_dir(parent_of(path))
 }
 
+/// Removes the file at `path`, if there is one, durably: it is not there again after a loss of power.
+///
+/// # Errors
+/// Any failure of the disk.
+pub fn remove_file_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        // One that is gone may be so in memory only.
+        _ => disk.sync_dir(parent_of(path)),
+    }
+}
+
 /// Reads a whole file of at most `bytes_max`; `None` if there is none.
 ///
 /// # Errors

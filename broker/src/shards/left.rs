@@ -12,7 +12,6 @@ use flumen_protocol::ids::ShardId;
 use super::{Shards, ShardsOptions, files};
 use crate::{
     disk::{Disk, read_file, write_file_atomically},
-    executor::spawn_blocking,
     shard::{ShardError, raft::DataShardParts},
 };
 
@@ -25,7 +24,7 @@ impl Shards {
         let (options, disk) = (&self.shared.options, Arc::clone(&self.shared.parts.disk));
         let path = files::left(options, id);
         let write = move || write_file_atomically(&*disk, &path, &index.to_le_bytes());
-        on_disk(options, id, write).await
+        files::on_disk(options, write).await
     }
 }
 
@@ -36,7 +35,7 @@ pub(super) async fn with_left(
     mut parts: DataShardParts,
 ) -> Result<DataShardParts, ShardError> {
     let (disk, path) = (Arc::clone(&parts.disk), files::left(options, id));
-    parts.raft.left_by = on_disk(options, id, move || read(&*disk, &path)).await?;
+    parts.raft.left_by = files::on_disk(options, move || read(&*disk, &path)).await?;
     Ok(parts)
 }
 
@@ -53,17 +52,4 @@ fn read(disk: &dyn Disk, path: &Path) -> io::Result<Option<u64>> {
         io::Error::new(io::ErrorKind::InvalidData, reason)
     })?;
     Ok(Some(u64::from_le_bytes(index)))
-}
-
-async fn on_disk<T: Send + 'static>(
-    options: &ShardsOptions,
-    id: ShardId,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> Result<T, ShardError> {
-    let done = spawn_blocking(work).await;
-    let done = done.map_err(|error| ShardError::start(id, &error))?;
-    done.map_err(|source| ShardError::Dir {
-        dir: options.dir.clone(),
-        source,
-    })
 }

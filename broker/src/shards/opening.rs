@@ -1,6 +1,6 @@
 //! What a broker opens when it starts.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use flumen_protocol::ids::ShardId;
 use futures_util::future::{join_all, try_join_all};
@@ -8,7 +8,7 @@ use futures_util::future::{join_all, try_join_all};
 use super::{DataShards, ShardsOptions, files, left::with_left, repair};
 use crate::{
     catalog::{CATALOG_SHARD, Catalog},
-    disk::{Disk, write_file_atomically},
+    disk::{Disk, remove_file_durably, write_file_atomically},
     executor,
     shard::{DataShard, ShardError, raft::DataShardParts},
     wal::Wal,
@@ -85,18 +85,8 @@ pub(super) async fn remove_checkpoint(
     id: ShardId,
     disk: Arc<dyn Disk>,
 ) -> Result<(), ShardError> {
-    let (dir, path) = (options.dir.clone(), files::checkpoint(options, id));
-    let remove = move || match disk.remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        // One that is gone may be so in memory only.
-        _ => disk.sync_dir(&dir),
-    };
-    let removed = executor::spawn_blocking(remove).await;
-    let removed = removed.map_err(|error| ShardError::start(id, &error))?;
-    removed.map_err(|source| ShardError::Dir {
-        dir: options.dir.clone(),
-        source,
-    })
+    let path = files::checkpoint(options, id);
+    files::on_disk(options, move || remove_file_durably(&*disk, &path)).await
 }
 
 #[cfg(test)]

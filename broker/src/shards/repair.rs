@@ -17,8 +17,7 @@ use flumen_protocol::ids::{BrokerId, ShardId};
 use super::{Shards, ShardsOptions, files, left::with_left, opening::open_data};
 use crate::{
     catalog::CatalogState,
-    disk::{Disk, read_file, write_file_atomically},
-    executor::spawn_blocking,
+    disk::{Disk, read_file, remove_file_durably, write_file_atomically},
     log::OpenError,
     shard::{DataShard, ShardError, raft::DataShardParts},
 };
@@ -100,8 +99,9 @@ impl Shards {
             .await
     }
 
+    /// Forgets it, durably: after a loss of power a whole replica would be repaired once more.
     async fn unmark(&self, id: ShardId) -> Result<(), ShardError> {
-        self.on_mark(id, |disk, path| disk.remove_file(path)).await
+        self.on_mark(id, remove_file_durably).await
     }
 
     async fn on_mark(
@@ -111,12 +111,7 @@ impl Shards {
     ) -> Result<(), ShardError> {
         let (options, disk) = (&self.shared.options, Arc::clone(&self.shared.parts.disk));
         let path = files::damaged(options, id);
-        let done = spawn_blocking(move || work(&*disk, &path)).await;
-        let done = done.map_err(|error| ShardError::start(id, &error))?;
-        done.map_err(|source| ShardError::Dir {
-            dir: options.dir.clone(),
-            source,
-        })
+        files::on_disk(options, move || work(&*disk, &path)).await
     }
 }
 
@@ -133,14 +128,8 @@ pub(super) async fn open_unless_damaged(
     parts: &DataShardParts,
     has_others: bool,
 ) -> Result<Option<DataShard>, ShardError> {
-    let dir = &options.dir;
-    let (disk, path) = (parts.disk.clone(), files::damaged(options, id));
-    let marked = spawn_blocking(move || read_file(&*disk, &path, 1)).await;
-    let marked = marked.map_err(|error| ShardError::start(id, &error))?;
-    let marked = marked.map_err(|source| ShardError::Dir {
-        dir: dir.clone(),
-        source,
-    })?;
+    let (disk, path) = (Arc::clone(&parts.disk), files::damaged(options, id));
+    let marked = files::on_disk(options, move || read_file(&*disk, &path, 1)).await?;
     // What is there may be half repaired, and looks whole.
     if marked.is_some() {
         return Ok(None);
@@ -153,5 +142,34 @@ pub(super) async fn open_unless_damaged(
             Ok(None)
         }
         opened => opened.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        disk::{CrashKeep, SimulatedDisk},
+        shards::tests::Broker,
+    };
+
+    #[tokio::test]
+    async fn a_mark_and_its_end_outlast_a_loss_of_power() {
+        let (mut disk, id) = (SimulatedDisk::new(), ShardId(1));
+        for is_damaged in [true, false] {
+            let broker = Broker::start(&Arc::new(disk.clone()), 1).await;
+            let shards = broker.shards.clone();
+            let done = if is_damaged {
+                shards.mark(id).await
+            } else {
+                shards.unmark(id).await
+            };
+            done.unwrap();
+            broker.kill().await;
+            disk = disk.crash(CrashKeep::Nothing);
+            let path = files::damaged(&shards.shared.options, id);
+            let marked = read_file(&disk, &path, 1).unwrap();
+            assert_eq!(marked.is_some(), is_damaged);
+        }
     }
 }
