@@ -161,10 +161,13 @@ mod tests {
 
     use super::*;
 
-    /// A shell in which `flumen` prints its words, and nothing else is found.
+    /// A shell in which `flumen` prints its words and the end of a line, and nothing else is found.
+    /// All at once: the ends of a pipe print at the same time.
     const SHELL: &str = r#"
         PATH=/nowhere
-        flumen() { for word; do printf '%s\0' "$word"; done >&3; printf '\n' >&3; }
+        END='
+'
+        flumen() { printf '%s\0' "$@" "$END" >&3; }
         { eval "$EXAMPLE"; } 3>&1 >/dev/null 2>&1 </dev/null
         true
     "#;
@@ -209,7 +212,7 @@ mod tests {
                 .output()
                 .unwrap();
             let printed = String::from_utf8(shell.stdout).unwrap();
-            for words in printed.lines() {
+            for words in printed.split_terminator("\n\0") {
                 let words = ["flumen"].into_iter().chain(words.split_terminator('\0'));
                 let line = leading::moved_behind(&program, words.map(Into::into)).unwrap();
                 let taken = program.clone().try_get_matches_from(line);
