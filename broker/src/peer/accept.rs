@@ -36,6 +36,10 @@ const CALLS_SERVED_MAX: usize = 4096;
 /// stays, of 1,024 shards and the catalog, and for all else as many again.
 const PEER_STREAMS_MAX: u32 = 2 * 1025;
 
+/// Streams that it may have open at first. quinn makes room for all of them with each connection; so
+/// there are twice as many, up to [`PEER_STREAMS_MAX`], whenever half of them are in use.
+const PEER_STREAMS_MIN: u32 = 128;
+
 /// Serves a connection of another broker until it ends.
 pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     let address = connection.remote_address();
@@ -43,7 +47,8 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     if let Err(refusal) = named {
         return refuse(&connection, &shared, &refusal);
     }
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
+    let mut streams_max = PEER_STREAMS_MIN;
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
     connection.set_receive_window(VarInt::from_u32(tuning::PEER_CONNECTION_WINDOW_BYTES));
     // Who only asks who is here opens no stream, and keeps the connection that it has.
     let first = tokio::time::timeout(OPEN_TIMEOUT, connection.accept_bi());
@@ -75,6 +80,10 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
             shared: Arc::clone(&shared),
         };
         streams.spawn(incoming.serve_stream(send, receive));
+        if let Some(more) = more_streams(streams.len(), streams_max) {
+            streams_max = more;
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams_max));
+        }
         next = connection.accept_bi().await.ok();
     }
     shared.forget(from, &connection);
@@ -84,6 +93,13 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     tracing::debug!(broker = %from, %address, "a broker has gone");
     streams.close();
     streams.wait().await;
+}
+
+/// How many streams there may be from now on where so many are open; `None` if no more than before.
+fn more_streams(open: usize, streams_max: u32) -> Option<u32> {
+    let is_half_used = open >= streams_max as usize / 2;
+    let more = (2 * streams_max).min(PEER_STREAMS_MAX);
+    (is_half_used && more > streams_max).then_some(more)
 }
 
 fn refuse(connection: &Connection, shared: &Shared, refusal: &Refusal) {

@@ -225,6 +225,22 @@ async fn streams_that_nobody_reads_hold_up_no_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_shard_that_there_may_be_has_a_stream_that_stays() {
+    const STREAMS: usize = 1025;
+    let (one, _two) = pair().await;
+    let opening = async {
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS {
+            let mut stream = open(&one, TWO).await;
+            assert_eq!(stream.receiver.next().await.unwrap().unwrap().head, "head");
+            streams.push(stream);
+        }
+        streams
+    };
+    timeout(LONG, opening).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_half_is_noticed_at_the_other_end() {
     let (one, two) = pair().await;
     let mut stream = open(&one, TWO).await;
