@@ -98,17 +98,15 @@ impl PluginEngine {
         let wasmtime = Engine::new(&config()).map_err(runtime)?;
         let mut linker = Linker::new(&wasmtime);
         host::offer(&mut linker).map_err(runtime)?;
-        let ticker = Ticker::start({
-            let wasmtime = wasmtime.clone();
-            move || wasmtime.increment_epoch()
-        })
-        .map_err(EngineError::Threads)?;
         // Simulations run no plugins. And each thread of a runtime draws from what tokio seeds all
         // runtimes from: the next one would depend on how soon these threads have started.
-        let threads = if is_simulated() {
-            None
+        let (ticker, threads) = if is_simulated() {
+            (Ticker::standing(), None)
         } else {
-            Some(start_threads().map_err(EngineError::Threads)?)
+            let clock = wasmtime.clone();
+            let ticker = Ticker::start(move || clock.increment_epoch());
+            let threads = start_threads().map_err(EngineError::Threads)?;
+            (ticker.map_err(EngineError::Threads)?, Some(threads))
         };
         Ok(Self(Arc::new(Shared {
             wasmtime,

@@ -16,6 +16,7 @@ pub(super) struct Ticker {
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Default)]
 struct Shared {
     running: AtomicUsize,
     asleep: AtomicBool,
@@ -26,13 +27,17 @@ struct Shared {
 pub(super) struct Running<'a>(&'a Shared);
 
 impl Ticker {
+    /// One that never ticks, for where no plugin runs.
+    pub(super) fn standing() -> Self {
+        Self {
+            shared: Arc::default(),
+            thread: None,
+        }
+    }
+
     /// Starts the thread. `tick` must be cheap.
     pub(super) fn start(tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            running: AtomicUsize::new(0),
-            asleep: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-        });
+        let shared: Arc<Shared> = Arc::default();
         let thread = thread::Builder::new()
             .name("plugin-ticker".to_owned())
             .spawn({
