@@ -136,6 +136,10 @@ section! {
         /// Bytes of batches that all producers together may have sent and that are not yet
         /// acknowledged. Beyond it, the broker stops reading from producers until there is room.
         inflight_bytes_max: ByteSize = ByteSize::mib(256), in INFLIGHT_BYTES_MIN..=ByteSize::gib(64);
+        /// The same for one connection, and with the plugins that it deploys: their bytes count until
+        /// the request is answered. What is larger than all of it is taken when nothing else is under
+        /// way.
+        inflight_bytes_per_connection_max: ByteSize = ByteSize::mib(64), in BATCH_BYTES_LEAST..=ByteSize::gib(64);
         /// How long a new connection may take to show its credential.
         authentication_timeout: Interval = Interval::from_secs(10), in Interval::from_millis(100)..=Interval::from_secs(300);
     }

@@ -66,6 +66,8 @@ pub struct ServerLimits {
     pub batch_bytes_max: usize,
     /// Bytes of batches under way, of all connections together.
     pub inflight_bytes_max: u64,
+    /// Bytes of batches and of requests under way, of one connection.
+    pub inflight_bytes_per_connection_max: u64,
     /// How long a connection may take to show its credential.
     pub authentication_timeout: Duration,
 }

@@ -46,6 +46,7 @@ pub(super) fn listen(
         streams_per_connection_max: config.limits.streams_per_connection_max,
         batch_bytes_max: config.limits.batch_bytes_max.as_u64() as usize,
         inflight_bytes_max: config.limits.inflight_bytes_max.as_u64(),
+        inflight_bytes_per_connection_max: config.limits.inflight_bytes_per_connection_max.as_u64(),
         authentication_timeout: config.limits.authentication_timeout.into(),
     };
     let address = config.listen;

@@ -1,7 +1,9 @@
 //! Real brokers, one or a few, that join each other.
 
+mod client;
 mod members;
 mod partitions;
+mod payloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,12 +50,16 @@ async fn pair(one: &Path, two: &Path) -> (Broker, Broker) {
 }
 
 async fn join(founder: &Broker, dir: &Path) -> Broker {
+    join_with(founder, config(dir)).await
+}
+
+async fn join_with(founder: &Broker, config: BrokerConfig) -> Broker {
     let reply = founder.node().create_join_token(60_000).await;
     let Ok(Response::JoinToken(token)) = reply else {
         panic!("{reply:?}");
     };
     let token: JoinToken = token.0.parse().unwrap();
-    Broker::join(config(dir), &token).await.unwrap()
+    Broker::join(config, &token).await.unwrap()
 }
 
 /// Starts a broker on a directory that the last one may not have let go yet, nor its address: its tasks

@@ -1,4 +1,5 @@
-//! How many bytes of batches may be under way, per connection and in all.
+//! How many bytes of batches may be under way, per connection and in all; the payloads of requests
+//! count against those of their connection, until they are answered.
 //!
 //! A connection's bytes are taken before a payload is read, so that what a client announces
 //! costs nothing until there is room for it; the bytes of all are taken once it has arrived,

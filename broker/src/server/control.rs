@@ -11,7 +11,7 @@ use flumen_protocol::{
 };
 use flumen_transport::stream::{FrameReader, FrameWriter};
 
-use super::session::Session;
+use super::{budget::Taken, session::Session};
 use crate::metrics::RequestLabel;
 
 pub(super) async fn serve(
@@ -22,9 +22,13 @@ pub(super) async fn serve(
     mut writer: FrameWriter,
 ) {
     let name = request.name();
-    let reply = match read_payload(session, payload_len, &mut reader).await {
-        Ok(payload) => session.shared.node.answer(request, payload).await,
-        Err(error) => Err(error),
+    // Until the request is answered: what is done with it keeps the payload in memory for as long.
+    let (reply, _taken) = match read_payload(session, payload_len, &mut reader).await {
+        Ok((payload, taken)) => {
+            let reply = session.shared.node.answer(request, payload).await;
+            (reply, Some(taken))
+        }
+        Err(error) => (Err(error), None),
     };
     let outcome = if reply.is_ok() { "ok" } else { "error" };
     let label = RequestLabel {
@@ -42,7 +46,7 @@ async fn read_payload(
     session: &Session,
     len: usize,
     reader: &mut FrameReader,
-) -> Result<Bytes, WireError> {
+) -> Result<(Bytes, Taken), WireError> {
     if len > PLUGIN_BYTES_MAX {
         let text = format!(
             "a payload of {} is over the limit of {}",
@@ -51,9 +55,12 @@ async fn read_payload(
         );
         return Err(WireError::new(ErrorCode::TooLarge, text));
     }
-    let _taken = session.budget.take(len).await;
-    reader
-        .payload(len)
-        .await
-        .map_err(|error| WireError::new(ErrorCode::InvalidRequest, error.to_string()))
+    let taken = session.budget.take(len).await;
+    match reader.payload(len).await {
+        Ok(payload) => Ok((payload, taken)),
+        Err(error) => {
+            let text = error.to_string();
+            Err(WireError::new(ErrorCode::InvalidRequest, text))
+        }
+    }
 }

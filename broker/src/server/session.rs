@@ -23,9 +23,6 @@ use super::{STOPPING_TEXT, Shared, budget::ByteBudget, consume, control, credit:
 /// A stream whose first frame takes longer is reset.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of batches that one connection may have under way.
-const INFLIGHT_BYTES_PER_CONNECTION_MAX: u64 = 64 * 1024 * 1024;
-
 /// What is read from a connection that has shown no credential.
 const STRANGER_LIMITS: FrameLimits = FrameLimits {
     header_bytes_max: 8 * 1024,
@@ -54,9 +51,9 @@ impl Session {
         let authenticated = connection.peer_identity().is_some();
         Self {
             credit: Credit::new(shared.limits.streams_per_connection_max),
+            budget: ByteBudget::new(shared.limits.inflight_bytes_per_connection_max),
             connection,
             shared,
-            budget: ByteBudget::new(INFLIGHT_BYTES_PER_CONNECTION_MAX),
             authenticated: AtomicBool::new(authenticated),
         }
     }

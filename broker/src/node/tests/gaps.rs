@@ -1,32 +1,14 @@
 //! What a consumer hears of offsets behind which nothing is left.
 
 use flumen_protocol::{
-    ALPN_CLIENT,
     batch::{BatchBuilder, Codec, RecordRef},
     message::{ConsumeEvent, ConsumeOpen, PartitionStart, StartAt, StreamOpen},
     topic::Cleanup,
 };
-use flumen_transport::{
-    endpoint,
-    quinn::ClientConfig,
-    stream::{DATA_LIMITS, FrameReader, FrameWriter, Payload},
-    tls, tuning,
-};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{client::open, *};
 use crate::{clock::now_ms, log::SEGMENT_AGE_MS_MAX};
-
-/// Opens a stream with its first frame.
-async fn open(
-    connection: &flumen_transport::quinn::Connection,
-    open: StreamOpen,
-) -> (FrameWriter, FrameReader) {
-    let (send, receive) = connection.open_bi().await.unwrap();
-    let mut writer = FrameWriter::new(send);
-    writer.send(&open, Payload::None).await.unwrap();
-    (writer, FrameReader::new(receive, DATA_LIMITS))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_is_told_where_a_partition_goes_on_whose_last_records_compaction_has_removed() {
@@ -60,19 +42,7 @@ async fn a_consumer_is_told_where_a_partition_goes_on_whose_last_records_compact
     // What was in memory is gone.
     let broker = start_again(dir.path()).await.unwrap();
 
-    let profile = broker.node().identity.profile(&[]);
-    let crypto = tls::client_config(&profile.ca, None, ALPN_CLIENT).unwrap();
-    let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(tuning::transport_config(0));
-    let address = broker.local_addr();
-    let endpoint = endpoint::client(address).unwrap();
-    let connecting = endpoint.connect_with(client, address, "localhost");
-    let connection = connecting.unwrap().await.unwrap();
-    let token = profile.token.unwrap();
-    let shown = StreamOpen::Control(Request::Authenticate { token });
-    let (_writer, mut reader) = open(&connection, shown).await;
-    let (reply, _) = reader.next::<Reply>().await.unwrap().unwrap();
-    assert_eq!(reply, Ok(Response::Done));
+    let connection = client::connect(&broker).await;
     let consume = StreamOpen::Consume(ConsumeOpen {
         topic,
         topic_id: None,
