@@ -15,7 +15,7 @@
 //! | [`shards`] | all shards of a broker |
 //! | `cluster` | who should have and lead which replica |
 //! | [`plugin`] | the WebAssembly engine |
-//! | [`plugins`] | which plugins run on which topic: deploy, bind, upgrade |
+//! | [`plugins`] | which plugins run on which topic: deploy, bind, upgrade, roll back |
 //! | [`topics`] | names and settings joined with partitions |
 //! | [`server`] | QUIC towards clients |
 //! | [`admin`] | HTTP towards operators |

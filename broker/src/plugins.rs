@@ -1,4 +1,4 @@
-//! Deploying, binding and upgrading plugins: the catalog joined with the engine.
+//! Deploying, binding, upgrading and rolling back plugins: the catalog joined with the engine.
 //!
 //! Whatever could fail is tried before the catalog hears of it: a component is compiled and
 //! started, a binding is made with its configuration. Then the catalog commits, and then the
@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use self::hooks::{Hooks, Processed, SideBatch};
 use crate::{
-    catalog::{Catalog, CatalogState, NewPlugin, PluginBytesError, Topic},
+    catalog::{Catalog, CatalogError, CatalogState, NewPlugin, PluginBytesError, Topic},
     metrics::PluginMetrics,
     plugin::{BindError, Binding, DeployError, Plugin, PluginEngine},
 };
@@ -116,19 +116,22 @@ impl Plugins {
         };
         let (plugin, new) = self.examine(&name, Some(version), bytes).await?;
         let _changing = self.changing.lock().await;
-        let state = self.catalog.snapshot();
-        let mut replaced: Vec<(TopicId, TopicName, Vec<Binding>)> = Vec::new();
-        for topic in state.topics.values() {
-            if !topic.bindings.iter().any(|config| config.plugin == name) {
-                continue;
-            }
-            let bindings = self.replaced(topic, &name, &plugin).await?;
-            replaced.push((topic.id, topic.name.clone(), bindings));
-        }
+        let replaced = self.replaced_everywhere(&name, &plugin).await?;
         self.catalog.upgrade_plugin(new).await?;
-        for (id, topic, bindings) in replaced {
-            self.hooks.install(id, topic, bindings);
-        }
+        self.install_all(replaced);
+        self.describe(&name)
+    }
+
+    /// Goes back to the version before the last upgrade, with the same care as an upgrade; once
+    /// more undoes that.
+    pub async fn roll_back(&self, name: Name) -> Result<PluginDescription, WireError> {
+        let _changing = self.changing.lock().await;
+        let previous = self.catalog.snapshot().plugin(&name)?.previous.clone();
+        let previous = previous.ok_or_else(|| CatalogError::NoPreviousVersion(name.clone()))?;
+        let plugin = self.loaded_version(previous).await?;
+        let replaced = self.replaced_everywhere(&name, &plugin).await?;
+        self.catalog.roll_back_plugin(name.clone()).await?;
+        self.install_all(replaced);
         self.describe(&name)
     }
 
@@ -264,7 +267,11 @@ impl Plugins {
     }
 
     async fn loaded(&self, name: &Name) -> Result<Plugin, WireError> {
-        let info = self.find(name)?;
+        self.loaded_version(self.find(name)?).await
+    }
+
+    /// A version of a plugin that is current or previous.
+    async fn loaded_version(&self, info: PluginInfo) -> Result<Plugin, WireError> {
         let catalog = self.catalog.clone();
         let read = crate::executor::spawn_blocking(move || catalog.plugin_bytes(&info)).await;
         let bytes =
@@ -288,6 +295,33 @@ impl Plugins {
             bindings.push(self.make(&plugin, &topic.name, config.clone()).await?);
         }
         Ok(bindings)
+    }
+
+    /// The bindings of each topic that a plugin is bound to, with those of that plugin made anew of
+    /// `plugin`.
+    async fn replaced_everywhere(
+        &self,
+        name: &Name,
+        plugin: &Plugin,
+    ) -> Result<Vec<Replaced>, WireError> {
+        let state = self.catalog.snapshot();
+        let mut replaced = Vec::new();
+        for topic in state.topics.values() {
+            if topic.bindings.iter().any(|config| config.plugin == *name) {
+                replaced.push(Replaced {
+                    topic: topic.id,
+                    name: topic.name.clone(),
+                    bindings: self.replaced(topic, name, plugin).await?,
+                });
+            }
+        }
+        Ok(replaced)
+    }
+
+    fn install_all(&self, replaced: Vec<Replaced>) {
+        for topic in replaced {
+            self.hooks.install(topic.topic, topic.name, topic.bindings);
+        }
     }
 
     /// The bindings of a topic with those of one plugin made anew of `plugin`. The bytes that it
@@ -329,6 +363,13 @@ impl Plugins {
         }
         Ok(self.hooks.bindings(topic.id))
     }
+}
+
+/// What a topic gets instead of the bindings that run on it.
+struct Replaced {
+    topic: TopicId,
+    name: TopicName,
+    bindings: Vec<Binding>,
 }
 
 impl From<PluginBytesError> for WireError {

@@ -147,6 +147,14 @@ impl Admin {
         call!(self, false, Some(component.into()), request, Response::Plugin(plugin) => plugin)
     }
 
+    /// Goes back to a plugin's version before the last upgrade, also where it is bound, as an upgrade
+    /// does. Going back once more undoes that.
+    pub async fn roll_back_plugin(&self, name: &str) -> Result<PluginDescription, AdminError> {
+        let name = Name::new(name)?;
+        let request = Request::RollBackPlugin { name };
+        call!(self, false, None, request, Response::Plugin(plugin) => plugin)
+    }
+
     /// All plugins.
     pub async fn list_plugins(&self) -> Result<Vec<PluginInfo>, AdminError> {
         let request = Request::ListPlugins;

@@ -80,7 +80,10 @@ pub enum CatalogError {
         topic: TopicName,
     },
     /// The plugin has only ever had one version.
-    #[error("plugin {0} has no previous version to go back to")]
+    #[error(
+        "plugin {0} has no version to go back to: it was never upgraded; upgrade it with the bytes \
+         that it should have"
+    )]
     NoPreviousVersion(Name),
     /// The plugin is too large.
     #[error("a plugin of {} is over the limit of {}", Size(*.0), Size::of(PLUGIN_BYTES_MAX))]

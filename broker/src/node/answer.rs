@@ -180,6 +180,7 @@ impl Node {
                 .upgrade(name, version, payload)
                 .await
                 .map(Response::Plugin),
+            Request::RollBackPlugin { name } => plugins.roll_back(name).await.map(Response::Plugin),
             Request::RemovePlugin { name } => done(plugins.remove(name).await),
             Request::Bind { topic, binding } => done(plugins.bind(topic, binding).await),
             Request::Unbind { topic, plugin } => done(plugins.unbind(topic, plugin).await),

@@ -6,6 +6,7 @@ mod deploy;
 mod describe;
 mod list;
 mod remove;
+mod rollback;
 mod settings;
 mod test;
 mod unbind;
@@ -27,6 +28,7 @@ pub(crate) enum Command {
     Bind(bind::Arguments),
     Unbind(unbind::Arguments),
     Upgrade(upgrade::Arguments),
+    Rollback(rollback::Arguments),
     Test(test::Arguments),
 }
 
@@ -39,6 +41,7 @@ pub(crate) async fn run(command: Command, output: OutputFormat) -> Result<()> {
         Command::Bind(arguments) => bind::run(arguments, output).await,
         Command::Unbind(arguments) => unbind::run(arguments, output).await,
         Command::Upgrade(arguments) => upgrade::run(arguments, output).await,
+        Command::Rollback(arguments) => rollback::run(arguments, output).await,
         Command::Test(arguments) => test::run(arguments, output).await,
     }
 }

@@ -14,7 +14,7 @@ pub(super) enum Kind {
 }
 
 /// Arguments that are names: the command, the id of its argument, and what it names.
-const NAMES: [(&[&str], &str, Kind); 16] = [
+const NAMES: [(&[&str], &str, Kind); 17] = [
     (&["topic", "describe"], "name", Kind::Topic),
     (&["topic", "alter"], "name", Kind::Topic),
     (&["topic", "delete"], "name", Kind::Topic),
@@ -26,6 +26,7 @@ const NAMES: [(&[&str], &str, Kind); 16] = [
     (&["plugin", "unbind"], "plugin", Kind::Plugin),
     (&["plugin", "describe"], "name", Kind::Plugin),
     (&["plugin", "upgrade"], "name", Kind::Plugin),
+    (&["plugin", "rollback"], "name", Kind::Plugin),
     (&["plugin", "remove"], "name", Kind::Plugin),
     (&["cluster", "drain"], "broker", Kind::Broker),
     (&["cluster", "remove"], "broker", Kind::Broker),
@@ -135,6 +136,7 @@ mod tests {
             ("flumen --output json consume ", Kind::Topic, ""),
             ("flumen plugin bind orders js", Kind::Plugin, "js"),
             ("flumen plugin unbind --timeout 1s a ", Kind::Plugin, ""),
+            ("flumen plugin rollback js", Kind::Plugin, "js"),
             ("flumen cluster drain --wait 11", Kind::Broker, "11"),
             ("flumen cluster remove -y ", Kind::Broker, ""),
             ("flumen profile use st", Kind::Profile, "st"),

@@ -1,4 +1,4 @@
-//! Plugins from the command line: tried out, deployed, bound, upgraded, removed.
+//! Plugins from the command line: tried out, deployed, bound, upgraded, rolled back, removed.
 
 use std::{fs, path::Path};
 
@@ -139,6 +139,11 @@ fn a_plugin_lives_from_deployment_to_removal() {
             .contains("quakes")
     );
     user.run(&["plugin", "remove", "strong"]).fails(1);
+    let said = user.run(&["plugin", "rollback", "strong"]).fails(1);
+    let reason = "cannot roll back plugin strong: plugin strong has no version to go back to";
+    assert!(said.contains(reason), "{said}");
+    let said = user.run(&["plugin", "rollback", "storng"]).fails(1);
+    assert!(said.contains("did you mean strong?"), "{said}");
     user.run(&[
         "plugin",
         "upgrade",
@@ -152,6 +157,15 @@ fn a_plugin_lives_from_deployment_to_removal() {
         .run(&["plugin", "describe", "strong", "--output", "json"])
         .json();
     assert_eq!(described["version"], "1.3.0");
+    let said = user.run(&["plugin", "rollback", "strong"]).ok();
+    assert!(
+        said.contains("rolled plugin strong back to 1.2.0 (filter, "),
+        "{said}"
+    );
+    let again = user.run(&["plugin", "rollback", "strong", "--output", "json"]);
+    let again = again.json();
+    assert_eq!(again["version"], "1.3.0");
+    assert_eq!(again["bindings"][0]["topic"], "quakes");
     let said = user
         .run(&["plugin", "upgrade", "strong", "filter.wasm"])
         .ok();

@@ -97,6 +97,10 @@ fn every_command_says_in_json_what_it_did_and_to_what() {
             json!({"action": "upgraded", "plugin": "keep"}),
         ),
         (
+            &["plugin", "rollback", "keep"],
+            json!({"action": "rolled_back", "plugin": "keep", "version": "0.0.0"}),
+        ),
+        (
             &["plugin", "unbind", "orders", "keep"],
             json!({"action": "unbound", "topic": "orders", "plugin": "keep"}),
         ),

@@ -103,4 +103,8 @@ async fn a_question_without_an_answer_leaves_nothing_open_and_a_change_does() {
     let error = client.admin().delete_topic("t").await.unwrap_err();
     assert!(matches!(error, RequestError::TimedOut { .. }), "{error}");
     assert!(error.is_unknown());
+    // Asked for again, it would undo itself.
+    let error = client.admin().roll_back_plugin("p").await.unwrap_err();
+    assert!(matches!(error, RequestError::TimedOut { .. }), "{error}");
+    assert!(error.is_unknown());
 }

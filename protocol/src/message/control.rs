@@ -134,6 +134,12 @@ pub enum Request {
     /// Lets a new broker into the cluster. The connection needs no other credential than the
     /// token in it.
     Enrol(Box<Enrolment>),
+    /// Goes back to a plugin's version before the last upgrade, also for the bindings that exist.
+    /// Once more undoes that.
+    RollBackPlugin {
+        /// Its name.
+        name: Name,
+    },
 }
 
 /// A token never reaches a log through a request's debug form.
@@ -170,6 +176,7 @@ impl Request {
             Self::SetReplicationFactor { .. } => "set_replication_factor",
             Self::CreateJoinToken { .. } => "create_join_token",
             Self::Enrol(_) => "enrol",
+            Self::RollBackPlugin { .. } => "roll_back_plugin",
         }
     }
 }
@@ -193,8 +200,8 @@ pub enum Response {
     Offsets(Vec<Offset>),
     /// Answers [`Request::ListPlugins`].
     Plugins(Vec<PluginInfo>),
-    /// Answers [`Request::DescribePlugin`], [`Request::DeployPlugin`] and
-    /// [`Request::UpgradePlugin`].
+    /// Answers [`Request::DescribePlugin`], [`Request::DeployPlugin`], [`Request::UpgradePlugin`]
+    /// and [`Request::RollBackPlugin`].
     Plugin(PluginDescription),
     /// Answers [`Request::Status`].
     Status(BrokerStatus),

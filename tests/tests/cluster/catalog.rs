@@ -1,7 +1,7 @@
 //! What is made through one broker is there at all of them when the command returns.
 
 use bytes::Bytes;
-use flumen_client::{BindingConfig, Client, Message, TopicConfig, TopicName};
+use flumen_client::{BindingConfig, Client, ErrorCode, Message, TopicConfig, TopicName};
 use flumen_protocol::message::{Request, Response};
 use flumen_tests::{cluster::Cluster, raw::RawClient};
 
@@ -71,6 +71,62 @@ async fn a_plugin_bound_through_one_broker_is_in_force_at_all_of_them_at_once() 
         assert_eq!(remover.request(unbound).await.unwrap(), Ok(Response::Done));
         assert_eq!(kept(&client, "b").await, PARTITIONS, "round {round}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_rolled_back_through_one_broker_is_what_it_was_at_all_of_them_at_once() {
+    let cluster = Cluster::start(3).await;
+    let brokers = connections(&cluster).await;
+    let client = cluster.client().await;
+    let admin = client.admin();
+    let config = TopicConfig {
+        partitions: PARTITIONS,
+        ..TopicConfig::default()
+    };
+    admin.create_topic(TOPIC, config).await.unwrap();
+    let component = flumen_guests::guest(PLUGIN);
+    let deployed = admin.deploy_plugin(PLUGIN, Some("1"), component).await;
+    let first = deployed.unwrap().info;
+    let error = admin.roll_back_plugin(PLUGIN).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::Conflict));
+    assert!(error.to_string().contains("never upgraded"), "{error}");
+    let mut binding = BindingConfig::new(PLUGIN.parse().unwrap());
+    binding.config = r#"{"text": "a"}"#.to_owned();
+    binding.timeout_ms = 10_000;
+    admin.bind(TOPIC, binding.clone()).await.unwrap();
+    // Keeps everything, whatever its configuration.
+    let component = flumen_guests::guest("lying-filter");
+    let upgraded = admin.upgrade_plugin(PLUGIN, Some("2"), component).await;
+    let second = upgraded.unwrap().info;
+    assert_eq!(kept(&client, "b").await, PARTITIONS);
+
+    let rolled_back = Request::RollBackPlugin {
+        name: binding.plugin.clone(),
+    };
+    for (round, broker) in brokers.iter().enumerate() {
+        let reply = broker.request(rolled_back.clone()).await.unwrap();
+        let Ok(Response::Plugin(plugin)) = reply else {
+            panic!("{reply:?}");
+        };
+        let is_first = round % 2 == 0;
+        let expected = if is_first { &first } else { &second };
+        assert_eq!(plugin.info, *expected, "round {round}");
+        assert_eq!(plugin.bindings[0].version, expected.version);
+        let passing = if is_first { 0 } else { PARTITIONS };
+        assert_eq!(kept(&client, "b").await, passing, "round {round}");
+        assert_eq!(kept(&client, "a").await, PARTITIONS, "round {round}");
+    }
+
+    // With a configuration that the version before refuses, nothing changes.
+    admin.roll_back_plugin(PLUGIN).await.unwrap();
+    admin.unbind(TOPIC, PLUGIN).await.unwrap();
+    binding.config = "anything".to_owned();
+    admin.bind(TOPIC, binding).await.unwrap();
+    let error = admin.roll_back_plugin(PLUGIN).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::InvalidPlugin), "{error}");
+    let described = admin.describe_plugin(PLUGIN).await.unwrap();
+    assert_eq!(described.info, second);
+    assert_eq!(kept(&client, "b").await, PARTITIONS);
 }
 
 async fn connections(cluster: &Cluster) -> Vec<RawClient> {
