@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use self::syncing::Syncer;
+#[cfg(feature = "simulation")]
 pub(super) use self::writing::Written;
 use super::{
     OpenError, SyncPolicy, WalError, WalObserver, WalOptions,
